@@ -1,0 +1,57 @@
+// Package annotation names every annotation and label that tunmesh reads or
+// writes. It owns the names and their documented meaning; what is done about
+// them belongs to their readers.
+package annotation
+
+// Annotations that people write.
+const (
+	// Inject asks for a sidecar ("enabled") or forbids one ("disabled"), on a
+	// workload's pod template or a namespace.
+	Inject = "tunmesh.io/inject"
+
+	// ConfigPrefix begins every configuration annotation.
+	ConfigPrefix = "config.tunmesh.io/"
+
+	// DefaultInboundPolicy is one of the six values in package authz.
+	DefaultInboundPolicy = ConfigPrefix + "default-inbound-policy"
+	// OpaquePorts is a comma-separated list of ports and ranges never parsed.
+	OpaquePorts = ConfigPrefix + "opaque-ports"
+	// ProxyQueues is the number of queue pairs of the pod's TUNs: "1" (default) or "2".
+	ProxyQueues = ConfigPrefix + "proxy-queues"
+	// AllowIPProtocols lists IP protocol numbers besides TCP, UDP and ICMP that
+	// are forwarded packet by packet, e.g. "47,50". Empty: none.
+	AllowIPProtocols = ConfigPrefix + "allow-ip-protocols"
+	// ProxyLogLevel is debug, info, warn or error.
+	ProxyLogLevel = ConfigPrefix + "proxy-log-level"
+	// ShutdownGracePeriod bounds draining, e.g. "120s".
+	ShutdownGracePeriod = ConfigPrefix + "shutdown-grace-period"
+	// AdminPort and ControlPort are not configurable here: the sidecar needs
+	// no port of the pod but 4191.
+
+	// ProxyCPURequest and its siblings set the sidecar's resources.
+	ProxyCPURequest    = ConfigPrefix + "proxy-cpu-request"
+	ProxyCPULimit      = ConfigPrefix + "proxy-cpu-limit"
+	ProxyMemoryRequest = ConfigPrefix + "proxy-memory-request"
+	ProxyMemoryLimit   = ConfigPrefix + "proxy-memory-limit"
+	// ProxyImage and ImagePullPolicy name the sidecar's image.
+	ProxyImage      = ConfigPrefix + "proxy-image"
+	ImagePullPolicy = ConfigPrefix + "image-pull-policy"
+)
+
+// Annotations that tunmesh writes.
+const (
+	// Injected is written on the pod by the injector alone, with the version
+	// that injected it; the CNI plugin acts on it.
+	Injected = "tunmesh.io/injected"
+)
+
+// Names of what the injector adds.
+const (
+	SidecarContainer = "mesh-proxy"
+	TokenVolume      = "tunmesh-identity-token"
+	TokenMountPath   = "/var/run/secrets/tunmesh.io"
+	TokenFile        = "token"
+	TokenAudience    = "identity.tunmesh.io"
+	ProxyUID         = 2102
+	AdminPort        = 4191
+)

@@ -1,0 +1,31 @@
+// Package hop holds the constants of the protocol between two sidecars, as
+// docs/design/0001-the-hop.md fixes it. It refuses to know how they are used.
+package hop
+
+import "strings"
+
+// ALPN tokens, versioned. A peer that offers only tokens of this family that we
+// do not know is refused with TLS's no_application_protocol.
+const (
+	// ALPNRequests carries HTTP requests as HTTP/2 streams.
+	ALPNRequests = "tunmesh-http/1"
+	// ALPNBytes carries one opaque byte stream.
+	ALPNBytes = "tunmesh-tcp/1"
+	// ALPNFamily begins every token of ours, of any version.
+	ALPNFamily = "tunmesh-"
+)
+
+// IsOurs reports whether an ALPN token belongs to the mesh, known or not.
+func IsOurs(token string) bool { return strings.HasPrefix(token, ALPNFamily) }
+
+// FieldPrefix begins every header field that sidecars add for each other; they
+// are removed from what apps send and never reach an app.
+const FieldPrefix = "x-tunmesh-"
+
+// Fields of the hop and fields that apps may read.
+const (
+	// FieldOrig carries what HTTP/2 cannot say of an HTTP/1 message.
+	FieldOrig = FieldPrefix + "orig"
+	// FieldProxyError, on responses made by a sidecar, names the reason.
+	FieldProxyError = FieldPrefix + "proxy-error"
+)

@@ -1,0 +1,3 @@
+// Package policy is the wire API that says what a workload accepts. policy.proto
+// is the specification; the Go code is generated from it.
+package policy

@@ -11,12 +11,19 @@ const (
 	ALPNRequests = "tunmesh-http/1"
 	// ALPNBytes carries one opaque byte stream.
 	ALPNBytes = "tunmesh-tcp/1"
+	// ALPNUpgrade carries one HTTP/1.1 request that asks for a change of protocol.
+	ALPNUpgrade = "tunmesh-http1/1"
 	// ALPNFamily begins every token of ours, of any version.
 	ALPNFamily = "tunmesh-"
 )
 
 // IsOurs reports whether an ALPN token belongs to the mesh, known or not.
 func IsOurs(token string) bool { return strings.HasPrefix(token, ALPNFamily) }
+
+// IsKnown reports whether an ALPN token is one that this version speaks.
+func IsKnown(token string) bool {
+	return token == ALPNRequests || token == ALPNBytes || token == ALPNUpgrade
+}
 
 // FieldPrefix begins every header field that sidecars add for each other; they
 // are removed from what apps send and never reach an app.

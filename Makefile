@@ -1,0 +1,80 @@
+# Every target with a "## text" is listed by `make help`.
+
+SHELL := /bin/bash
+GO ?= go
+BIN := bin
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X github.com/tunmesh/tunmesh/internal/version.number=$(VERSION)
+BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+PROGRAMS := mesh-proxy mesh-control mesh-cni meshctl emojivoto
+CNI := main/bridge main/ptp main/loopback ipam/host-local meta/portmap
+FUZZTIME ?= 60s
+RUN ?=
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+.PHONY: need-go
+need-go:
+	@command -v $(GO) >/dev/null || { echo 'Go is missing: install Go 1.26 or newer (https://go.dev/dl), then run the same command again' >&2; exit 1; }
+
+.PHONY: need-root
+need-root:
+	@[ "$$(id -u)" = 0 ] || { echo 'Root is needed for network namespaces and TUN devices: sudo -E env PATH="$$PATH" make $(MAKECMDGOALS)' >&2; exit 1; }
+	@[ -c /dev/net/tun ] || { echo '/dev/net/tun is missing: load the kernel module (modprobe tun)' >&2; exit 1; }
+
+.PHONY: need-tools
+need-tools: need-go
+	@for t in ip:iproute2 gcc:gcc; do command -v $${t%%:*} >/dev/null || { echo "$${t%%:*} is missing: apt-get install $${t##*:}" >&2; exit 1; }; done
+
+.PHONY: build
+build: need-go ## Build all programs into bin/ (static), and the CNI reference plugins into bin/cni/
+	@mkdir -p $(BIN)/cni
+	$(BUILD) -o $(BIN)/ $(addprefix ./cmd/,$(PROGRAMS))
+	@$(BUILD) -o $(BIN)/cni/ $(addprefix github.com/containernetworking/plugins/plugins/,$(CNI))
+
+.PHONY: demo
+demo: need-root build ## Run the sample application meshed on this machine, with live figures (Ctrl-C ends it)
+	@$(BIN)/meshctl local demo $(DEMO_FLAGS)
+
+.PHONY: test
+test: need-root need-tools build ## Run all tests with the race detector
+	$(GO) vet ./...
+	$(GO) test -race -timeout 30m $(if $(RUN),-run '$(RUN)') ./...
+
+.PHONY: lint
+lint: need-go ## Check formatting and run go vet and golangci-lint
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt-clean:" >&2; echo "$$out" >&2; exit 1; }
+	$(GO) vet ./...
+	@command -v golangci-lint >/dev/null && golangci-lint run || echo 'golangci-lint is not installed (https://golangci-lint.run): skipped'
+
+.PHONY: fmt
+fmt: need-go ## Format all Go files
+	gofmt -w $$(git ls-files '*.go')
+
+.PHONY: generate
+generate: need-go ## Generate the Go code of api/ from the .proto files
+	$(GO) generate ./api/...
+
+.PHONY: fuzz
+fuzz: need-go ## Run every fuzzer for FUZZTIME (60s) each
+	@for f in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do \
+	  for name in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' $$f); do \
+	    echo "== $$name ($$(dirname $$f), $(FUZZTIME))"; \
+	    $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s ./$$(dirname $$f) || exit 1; \
+	  done; done
+
+.PHONY: bench-net
+bench-net: need-root build ## Measure one sidecar hop of opaque TCP against direct and kernel relays
+	$(GO) run ./bench/cmd/bench-net $(BENCH_FLAGS)
+
+.PHONY: rss
+rss: need-root build ## Print the sidecars' resident memory in the demo after 60 s of load
+	@test/rss.sh
+
+.PHONY: clean
+clean: ## Remove bin/
+	rm -rf $(BIN)

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"testing"
+
+	"google.golang.org/grpc"
+
+	"github.com/tunmesh/tunmesh/cmd/emojivoto/internal/votepb/emoji"
+	"github.com/tunmesh/tunmesh/cmd/emojivoto/internal/votepb/voting"
+)
+
+// app runs all three servers in process and returns the web server's URL.
+func app(t *testing.T, failureRate float64) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer()
+	emoji.RegisterEmojiServiceServer(s, emojiServer{})
+	voting.RegisterVotingServiceServer(s, newVotingServer(failureRate))
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(s.Stop)
+	c, err := dialGRPC(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	web := httptest.NewServer(newWeb(emoji.NewEmojiServiceClient(c), voting.NewVotingServiceClient(c)))
+	t.Cleanup(web.Close)
+	return web.URL
+}
+
+func fetch(t *testing.T, u string) (int, []row) {
+	t.Helper()
+	resp, err := http.Get(u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var rows []row
+	if resp.StatusCode == http.StatusOK {
+		_ = json.NewDecoder(resp.Body).Decode(&rows)
+	}
+	return resp.StatusCode, rows
+}
+
+func TestEveryEmojiCanBeVotedFor(t *testing.T) {
+	web := app(t, 0)
+	_, all := fetch(t, web+"/api/list")
+	if len(all) != len(emojis()) {
+		t.Fatalf("%d emojis listed, want %d", len(all), len(emojis()))
+	}
+	for i, e := range all {
+		for range i + 1 {
+			if code, _ := fetch(t, web+"/api/vote?choice="+url.QueryEscape(e.Shortcode)); code != 200 {
+				t.Errorf("vote for %s: %d", e.Shortcode, code)
+			}
+		}
+	}
+	_, board := fetch(t, web+"/api/leaderboard")
+	for i, e := range board {
+		if e.Votes != int64(i+1) {
+			t.Errorf("%s has %d votes, want %d", e.Shortcode, e.Votes, i+1)
+		}
+	}
+	if code, _ := fetch(t, web+"/"); code != 200 {
+		t.Errorf("page: %d", code)
+	}
+}
+
+func TestOnlyTheDoughnutFails(t *testing.T) {
+	web := app(t, 1)
+	for _, e := range emojis() {
+		want := 200
+		if e.GetShortcode() == ":doughnut:" {
+			want = 500
+		}
+		if code, _ := fetch(t, web+"/api/vote?choice="+url.QueryEscape(e.GetShortcode())); code != want {
+			t.Errorf("vote for %s: %d, want %d", e.GetShortcode(), code, want)
+		}
+	}
+	if code, _ := fetch(t, web+"/api/vote?choice=nothing"); code != 404 {
+		t.Errorf("vote for nothing: %d, want 404", code)
+	}
+}
+
+func TestBotVotes(t *testing.T) {
+	web := app(t, 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); (&bot{web: web, rps: 1000}).run(ctx) }()
+	for {
+		_, board := fetch(t, web+"/api/leaderboard")
+		var sum int64
+		for _, e := range board {
+			sum += e.Votes
+		}
+		if sum >= 20 {
+			break
+		}
+	}
+	cancel()
+	<-done
+}

@@ -354,14 +354,15 @@ func (x *Ref) GetPort() uint32 {
 }
 
 type Target struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Kind      Kind                   `protobuf:"varint,1,opt,name=kind,proto3,enum=tunmesh.destination.v1.Kind" json:"kind,omitempty"`
-	Ref       *Ref                   `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
-	Protocol  Protocol               `protobuf:"varint,3,opt,name=protocol,proto3,enum=tunmesh.destination.v1.Protocol" json:"protocol,omitempty"`
-	Endpoints []*Endpoint            `protobuf:"bytes,4,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  Kind                   `protobuf:"varint,1,opt,name=kind,proto3,enum=tunmesh.destination.v1.Kind" json:"kind,omitempty"`
+	Ref   *Ref                   `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
+	// What is known of the Service's port (or of the pod's, for POD).
+	Protocol  Protocol    `protobuf:"varint,3,opt,name=protocol,proto3,enum=tunmesh.destination.v1.Protocol" json:"protocol,omitempty"`
+	Endpoints []*Endpoint `protobuf:"bytes,4,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	// name.namespace.svc.cluster.local:port, for labels; "" when none.
 	Authority string `protobuf:"bytes,5,opt,name=authority,proto3" json:"authority,omitempty"`
-	// Labels of the target in metrics (dst_service, dst_namespace, …).
+	// Labels of the target in metrics, without "dst_" (service, namespace).
 	Labels        map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -447,7 +448,9 @@ type Endpoint struct {
 	Zone   string `protobuf:"bytes,3,opt,name=zone,proto3" json:"zone,omitempty"`
 	// The only SPIFFE ID accepted from this endpoint. "" is the explicit
 	// statement "not meshed": speak plain text.
-	Identity string   `protobuf:"bytes,4,opt,name=identity,proto3" json:"identity,omitempty"`
+	Identity string `protobuf:"bytes,4,opt,name=identity,proto3" json:"identity,omitempty"`
+	// What the endpoint itself says of its port; it holds where the target's own
+	// protocol is DETECT.
 	Protocol Protocol `protobuf:"varint,5,opt,name=protocol,proto3,enum=tunmesh.destination.v1.Protocol" json:"protocol,omitempty"`
 	// Labels of the endpoint in metrics, without "dst_" (pod, deployment, …).
 	Labels        map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`

@@ -36,7 +36,9 @@ const (
 // client that sees a gap, or a message that it can't accept whole, ends the
 // stream and begins again. Reconnect = whole state again; until it arrives the
 // client goes on with the last good state: an ended stream says nothing about
-// the target. Kind NONE and an empty endpoint list are statements; a message
+// the target. UNAVAILABLE says that the server does not know the cluster yet: try
+// again, with backoff. Versions count from 1 within a stream and mean nothing
+// outside it. Kind NONE and an empty endpoint list are statements; a message
 // without a kind is malformed and refused.
 type DestinationClient interface {
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Update], error)
@@ -81,7 +83,9 @@ type Destination_WatchClient = grpc.ServerStreamingClient[Update]
 // client that sees a gap, or a message that it can't accept whole, ends the
 // stream and begins again. Reconnect = whole state again; until it arrives the
 // client goes on with the last good state: an ended stream says nothing about
-// the target. Kind NONE and an empty endpoint list are statements; a message
+// the target. UNAVAILABLE says that the server does not know the cluster yet: try
+// again, with backoff. Versions count from 1 within a stream and mean nothing
+// outside it. Kind NONE and an empty endpoint list are statements; a message
 // without a kind is malformed and refused.
 type DestinationServer interface {
 	Watch(*WatchRequest, grpc.ServerStreamingServer[Update]) error

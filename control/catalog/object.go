@@ -1,0 +1,192 @@
+package catalog
+
+import (
+	"net/netip"
+
+	"github.com/tunmesh/tunmesh/internal/spiffe"
+)
+
+// Kinds of objects, as Kubernetes writes them.
+const (
+	KindNamespace      = "Namespace"
+	KindServiceAccount = "ServiceAccount"
+	KindService        = "Service"
+	KindDeployment     = "Deployment"
+	KindStatefulSet    = "StatefulSet"
+	KindDaemonSet      = "DaemonSet"
+	KindPod            = "Pod"
+)
+
+// Key names an object within its kind. Namespace is "" for a Namespace.
+type Key struct {
+	Namespace, Name string
+}
+
+// String is namespace/name, the form that the wire API uses.
+func (k Key) String() string { return k.Namespace + "/" + k.Name }
+
+// Ref names an object.
+type Ref struct {
+	Kind string
+	Key
+}
+
+// Object is what a Change carries: one of the types of this file, by pointer.
+type Object interface {
+	Ref() Ref
+}
+
+// Namespace is a namespace and what it says on behalf of its pods.
+type Namespace struct {
+	Name        string
+	Labels      map[string]string
+	Annotations map[string]string // of this project's names only
+	Opaque      *PortSet          // nil: not annotated
+}
+
+// ServiceAccount exists, or does not.
+type ServiceAccount struct {
+	Key
+}
+
+// Workload is a Deployment, StatefulSet or DaemonSet: a name that pods belong to.
+type Workload struct {
+	Kind string
+	Key
+	Labels   map[string]string
+	Replicas int32
+}
+
+// Service is a Service, stripped.
+type Service struct {
+	Key
+	Labels       map[string]string
+	ClusterIPs   []netip.Addr // empty: none yet, headless or ExternalName
+	Headless     bool
+	ExternalName string
+	Selector     map[string]string // empty: selects nothing
+	// PublishNotReady lists pods before they are ready.
+	PublishNotReady bool
+	Ports           []ServicePort
+	Opaque          *PortSet // nil: not annotated
+}
+
+// ServicePort is one port of a Service.
+type ServicePort struct {
+	Name        string
+	Port        uint16
+	Transport   string // "TCP", "UDP", "SCTP"
+	TargetPort  uint16 // 0: TargetName says
+	TargetName  string // of a container's port
+	AppProtocol string
+}
+
+// Pod is a Pod, stripped.
+type Pod struct {
+	Key
+	UID            string
+	Labels         map[string]string
+	Annotations    map[string]string // of this project's names only
+	Opaque         *PortSet          // nil: not annotated
+	ServiceAccount string
+	// Owner is the workload that the pod belongs to; zero for a bare pod. Its
+	// kind is not always one of the kinds above (a Job owns pods too).
+	Owner     Ref
+	Node      string
+	IPs       []netip.Addr
+	Hostname  string // as the spec says, for DNS
+	Subdomain string
+	Phase     string // "Pending", "Running", "Succeeded", "Failed", "Unknown"
+	// Ready is the pod's Ready condition, and its sidecar's where the status
+	// tells it apart.
+	Ready bool
+	// Terminating is set once deletion has been asked for.
+	Terminating bool
+	// HostNetwork pods have the node's address, so an address is never theirs.
+	HostNetwork bool
+	// Meshed says that the injector gave it a sidecar. It says nothing of the
+	// sidecar's health: a meshed pod is spoken to under mTLS or not at all.
+	Meshed bool
+	Ports  []ContainerPort
+	Probes []Probe
+	// Created is in Unix nanoseconds; the later of two pods owns an address that
+	// both claim.
+	Created int64
+}
+
+// ContainerPort is a port that a container declares.
+type ContainerPort struct {
+	Name      string
+	Port      uint16
+	Transport string
+}
+
+// Probe is what a kubelet asks of a pod over the network.
+type Probe struct {
+	Port   uint16
+	Method string // "" for a connect and nothing more
+	Path   string
+}
+
+// Ref implements Object.
+func (n *Namespace) Ref() Ref { return Ref{KindNamespace, Key{Name: n.Name}} }
+
+// Ref implements Object.
+func (a *ServiceAccount) Ref() Ref { return Ref{KindServiceAccount, a.Key} }
+
+// Ref implements Object.
+func (w *Workload) Ref() Ref { return Ref{w.Kind, w.Key} }
+
+// Ref implements Object.
+func (s *Service) Ref() Ref { return Ref{KindService, s.Key} }
+
+// Ref implements Object.
+func (p *Pod) Ref() Ref { return Ref{KindPod, p.Key} }
+
+// Identity is the SPIFFE ID that the pod may prove, meshed or not.
+func (p *Pod) Identity(trustDomain string) spiffe.ID {
+	return spiffe.ID{TrustDomain: trustDomain, Namespace: p.Namespace, ServiceAccount: p.ServiceAccount}
+}
+
+// Finished pods run nothing any more, and their address may be somebody else's.
+func (p *Pod) Finished() bool { return p.Phase == "Succeeded" || p.Phase == "Failed" }
+
+// owns reports whether traffic to the pod's addresses is traffic to the pod.
+func (p *Pod) owns() bool { return !p.HostNetwork && !p.Finished() }
+
+// addr returns the pod's address of a family.
+func (p *Pod) addr(is4 bool) (netip.Addr, bool) {
+	for _, a := range p.IPs {
+		if a.Is4() == is4 {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// port resolves a service port's target on this pod; 0 when the pod has no
+// port of that name.
+func (p *Pod) port(sp ServicePort) uint16 {
+	if sp.TargetName == "" {
+		return sp.TargetPort
+	}
+	for _, cp := range p.Ports {
+		if cp.Name == sp.TargetName && cp.Transport == sp.Transport {
+			return cp.Port
+		}
+	}
+	return 0
+}
+
+// matches reports whether a non-empty selector selects labels.
+func matches(selector, labels map[string]string) bool {
+	if len(selector) == 0 {
+		return false
+	}
+	for k, v := range selector {
+		if have, ok := labels[k]; !ok || have != v {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,291 @@
+package exchange
+
+import (
+	"time"
+
+	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/tunproxy/message"
+)
+
+const (
+	// replayLimit is how much of a request's body is kept, in bytes, so that a
+	// refused request can be sent elsewhere (Linkerd's figure for retries).
+	replayLimit = 64 << 10
+	// maxAttempts bounds how many endpoints one request is offered to: enough
+	// to get past a node's worth of dead ones, not a walk over a large Service.
+	maxAttempts = 10
+)
+
+// An Opener finds endpoints for requests.
+type Opener interface {
+	// Open finds an endpoint for x's request and a stream to it. It calls
+	// x.Opened or x.Fail once, on the loop, maybe from inside. x.Tried tells
+	// which endpoints have turned this request down already.
+	Open(x *Exchange)
+	// Cancel: x no longer waits for Open's answer.
+	Cancel(x *Exchange)
+}
+
+// An Endpoint is where a stream leads, for accounting. It outlives exchanges.
+type Endpoint interface {
+	// Ended tells how an attempt went: firstByte is the time from the request's
+	// head to the response's, 0 when there was none.
+	Ended(o Outcome, firstByte time.Duration)
+}
+
+// Outcome of an attempt, as a balancer wants to know it.
+type Outcome uint8
+
+// The outcomes.
+const (
+	// Success: a response that is not a failure of the server.
+	Success Outcome = iota
+	// Failure: status 5xx, a failing gRPC status, a reset, a broken connection.
+	Failure
+	// Undelivered: the endpoint provably did not act on the request.
+	Undelivered
+	// Canceled: the client left; this says nothing about the endpoint.
+	Canceled
+)
+
+// A Translator rewrites heads in place for the connection they leave on or
+// came from. Fields may be appended to or removed from.
+type Translator interface {
+	Request(h *message.Head)
+	Response(h *message.Head)
+	// Trailers returns the fields to send, in f's array where possible.
+	Trailers(f []message.Field) []message.Field
+}
+
+// Upstream is Opener's answer.
+type Upstream struct {
+	// Stream is new: nothing was sent on it. The exchange takes it.
+	Stream   message.Stream
+	Endpoint Endpoint
+	// Translate prepares requests for this connection and reads its responses;
+	// nil: as they are.
+	Translate Translator
+}
+
+// Config is what the exchanges of a connection have in common.
+type Config struct {
+	Loop   aio.Loop
+	Opener Opener
+	// Observers hear of each exchange, in order.
+	Observers []Observer
+	// Translate reads requests of the downstream connection and prepares
+	// responses for it; nil: as they are.
+	Translate Translator
+	// RefuseUndelivered answers a request that reached no endpoint with
+	// REFUSED_STREAM instead of an error response: downstream is another
+	// sidecar, which may know more endpoints (docs/design/0001).
+	RefuseUndelivered bool
+	// Began and Ended count exchanges in flight; may be nil. Ended is called
+	// exactly once for each Began.
+	Began, Ended func()
+}
+
+// An Exchange is one request and its response. It is the Receiver of both streams.
+type Exchange struct {
+	cfg  *Config
+	down message.Stream
+	up   message.Stream // nil while there is none
+
+	endpoint  Endpoint
+	translate Translator
+	tried     []Endpoint
+
+	req         message.Head    // our own copy
+	out         message.Head    // scratch for what is sent
+	body        []byte          // received: all of it until keep is false
+	keep        bool            // body still holds everything from the first byte
+	trailers    []message.Field // of the request, kept for replay
+	hasTrailers bool
+
+	reqEnd, respHead, respEnd bool
+	waiting                   bool // Open was called and has not answered
+	charged                   bool // endpoint waits for its Ended
+	discard                   bool // the request's rest is of no use to anybody
+	over                      bool // observers were told
+
+	received    int64 // request body bytes from downstream
+	drained     int64 // of the current attempt, bytes that left for the transport
+	consumed    int64 // given back to downstream
+	discardFrom int64 // received when discarding began
+	upOwed      int   // response bytes not yet given back to upstream
+	downOwed    int   // response bytes that downstream has not drained yet
+
+	began, attemptBegan time.Duration
+	res                 Result
+}
+
+// Serve takes the exchange that begins on a new downstream stream. It fits as
+// the accept function of a server connection.
+func (c *Config) Serve(s message.Stream) {
+	x := &Exchange{cfg: c, down: s, keep: true}
+	x.res.GRPCStatus = NoGRPCStatus
+	s.SetReceiver(x)
+}
+
+// Request is the request's head as the client sent it. It is the exchange's own.
+func (x *Exchange) Request() *message.Head { return &x.req }
+
+// Tried reports whether an endpoint has turned this request down.
+func (x *Exchange) Tried(e Endpoint) bool {
+	for _, t := range x.tried {
+		if t == e {
+			return true
+		}
+	}
+	return false
+}
+
+// Attempts is the number of endpoints that have turned this request down.
+func (x *Exchange) Attempts() int { return len(x.tried) }
+
+// Endpoint is where the request went last; nil before the first.
+func (x *Exchange) Endpoint() Endpoint { return x.endpoint }
+
+// Began is the loop's time when the request's head arrived.
+func (x *Exchange) Began() time.Duration { return x.began }
+
+// Head implements message.Receiver.
+func (x *Exchange) Head(s message.Stream, h *message.Head, end bool) {
+	switch s {
+	case x.down:
+		x.request(h, end)
+	case x.up:
+		x.response(h, end)
+	}
+}
+
+// Data implements message.Receiver.
+func (x *Exchange) Data(s message.Stream, p []byte, end bool) {
+	switch s {
+	case x.down:
+		x.requestData(p, end)
+	case x.up:
+		x.responseData(p, end)
+	}
+}
+
+// Trailers implements message.Receiver.
+func (x *Exchange) Trailers(s message.Stream, f []message.Field) {
+	switch s {
+	case x.down:
+		x.requestTrailers(f)
+	case x.up:
+		x.responseTrailers(f)
+	}
+}
+
+// Drained implements message.Receiver: what left one side reopens the other's window.
+func (x *Exchange) Drained(s message.Stream, n int) {
+	switch s {
+	case x.up:
+		x.drained += int64(n)
+		if d := x.drained - x.consumed; d > 0 && !x.discard {
+			x.consumed += d
+			x.down.Consumed(int(d))
+		}
+	case x.down:
+		x.downOwed -= n
+		// What the sidecar itself answers is owed to nobody.
+		if n = min(n, x.upOwed); n > 0 {
+			x.upOwed -= n
+			x.up.Consumed(n)
+		}
+	}
+}
+
+// Aborted implements message.Receiver.
+func (x *Exchange) Aborted(s message.Stream, code message.Code, err error) {
+	switch s {
+	case x.up:
+		x.upstreamAborted(code, err)
+	case x.down:
+		x.downstreamAborted(code, err)
+	}
+}
+
+func (x *Exchange) downstreamAborted(code message.Code, err error) {
+	if x.waiting {
+		x.waiting = false
+		x.cfg.Opener.Cancel(x)
+	}
+	if x.up != nil {
+		x.releaseUp()
+		if code == message.NoError && !x.respEnd {
+			code = message.Cancel
+		}
+		x.up.Abort(code)
+		x.up = nil
+	}
+	x.body = nil
+	x.res.Err = err
+	x.res.Reset, x.res.WasReset = code, true
+	x.finish(Canceled)
+}
+
+// releaseUp gives back all of the upstream connection's window that the
+// response still holds.
+func (x *Exchange) releaseUp() {
+	if x.upOwed > 0 {
+		n := x.upOwed
+		x.upOwed = 0
+		x.up.Consumed(n)
+	}
+}
+
+// releaseDown gives back the downstream window that the request still holds.
+func (x *Exchange) releaseDown() {
+	if d := x.received - x.consumed; d > 0 {
+		x.consumed += d
+		x.down.Consumed(int(d))
+	}
+}
+
+// ended closes the exchange's books when both directions are over.
+func (x *Exchange) ended() {
+	if x.reqEnd && x.respEnd {
+		o := Success
+		if x.res.Failed() {
+			o = Failure
+		}
+		x.finish(o)
+	}
+}
+
+// finish tells the endpoint and the observers, once.
+func (x *Exchange) finish(o Outcome) {
+	if x.over {
+		return
+	}
+	x.over = true
+	if x.began == 0 && x.req.Method == "" {
+		return // no request head ever came
+	}
+	x.endAttempt(o)
+	now := x.cfg.Loop.Now()
+	x.res.Total = now - x.began
+	for _, ob := range x.cfg.Observers {
+		ob.End(x, &x.res)
+	}
+	if x.cfg.Ended != nil {
+		x.cfg.Ended()
+	}
+}
+
+// endAttempt settles the account with the current endpoint.
+func (x *Exchange) endAttempt(o Outcome) {
+	if e := x.endpoint; e != nil && x.charged {
+		x.charged = false
+		var first time.Duration
+		if x.respHead {
+			first = x.began + x.res.FirstByte - x.attemptBegan
+		}
+		e.Ended(o, first)
+	}
+}
+
+var _ message.Receiver = (*Exchange)(nil)

@@ -1,0 +1,59 @@
+package exchange
+
+import (
+	"time"
+
+	"github.com/tunmesh/tunmesh/tunproxy/message"
+)
+
+// An Observer hears of exchanges, on their loop; it never blocks and keeps
+// nothing that it is given.
+type Observer interface {
+	// Request: the head arrived; x.Request has it.
+	Request(x *Exchange)
+	// Response: the final response head is about to go down.
+	Response(x *Exchange, h *message.Head)
+	// End: both directions are over, or the exchange broke. It is called once
+	// for each Request.
+	End(x *Exchange, r *Result)
+}
+
+// NoGRPCStatus is a Result's GRPCStatus when there was none.
+const NoGRPCStatus = -1
+
+// Result is how an exchange went.
+type Result struct {
+	// Status is 0 when no response head went down.
+	Status int
+	// GRPCStatus is the value of grpc-status; NoGRPCStatus without one.
+	GRPCStatus int
+	// WasReset: the stream ended with Reset instead of a whole response.
+	WasReset bool
+	Reset    message.Code
+	// ProxyError names an error response made by this sidecar; "" otherwise.
+	ProxyError string
+	// Err says what broke; nil for a whole response of an endpoint.
+	Err error
+	// Retries counts endpoints that turned the request down before the last.
+	Retries int
+
+	RequestBytes, ResponseBytes int64
+	// FirstByte and Total are times since the request's head; FirstByte is 0
+	// without a response head.
+	FirstByte, Total time.Duration
+	// Trailers of the response, as they went down.
+	Trailers []message.Field
+}
+
+// Failed classifies as Linkerd does: a status of 5xx, a gRPC status that says
+// the server failed, or a response that is not whole.
+func (r *Result) Failed() bool {
+	if r.WasReset && r.Reset != message.NoError || r.Status >= 500 || r.Status == 0 {
+		return true
+	}
+	switch r.GRPCStatus {
+	case 2, 4, 7, 13, 14, 15: // unknown, deadline exceeded, permission denied, internal, unavailable, data loss
+		return true
+	}
+	return false
+}

@@ -1,0 +1,178 @@
+package exchange
+
+import (
+	"github.com/tunmesh/tunmesh/tunproxy/message"
+)
+
+// request takes the head of the request and asks for an endpoint.
+func (x *Exchange) request(h *message.Head, end bool) {
+	fields := append(x.req.Fields[:0], h.Fields...)
+	x.req = *h
+	x.req.Fields = fields
+	x.reqEnd = end
+	x.began = x.cfg.Loop.Now()
+	if t := x.cfg.Translate; t != nil {
+		t.Request(&x.req)
+	}
+	if x.cfg.Began != nil {
+		x.cfg.Began()
+	}
+	for _, ob := range x.cfg.Observers {
+		ob.Request(x)
+	}
+	x.open()
+}
+
+func (x *Exchange) open() {
+	x.waiting = true
+	x.cfg.Opener.Open(x)
+}
+
+// Opened is Opener's good answer. It takes the stream; nothing was sent on it.
+func (x *Exchange) Opened(u Upstream) {
+	if !x.waiting { // the client left meanwhile
+		u.Endpoint.Ended(Canceled, 0)
+		u.Stream.Abort(message.Cancel)
+		return
+	}
+	x.waiting = false
+	x.up, x.endpoint, x.translate = u.Stream, u.Endpoint, u.Translate
+	x.charged = true
+	x.drained = 0
+	x.attemptBegan = x.cfg.Loop.Now()
+	u.Stream.SetReceiver(x)
+	h := x.copyHead(&x.req)
+	if x.translate != nil {
+		x.translate.Request(h)
+	}
+	x.up.SendHead(h, x.reqEnd && len(x.body) == 0 && !x.hasTrailers)
+	if len(x.body) > 0 {
+		x.up.SendData(x.body, x.reqEnd && !x.hasTrailers)
+	}
+	if x.hasTrailers {
+		x.sendTrailers()
+	}
+	if len(x.body) > replayLimit {
+		x.forget()
+	}
+}
+
+// copyHead makes a copy that translators may rewrite, in storage of x's own.
+func (x *Exchange) copyHead(h *message.Head) *message.Head {
+	fields := append(x.out.Fields[:0], h.Fields...)
+	x.out = *h
+	x.out.Fields = fields
+	return &x.out
+}
+
+func (x *Exchange) sendTrailers() {
+	f := append(x.out.Fields[:0], x.trailers...)
+	if x.translate != nil {
+		f = x.translate.Trailers(f)
+	}
+	x.out.Fields = f
+	x.up.SendTrailers(f)
+}
+
+// forget gives up on replay: the request is too long, or was acted upon.
+func (x *Exchange) forget() {
+	x.keep = false
+	x.body = nil
+	x.trailers = nil
+}
+
+func (x *Exchange) requestData(p []byte, end bool) {
+	x.received += int64(len(p))
+	x.res.RequestBytes = x.received
+	x.reqEnd = x.reqEnd || end
+	if x.discard {
+		x.releaseDown()
+		x.afterDiscarded()
+		return
+	}
+	if x.up == nil || x.keep {
+		// Without an upstream all of it is held: the stream's window bounds it.
+		x.body = append(x.body, p...)
+	}
+	if x.up == nil {
+		return
+	}
+	x.up.SendData(p, end)
+	if x.keep && len(x.body) > replayLimit {
+		x.forget()
+	}
+	if end {
+		x.ended()
+	}
+}
+
+func (x *Exchange) requestTrailers(f []message.Field) {
+	x.reqEnd = true
+	if t := x.cfg.Translate; t != nil {
+		f = t.Trailers(f)
+	}
+	if x.discard {
+		x.afterDiscarded()
+		return
+	}
+	x.hasTrailers = true
+	x.trailers = append(x.trailers[:0], f...)
+	if x.up != nil {
+		x.sendTrailers()
+		x.ended()
+	}
+}
+
+// upstreamAborted decides what the end of the upstream stream means.
+func (x *Exchange) upstreamAborted(code message.Code, err error) {
+	up := x.up
+	switch {
+	case x.respEnd:
+		// The response is whole; the server does not want the request's rest.
+		x.up = nil
+		x.dropUpload()
+	case x.respHead:
+		x.releaseUp()
+		x.up = nil
+		x.breakResponse(code, err)
+	case !up.Delivered() && x.keep && len(x.tried)+1 < maxAttempts:
+		x.up = nil
+		x.endAttempt(Undelivered)
+		x.tried = append(x.tried, x.endpoint)
+		x.res.Retries++
+		x.open()
+	default:
+		x.releaseUp()
+		x.up = nil
+		x.failed(up.Delivered(), code, err)
+	}
+}
+
+// failed ends an exchange whose endpoint gave no response.
+func (x *Exchange) failed(delivered bool, code message.Code, err error) {
+	switch {
+	case !delivered && x.cfg.RefuseUndelivered:
+		x.refuse(Undelivered)
+	case !delivered:
+		x.answer(ErrRefusedEverywhere.with(err), Undelivered)
+	case err != nil:
+		x.answer(ErrBroken.with(err), Failure)
+	case x.req.Version == message.HTTP2:
+		x.reset(code)
+	default:
+		x.answer(ErrReset, Failure)
+	}
+}
+
+// Fail is Opener's bad answer: no endpoint for this request.
+func (x *Exchange) Fail(e *Error) {
+	if !x.waiting {
+		return
+	}
+	x.waiting = false
+	if e.Undelivered && x.cfg.RefuseUndelivered {
+		x.refuse(Undelivered)
+		return
+	}
+	x.answer(e, Undelivered)
+}

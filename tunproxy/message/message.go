@@ -175,3 +175,11 @@ type Receiver interface {
 	// connection broke (err says how; code is then Cancel or InternalError).
 	Aborted(s Stream, code Code, err error)
 }
+
+// Releaser is implemented by a Stream that can be used again for another
+// exchange. Release says that the caller is done with it: no call follows, no
+// event is delivered any more (a direction that has not ended is cancelled).
+// It is called once; not calling it costs an allocation per stream, no more.
+type Releaser interface {
+	Release()
+}

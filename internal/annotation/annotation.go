@@ -43,6 +43,9 @@ const (
 	// Injected is written on the pod by the injector alone, with the version
 	// that injected it; the CNI plugin acts on it.
 	Injected = "tunmesh.io/injected"
+	// Inherited lists, comma-separated, the config annotations that the injector
+	// copied from the namespace; uninject removes those.
+	Inherited = "tunmesh.io/inherited"
 )
 
 // Names of what the injector adds.

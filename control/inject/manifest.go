@@ -1,0 +1,312 @@
+package inject
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/yaml"
+
+	"github.com/tunmesh/tunmesh/internal/annotation"
+)
+
+// Report says what became of one resource.
+type Report struct {
+	Kind string `json:"kind"` // lower case, as kubectl prints it
+	Name string `json:"name"`
+	// Done: it was injected, or uninjected.
+	Done bool `json:"done"`
+	// Reason is why it was not; "" for kinds that are passed through silently.
+	Reason Reason `json:"reason,omitempty"`
+	// Detail explains the reason.
+	Detail string `json:"detail,omitempty"`
+	// Warnings about a resource that was injected.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// templates names where each kind that has pods keeps their template.
+func template(kind string) (path []string, ok bool) {
+	switch kind {
+	case "Pod":
+		return nil, true
+	case "Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "ReplicationController":
+		return []string{"spec", "template"}, true
+	case "CronJob":
+		return []string{"spec", "jobTemplate", "spec", "template"}, true
+	}
+	return nil, false
+}
+
+// Manifests injects into every workload of a stream of YAML documents. What is
+// no workload comes out byte for byte as it went in. Namespaces of the stream
+// hand their annotations to their workloads, also to those before them.
+func Manifests(in []byte, cfg Config) (out []byte, reports []Report, err error) {
+	docs, err := split(in)
+	if err != nil {
+		return nil, nil, err
+	}
+	namespaces := map[string]map[string]string{}
+	for _, d := range docs {
+		d.each(func(o map[string]any) {
+			if o["kind"] == "Namespace" {
+				if m, ok := o["metadata"].(map[string]any); ok {
+					name, _ := m["name"].(string)
+					namespaces[name] = annotationsOf(m)
+				}
+			}
+		})
+	}
+	return rewrite(docs, func(ns string, ann map[string]string, spec *corev1.PodSpec) (map[string]string, Reason, error) {
+		c := cfg
+		c.NamespaceAnnotations = inherit2(cfg.NamespaceAnnotations, namespaces[ns])
+		return Pod(ann, spec, c)
+	})
+}
+
+// Unmanifests takes the sidecar out of every workload of a stream.
+func Unmanifests(in []byte) (out []byte, reports []Report, err error) {
+	docs, err := split(in)
+	if err != nil {
+		return nil, nil, err
+	}
+	return rewrite(docs, func(_ string, ann map[string]string, spec *corev1.PodSpec) (map[string]string, Reason, error) {
+		ann, found := Unpod(ann, spec)
+		if !found {
+			return ann, NotInjected, nil
+		}
+		return ann, "", nil
+	})
+}
+
+// NotInjected is why Unmanifests left a workload as it was.
+const NotInjected Reason = "not_injected"
+
+func inherit2(base, over map[string]string) map[string]string {
+	out := maps.Clone(base)
+	if out == nil {
+		out = map[string]string{}
+	}
+	maps.Copy(out, over)
+	return out
+}
+
+// document is one YAML document: its text, and its value.
+type document struct {
+	raw []byte
+	obj map[string]any // nil for an empty document
+}
+
+// each calls f for the object, or for each item of a List.
+func (d *document) each(f func(map[string]any)) {
+	if d.obj == nil {
+		return
+	}
+	items, ok := d.obj["items"].([]any)
+	if kind, _ := d.obj["kind"].(string); !ok || !strings.HasSuffix(kind, "List") {
+		f(d.obj)
+		return
+	}
+	for _, it := range items {
+		if o, ok := it.(map[string]any); ok {
+			f(o)
+		}
+	}
+}
+
+func split(in []byte) ([]*document, error) {
+	var docs []*document
+	r := utilyaml.NewYAMLReader(bufioReader(in))
+	for n := 1; ; n++ {
+		raw, err := r.Read()
+		if errors.Is(err, io.EOF) {
+			return docs, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("document %d: %w", n, err)
+		}
+		d := &document{raw: raw}
+		if err := yaml.Unmarshal(raw, &d.obj); err != nil {
+			return nil, fmt.Errorf("document %d: %w", n, err)
+		}
+		if d.obj != nil && (d.obj["kind"] == nil || d.obj["apiVersion"] == nil) {
+			return nil, fmt.Errorf("document %d: apiVersion and kind are missing: not a Kubernetes manifest", n)
+		}
+		docs = append(docs, d)
+	}
+}
+
+type change func(namespace string, ann map[string]string, spec *corev1.PodSpec) (map[string]string, Reason, error)
+
+func rewrite(docs []*document, f change) ([]byte, []Report, error) {
+	var (
+		out     bytes.Buffer
+		reports []Report
+	)
+	for i, d := range docs {
+		changed := false
+		var failed error
+		d.each(func(o map[string]any) {
+			r, did, err := one(o, f)
+			if err != nil && failed == nil {
+				failed = fmt.Errorf("document %d: %w", i+1, err)
+			}
+			changed = changed || did
+			if r != nil {
+				reports = append(reports, *r)
+			}
+		})
+		if failed != nil {
+			return nil, nil, failed
+		}
+		text := d.raw
+		if changed {
+			var err error
+			if text, err = yaml.Marshal(d.obj); err != nil {
+				return nil, nil, fmt.Errorf("document %d: %w", i+1, err)
+			}
+		}
+		if out.Len() > 0 {
+			if !bytes.HasSuffix(out.Bytes(), []byte("\n")) {
+				out.WriteByte('\n')
+			}
+			out.WriteString("---\n")
+		}
+		out.Write(text)
+	}
+	return out.Bytes(), reports, nil
+}
+
+// one rewrites an object in place. The report is nil for kinds without pods.
+func one(o map[string]any, f change) (*Report, bool, error) {
+	kind, _ := o["kind"].(string)
+	path, ok := template(kind)
+	if !ok {
+		return nil, false, nil
+	}
+	meta, _ := o["metadata"].(map[string]any)
+	name, _ := meta["name"].(string)
+	if name == "" {
+		name, _ = meta["generateName"].(string)
+	}
+	namespace, _ := meta["namespace"].(string)
+	if namespace == "" {
+		namespace = "default"
+	}
+	r := &Report{Kind: strings.ToLower(kind), Name: name}
+	tmpl := o
+	for _, p := range path {
+		next, ok := tmpl[p].(map[string]any)
+		if !ok {
+			return nil, false, fmt.Errorf("%s %q has no %s", r.Kind, name, strings.Join(path, "."))
+		}
+		tmpl = next
+	}
+	specMap, ok := tmpl["spec"].(map[string]any)
+	if !ok {
+		return nil, false, fmt.Errorf("%s %q has no pod spec", r.Kind, name)
+	}
+	var spec corev1.PodSpec
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(specMap, &spec); err != nil {
+		return nil, false, fmt.Errorf("%s %q: %w", r.Kind, name, err)
+	}
+	tmeta, _ := tmpl["metadata"].(map[string]any)
+	if tmeta == nil {
+		tmeta = map[string]any{}
+	}
+	before := annotationsOf(tmeta)
+	// The workload's own annotation counts where its template says nothing.
+	if v, set := annotationsOf(meta)[annotation.Inject]; set && len(path) > 0 && before[annotation.Inject] == "" {
+		before = inherit2(before, map[string]string{annotation.Inject: v})
+	}
+	after, reason, err := f(namespace, before, &spec)
+	if reason != "" {
+		r.Reason = reason
+		if err != nil {
+			r.Detail = err.Error()
+		}
+		return r, false, nil
+	}
+	r.Done = true
+	if v, set := annotationsOf(tmeta)[annotation.Inject]; !set || v == "" {
+		delete(after, annotation.Inject)
+	}
+	setAnnotations(tmeta, after)
+	if len(tmeta) > 0 {
+		tmpl["metadata"] = tmeta
+	}
+	return r, true, merge(specMap, &spec)
+}
+
+// merge writes back the three lists that injection touches, and leaves every
+// other field of the user's spec exactly as it was, known to us or not.
+func merge(dst map[string]any, spec *corev1.PodSpec) error {
+	type named struct {
+		key  string
+		list any
+	}
+	for _, n := range []named{{"initContainers", spec.InitContainers}, {"containers", spec.Containers}, {"volumes", spec.Volumes}} {
+		old := map[string]any{}
+		if l, ok := dst[n.key].([]any); ok {
+			for _, it := range l {
+				if m, ok := it.(map[string]any); ok {
+					name, _ := m["name"].(string)
+					old[name] = m
+				}
+			}
+		}
+		holder, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&map[string]any{"l": n.list})
+		if err != nil {
+			return fmt.Errorf("write back %s: %w", n.key, err)
+		}
+		fresh, _ := holder["l"].([]any)
+		if len(fresh) == 0 {
+			delete(dst, n.key)
+			continue
+		}
+		out := make([]any, 0, len(fresh))
+		for _, it := range fresh {
+			m, _ := it.(map[string]any)
+			name, _ := m["name"].(string)
+			if was, ok := old[name]; ok {
+				out = append(out, was)
+				continue
+			}
+			out = append(out, m)
+		}
+		dst[n.key] = out
+	}
+	return nil
+}
+
+func annotationsOf(meta map[string]any) map[string]string {
+	out := map[string]string{}
+	m, _ := meta["annotations"].(map[string]any)
+	for k, v := range m {
+		if s, ok := v.(string); ok {
+			out[k] = s
+		}
+	}
+	return out
+}
+
+func setAnnotations(meta map[string]any, a map[string]string) {
+	if len(a) == 0 {
+		delete(meta, "annotations")
+		return
+	}
+	m := make(map[string]any, len(a))
+	for _, k := range slices.Sorted(maps.Keys(a)) {
+		m[k] = a[k]
+	}
+	meta["annotations"] = m
+}
+
+func bufioReader(in []byte) *bufio.Reader { return bufio.NewReader(bytes.NewReader(in)) }

@@ -1,0 +1,161 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tunmesh/tunmesh/internal/seqpacket"
+)
+
+// setupTime bounds what a container's first process does before its program.
+const setupTime = 30 * time.Second
+
+// containerGate is the supervisor's end of the socket to a container that has
+// not run its program yet. It closes by itself when the program begins.
+type containerGate struct{ ch *channel }
+
+func (g *containerGate) close() { _ = g.ch.conn.Close() }
+
+// gatePair makes both ends; the far one is to be inherited.
+func gatePair() (*containerGate, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
+	}
+	far := os.NewFile(uintptr(fds[1]), "gate")
+	ch, err := channelOf(os.NewFile(uintptr(fds[0]), "gate"))
+	if err != nil {
+		_ = far.Close()
+		return nil, nil, err
+	}
+	return &containerGate{ch: ch}, far, nil
+}
+
+// channelOf takes f, a seqpacket socket.
+func channelOf(f *os.File) (*channel, error) {
+	c, err := net.FileConn(f)
+	_ = f.Close()
+	if err != nil {
+		return nil, fmt.Errorf("take a socket: %w", err)
+	}
+	uc, ok := c.(*net.UnixConn)
+	if !ok {
+		_ = c.Close()
+		return nil, errors.New("take a socket: not a unix socket")
+	}
+	return &channel{conn: seqpacket.New(uc)}, nil
+}
+
+// start makes a container's namespaces and mounts; its program waits for opGo,
+// so that the holder can tell others who it is first. It borrows fds: stdout
+// and stderr.
+func (s *supervisor) start(c Container, fds []int) (started, []*os.File, error) {
+	if len(fds) != 2 {
+		return started{}, nil, fmt.Errorf("start %s: %d descriptors, want stdout and stderr", c.Name, len(fds))
+	}
+	gate, far, err := gatePair()
+	if err != nil {
+		return started{}, nil, err
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return started{}, nil, errors.Join(err, far.Close())
+	}
+	files := []*os.File{null, nil, nil, far}
+	for i, fd := range fds {
+		if files[i+1], err = dupFile(fd); err != nil {
+			return started{}, nil, err
+		}
+	}
+	proc, err := os.StartProcess(initPath, []string{"init", cmdContainer}, &os.ProcAttr{
+		Dir: "/", Env: []string{}, Files: files,
+		Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS, Setsid: true},
+	})
+	for _, f := range files {
+		_ = f.Close()
+	}
+	if err != nil {
+		gate.close()
+		return started{}, nil, fmt.Errorf("start %s: %w", c.Name, err)
+	}
+	p := &process{os: proc, gate: gate}
+	if err := gate.setup(c, p); err != nil {
+		_ = proc.Kill()
+		_, _ = proc.Wait()
+		p.close()
+		return started{}, nil, fmt.Errorf("start %s: %w", c.Name, err)
+	}
+	pidns, err := dupFile(int(p.pid.Fd()))
+	if err != nil {
+		_ = proc.Kill()
+		_, _ = proc.Wait()
+		p.close()
+		return started{}, nil, err
+	}
+	id := s.add(p)
+	go s.wait(id, p)
+	return started{Proc: id}, []*os.File{pidns}, nil
+}
+
+// setup sends the description and waits until everything is mounted.
+func (g *containerGate) setup(c Container, p *process) error {
+	_ = g.ch.conn.SetDeadline(time.Now().Add(setupTime))
+	if err := g.ch.send(message{Op: opStart}, c); err != nil {
+		return err
+	}
+	m, fds, err := g.ch.receive()
+	switch {
+	case errors.Is(err, io.EOF):
+		return errors.New("it ended while it was set up")
+	case err != nil:
+		return err
+	case m.Err != "":
+		seqpacket.CloseAll(fds)
+		return errors.New(m.Err)
+	case len(fds) != 2:
+		seqpacket.CloseAll(fds)
+		return fmt.Errorf("it sent %d namespaces, want 2", len(fds))
+	}
+	p.mnt = os.NewFile(uintptr(fds[0]), "mnt")
+	p.pid = os.NewFile(uintptr(fds[1]), "pid")
+	return nil
+}
+
+// release lets the container's program begin, and says why it could not.
+func (s *supervisor) release(id uint64) error {
+	p, err := s.get(id)
+	if err != nil {
+		return err
+	}
+	if p.gate == nil {
+		return errors.New("not a container")
+	}
+	_ = p.gate.ch.conn.SetDeadline(time.Now().Add(setupTime))
+	if err := p.gate.ch.send(message{Op: opGo}, nil); err != nil {
+		return fmt.Errorf("it ended before it began: %w", err)
+	}
+	m, fds, err := p.gate.ch.receive()
+	seqpacket.CloseAll(fds)
+	if errors.Is(err, io.EOF) {
+		return nil // closed by execve
+	}
+	if err != nil {
+		return err
+	}
+	return errors.New(m.Err)
+}
+
+func dupFile(fd int) (*os.File, error) {
+	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("dup a descriptor: %w", err)
+	}
+	return os.NewFile(uintptr(n), "dup"), nil
+}

@@ -1,0 +1,207 @@
+package tunproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tunmesh/tunmesh/tunproxy/message"
+)
+
+type adminRig struct {
+	*admin
+	notReady  error
+	shutdowns atomic.Int32
+}
+
+func newAdminRig() *adminRig {
+	r := &adminRig{}
+	r.admin = &admin{
+		ready: func() error { return r.notReady },
+		metrics: func(w io.Writer) error {
+			_, err := io.WriteString(w, "request_total 1\n")
+			return err
+		},
+		config:   map[string]string{"pod": "ns/web-0"},
+		level:    new(slog.LevelVar),
+		shutdown: func() { r.shutdowns.Add(1) },
+		draining: new(atomic.Bool),
+	}
+	return r
+}
+
+func TestAdminServesLittleOnTheWire(t *testing.T) {
+	a := newAdminRig()
+	for path, want := range map[string]int{
+		"/live": 200, "/ready": 200, "/metrics": 200,
+		"/config": 404, "/log-level": 404, "/shutdown": 404, "/debug/pprof/heap": 404, "/": 404,
+	} {
+		for _, method := range []string{"GET", "POST", "PUT"} {
+			got := a.answer(question{Method: method, Path: path}).Status
+			w := want
+			if w == 200 && method != "GET" {
+				w = 405
+			}
+			if got != w {
+				t.Errorf("%s %s on the wire: %d, want %d", method, path, got, w)
+			}
+		}
+	}
+	if a.shutdowns.Load() != 0 {
+		t.Error("shut down from the wire")
+	}
+}
+
+func TestAdminReadiness(t *testing.T) {
+	a := newAdminRig()
+	a.notReady = errors.New("no certificate yet")
+	if r := a.answer(question{Method: "GET", Path: "/ready"}); r.Status != 503 || !strings.Contains(string(r.Body), "no certificate yet") {
+		t.Fatalf("%d %s", r.Status, r.Body)
+	}
+	if r := a.answer(question{Method: "GET", Path: "/live"}); r.Status != 200 {
+		t.Fatalf("live: %d", r.Status)
+	}
+	a.notReady = nil
+	a.draining.Store(true)
+	if r := a.answer(question{Method: "GET", Path: "/ready"}); r.Status != 503 {
+		t.Fatalf("draining: %d", r.Status)
+	}
+}
+
+// ask sends raw bytes over loopback and returns the whole answer.
+func ask(t *testing.T, addr, raw string) string {
+	t.Helper()
+	c, err := net.DialTimeout("tcp", addr, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := io.WriteString(c, raw); err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func startLocal(t *testing.T, a *admin) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.serveLocal(ctx, []net.Listener{l}, slog.New(slog.DiscardHandler))
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return l.Addr().String()
+}
+
+func TestAdminOnLoopback(t *testing.T) {
+	a := newAdminRig()
+	addr := startLocal(t, a.admin)
+	for _, c := range []struct{ raw, want string }{
+		{"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "200 OK|request_total 1"},
+		{"GET /config HTTP/1.1\r\n\r\n", "200 OK|ns/web-0"},
+		{"GET /log-level HTTP/1.0\r\n\r\n", "200 OK|info"},
+		{"PUT /log-level HTTP/1.1\r\nContent-Length: 5\r\n\r\ndebug", "200 OK|debug"},
+		{"PUT /log-level HTTP/1.1\r\nContent-Length: 4\r\n\r\nloud", "400 Bad Request|want debug"},
+		{"GET /shutdown HTTP/1.1\r\n\r\n", "405 Method Not Allowed|use POST"},
+		{"POST /shutdown HTTP/1.1\r\n\r\n", "200 OK|draining"},
+		{"GET /debug/pprof/goroutine?debug=1 HTTP/1.1\r\n\r\n", "200 OK|goroutine profile"},
+		{"GET /debug/pprof/nothing HTTP/1.1\r\n\r\n", "404 Not Found|no profile"},
+		{"HEAD /live HTTP/1.1\r\n\r\n", "200 OK|connection: close"},
+		{"nonsense\r\n\r\n", "400 Bad Request|not a request line"},
+		{"PUT /log-level HTTP/1.1\r\nContent-Length: 99999\r\n\r\n", "400 Bad Request|content-length"},
+		{"PUT /log-level HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "400 Bad Request|transfer-encoding"},
+		{"GET /live HTTP/1.1\r\n" + strings.Repeat("a", localHead), "400 Bad Request|head of at most"},
+	} {
+		got := ask(t, addr, c.raw)
+		status, contains, _ := strings.Cut(c.want, "|")
+		if !strings.HasPrefix(got, "HTTP/1.1 "+status) || !strings.Contains(got, contains) {
+			t.Errorf("%.40q: got %q, want %q", c.raw, got, c.want)
+		}
+	}
+	if a.shutdowns.Load() != 1 {
+		t.Errorf("%d shutdowns", a.shutdowns.Load())
+	}
+	if a.level.Level() != slog.LevelDebug {
+		t.Errorf("level %v", a.level.Level())
+	}
+}
+
+// More questions than slots: none is lost.
+func TestAdminIsBounded(t *testing.T) {
+	a := newAdminRig()
+	addr := startLocal(t, a.admin)
+	errs := make(chan error, 4*localConns)
+	for range cap(errs) {
+		go func() {
+			c, err := net.Dial("tcp", addr)
+			if err == nil {
+				defer c.Close()
+				_, _ = fmt.Fprint(c, "GET /live HTTP/1.1\r\n\r\n")
+				b, _ := io.ReadAll(c)
+				if !strings.Contains(string(b), "200 OK") {
+					err = fmt.Errorf("got %q", b)
+				}
+			}
+			errs <- err
+		}()
+	}
+	for range cap(errs) {
+		if err := <-errs; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// answered is a stream that notes what the admin says.
+type answered struct {
+	message.Stream
+	r    message.Receiver
+	head *message.Head
+	body string
+	end  bool
+}
+
+func (s *answered) SetReceiver(r message.Receiver)     { s.r = r }
+func (s *answered) SendHead(h *message.Head, end bool) { s.head, s.end = h.Clone(), end }
+func (s *answered) SendData(p []byte, end bool)        { s.body, s.end = s.body+string(p), end }
+func (s *answered) Consumed(int)                       {}
+func (s *answered) head0(method, path string, end bool) {
+	s.r.Head(s, &message.Head{Method: method, Path: path}, end)
+}
+
+func TestAdminOnTheWire(t *testing.T) {
+	a := newAdminRig()
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+	}{
+		{"GET", "/metrics?x=y", "request_total 1\n", 200},
+		{"HEAD", "/live", "", 200},
+		{"GET", "/config", "not found", 404},
+	} {
+		s := &answered{}
+		a.Serve(s)
+		s.head0(c.method, c.path, false)
+		s.r.Data(s, []byte("ignored"), true)
+		if s.head == nil || s.head.Status != c.status || !strings.HasPrefix(s.body, c.body) || !s.end {
+			t.Errorf("%s %s: %+v %q", c.method, c.path, s.head, s.body)
+		}
+	}
+}

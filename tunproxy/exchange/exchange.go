@@ -117,6 +117,9 @@ type Exchange struct {
 
 	began, attemptBegan time.Duration
 	res                 Result
+
+	// Waiting is the Opener's own, between Open and its answer.
+	Waiting any
 }
 
 // Serve takes the exchange that begins on a new downstream stream. It fits as
@@ -139,6 +142,15 @@ func (x *Exchange) Tried(e Endpoint) bool {
 	}
 	return false
 }
+
+// TurnedDown notes an endpoint that an Opener asked in vain before its answer.
+func (x *Exchange) TurnedDown(e Endpoint) {
+	x.tried = append(x.tried, e)
+	x.res.Retries++
+}
+
+// Exhausted reports that the request has been offered to enough endpoints.
+func (x *Exchange) Exhausted() bool { return len(x.tried) >= maxAttempts }
 
 // Attempts is the number of endpoints that have turned this request down.
 func (x *Exchange) Attempts() int { return len(x.tried) }

@@ -234,6 +234,11 @@ func (x *Exchange) downstreamAborted(code message.Code, err error) {
 		x.up = nil
 	}
 	x.body = nil
+	if x.respEnd { // only the rest of the request was cut off
+		x.reqEnd = true
+		x.ended()
+		return
+	}
 	x.res.Err = err
 	x.res.Reset, x.res.WasReset = code, true
 	x.finish(Canceled)

@@ -399,6 +399,20 @@ func TestEarlyResponseLetsTheUploadGo(t *testing.T) {
 	}
 }
 
+func TestAnUploadCutOffAfterTheResponseIsNoFailure(t *testing.T) {
+	w := newWorld(t)
+	w.get(false)
+	w.send("some", false)
+	w.respond(w.ups[0], 413, true)
+	w.down.r.Aborted(w.down, message.NoError, nil)
+	if !w.ups[0].aborted {
+		t.Fatal("the endpoint still waits for the request")
+	}
+	if r := w.over(Success); r.WasReset || r.Failed() {
+		t.Fatalf("result %+v", r)
+	}
+}
+
 func TestOwnAnswerDoesNotTouchUpstreamsWindow(t *testing.T) {
 	w := newWorld(t)
 	w.get(true)

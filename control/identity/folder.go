@@ -1,0 +1,342 @@
+package identity
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// Files of a Folder, all of mode 0600.
+const (
+	// AnchorsFile is the bundle of trust anchors: certificates. Add another here
+	// to rotate; remove the old one when every sidecar has renewed.
+	AnchorsFile = "anchors.pem"
+	// AnchorKeyFile is the key of the anchor that the folder made itself. It may
+	// be taken away and kept elsewhere; then the issuer is not renewed here.
+	AnchorKeyFile = "anchor.key"
+	// IssuerFile is the issuer's certificate, intermediates, and key, in one file
+	// so that one rename replaces all.
+	IssuerFile = "issuer.pem"
+)
+
+const (
+	anchorLifetime = 10 * 365 * 24 * time.Hour
+	issuerLifetime = 365 * 24 * time.Hour
+	// issuerRenewal is what is left of an issuer's life when it is replaced.
+	issuerRenewal = issuerLifetime * 3 / 10
+	// reloadDelay joins the events of one change of several files.
+	reloadDelay = 200 * time.Millisecond
+	// reloadPeriod finds what no event told of, and an issuer that grows old.
+	reloadPeriod = 30 * time.Second
+)
+
+// Folder keeps an Authority in files and follows their changes.
+type Folder struct {
+	dir         string
+	trustDomain string
+	log         *slog.Logger
+	now         func() time.Time
+	current     atomic.Pointer[Authority]
+
+	mu      sync.Mutex
+	changed chan struct{} // closed and replaced when current is
+	broken  string        // the last error that was reported
+}
+
+// OpenFolder reads the folder, or makes what is missing: the folder (0700), a
+// trust anchor, an issuer. It refuses files that others may read.
+func OpenFolder(dir, trustDomain string, log *slog.Logger) (*Folder, error) {
+	f := &Folder{dir: dir, trustDomain: trustDomain, log: log, now: time.Now, changed: make(chan struct{})}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open certificate authority: %w", err)
+	}
+	if err := f.create(); err != nil {
+		return nil, fmt.Errorf("open certificate authority in %s: %w", dir, err)
+	}
+	a, err := f.read()
+	if err != nil {
+		return nil, fmt.Errorf("open certificate authority in %s: %w", dir, err)
+	}
+	f.current.Store(a)
+	return f, nil
+}
+
+// Current is the authority in force.
+func (f *Folder) Current() *Authority { return f.current.Load() }
+
+// Changed is closed when Current next changes; take it before Current.
+func (f *Folder) Changed() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changed
+}
+
+// Run follows the folder until ctx ends. What cannot be used is reported, and
+// the last good authority stays.
+func (f *Folder) Run(ctx context.Context) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch certificate authority: %w", err)
+	}
+	defer w.Close()
+	if err := w.Add(f.dir); err != nil {
+		return fmt.Errorf("watch certificate authority: %w", err)
+	}
+	timer := time.NewTimer(reloadPeriod)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.Events:
+			timer.Reset(reloadDelay)
+		case err := <-w.Errors:
+			f.log.Warn("watch of the certificate authority's folder lost events", "err", err)
+			timer.Reset(reloadDelay)
+		case <-timer.C:
+			f.reload()
+			timer.Reset(reloadPeriod)
+		}
+	}
+}
+
+func (f *Folder) reload() {
+	if err := f.renewIssuer(); err != nil {
+		f.report(fmt.Errorf("renew issuer: %w", err))
+	}
+	a, err := f.read()
+	if err != nil {
+		f.report(err)
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.broken = ""
+	if a.generation == f.current.Load().generation {
+		return
+	}
+	f.current.Store(a)
+	close(f.changed)
+	f.changed = make(chan struct{})
+	f.log.Info("certificate authority changed", "anchors", len(a.anchors), "issuer", a.issuer.Subject.String(),
+		"issuer_not_after", a.issuer.NotAfter, "generation", a.generation)
+}
+
+// report logs an error once, not at every look.
+func (f *Folder) report(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err.Error() != f.broken {
+		f.broken = err.Error()
+		f.log.Error("certificate authority not reloaded, the last good one stays", "dir", f.dir, "err", err)
+	}
+}
+
+// Problem is what keeps the files from being used, "" when they are in force.
+func (f *Folder) Problem() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.broken
+}
+
+func (f *Folder) path(name string) string { return filepath.Join(f.dir, name) }
+
+func (f *Folder) read() (*Authority, error) {
+	anchors, err := os.ReadFile(f.path(AnchorsFile))
+	if err != nil {
+		return nil, fmt.Errorf("read trust anchors: %w", err)
+	}
+	issuer, err := readPrivate(f.path(IssuerFile))
+	if err != nil {
+		return nil, fmt.Errorf("read issuer: %w", err)
+	}
+	return NewAuthority(anchors, issuer, issuer, f.now())
+}
+
+// readPrivate reads a file that holds a key, unless others may read it too.
+func readPrivate(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if m := info.Mode().Perm(); m&0o077 != 0 {
+		return nil, fmt.Errorf("%s: mode %#o lets others read a key: chmod 600 it", path, m)
+	}
+	return os.ReadFile(path)
+}
+
+// create makes an anchor where there is none, and an issuer where there is none
+// or it grows old. What exists is never replaced otherwise.
+func (f *Folder) create() error {
+	if _, err := os.Stat(f.path(AnchorsFile)); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(f.path(IssuerFile)); err == nil {
+			return fmt.Errorf("there is an %s but no %s: put the trust anchors back, or remove both to make new ones", IssuerFile, AnchorsFile)
+		}
+		if err := f.createAnchor(); err != nil {
+			return fmt.Errorf("make trust anchor: %w", err)
+		}
+	}
+	if err := f.renewIssuer(); err != nil {
+		return fmt.Errorf("make issuer: %w", err)
+	}
+	return nil
+}
+
+func (f *Folder) createAnchor() error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template, err := f.template("Tunmesh trust anchor", anchorLifetime)
+	if err != nil {
+		return err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return err
+	}
+	keyPEM, err := encodeKey(key)
+	if err != nil {
+		return err
+	}
+	// The key first: an anchor without its key would be taken for a foreign one.
+	if err := write(f.path(AnchorKeyFile), keyPEM); err != nil {
+		return err
+	}
+	return write(f.path(AnchorsFile), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+// renewIssuer makes an issuer when there is none, and a new one when the one
+// that the folder made has less than issuerRenewal to live. Without the anchor's
+// key it does nothing unless there is none at all.
+func (f *Folder) renewIssuer() error {
+	old, err := readPrivate(f.path(IssuerFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	default:
+		list, err := certificates(old)
+		if err != nil || f.now().Add(issuerRenewal).Before(list[0].NotAfter) || list[0].Subject.String() != f.subject(issuerName).String() {
+			return nil // unreadable, young or not ours: read() judges it
+		}
+	}
+	keyPEM, err := readPrivate(f.path(AnchorKeyFile))
+	if errors.Is(err, fs.ErrNotExist) && old != nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	anchorKey, err := privateKey(keyPEM)
+	if err != nil {
+		return fmt.Errorf("read anchor's key: %w", err)
+	}
+	anchor, err := f.anchorOf(anchorKey.Public().(*ecdsa.PublicKey))
+	if err != nil {
+		return err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template, err := f.template(issuerName, issuerLifetime)
+	if err != nil {
+		return err
+	}
+	template.MaxPathLenZero = true // it signs workloads, not authorities
+	if template.NotAfter.After(anchor.NotAfter) {
+		template.NotAfter = anchor.NotAfter
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, anchor, key.Public(), anchorKey)
+	if err != nil {
+		return err
+	}
+	text, err := encodeKey(key)
+	if err != nil {
+		return err
+	}
+	return write(f.path(IssuerFile), append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), text...))
+}
+
+const issuerName = "Tunmesh issuer"
+
+// anchorOf finds the anchor in the bundle that a key belongs to.
+func (f *Folder) anchorOf(pub *ecdsa.PublicKey) (*x509.Certificate, error) {
+	data, err := os.ReadFile(f.path(AnchorsFile))
+	if err != nil {
+		return nil, err
+	}
+	list, err := certificates(data)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range list {
+		if pub.Equal(c.PublicKey) {
+			return c, nil
+		}
+	}
+	return nil, fmt.Errorf("%s is the key of no anchor in %s: remove it, or add its anchor", AnchorKeyFile, AnchorsFile)
+}
+
+func (f *Folder) subject(name string) pkix.Name {
+	return pkix.Name{CommonName: name + " of " + f.trustDomain}
+}
+
+func (f *Folder) template(name string, lifetime time.Duration) (*x509.Certificate, error) {
+	serial, err := serialNumber()
+	if err != nil {
+		return nil, err
+	}
+	now := f.now()
+	return &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               f.subject(name),
+		NotBefore:             now.Add(-clockSkew),
+		NotAfter:              now.Add(lifetime),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}, nil
+}
+
+func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// write replaces a file whole, mode 0600.
+func write(path string, data []byte) (err error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(tmp.Name()))
+		}
+	}()
+	_, err = tmp.Write(data)
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), path)
+}

@@ -19,7 +19,7 @@ type Graph map[string][]string
 // package may import packages of lower floors of its area, and those of the
 // same floor only where allowed names it.
 var floors = map[string][][]string{ //nolint:gochecknoglobals // a table
-	"netstack": {{"netstack/packet"}, {"netstack/tun"}, {"netstack/link"}, {"netstack"}},
+	"netstack": {{"netstack/packet"}, {"netstack/tun"}, {"netstack/link", "netstack/memlink"}, {"netstack"}},
 	"tunproxy": {
 		{"tunproxy/message", "tunproxy/hpack"},
 		{"tunproxy/flow"},
@@ -32,6 +32,7 @@ var floors = map[string][][]string{ //nolint:gochecknoglobals // a table
 	},
 	"cni": {{"cni/podnet", "cni/keeper"}, {"cni/broker", "cni/install"}, {"cni/plugin"}, {"cni/agent"}},
 	"control": {
+		{"control/object", "control/token"},
 		{"control/catalog"},
 		{"control/kube", "control/files"},
 		{"control/destination", "control/policy", "control/identity", "control/inject", "control/tap", "control/metrics"},

@@ -32,8 +32,9 @@ var floors = map[string][][]string{ //nolint:gochecknoglobals // a table
 	},
 	"cni": {{"cni/podnet", "cni/keeper"}, {"cni/broker", "cni/install"}, {"cni/plugin"}, {"cni/agent"}},
 	"control": {
-		{"control/object", "control/token"},
+		{"control/token", "control/encode"},
 		{"control/catalog"},
+		{"control/object", "control/access"},
 		{"control/kube", "control/files"},
 		{"control/destination", "control/policy", "control/identity", "control/inject", "control/tap", "control/metrics"},
 		{"control/query", "control/console"},

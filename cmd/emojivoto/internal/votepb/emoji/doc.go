@@ -1,0 +1,2 @@
+// Package emoji is generated from emoji.proto, which documents it.
+package emoji

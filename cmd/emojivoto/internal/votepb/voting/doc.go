@@ -1,0 +1,2 @@
+// Package voting is generated from voting.proto, which documents it.
+package voting

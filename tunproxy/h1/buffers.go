@@ -1,0 +1,55 @@
+package h1
+
+import "github.com/tunmesh/tunmesh/tunproxy/message"
+
+const (
+	// scratchSize is how much is read at a time: two full TSO segments' worth
+	// would be 128 KiB, but a window of 64 KiB arrives in two reads anyway.
+	scratchSize = 32 << 10
+	// blockSize is the capacity of the blocks that are kept for reuse: most
+	// responses, with their heads, fit.
+	blockSize = 4 << 10
+	// maxBlocks bounds what is kept when a burst is over (1 MiB).
+	maxBlocks = 256
+)
+
+// Buffers is memory that the connections of one loop share. It is used on that
+// loop only.
+type Buffers struct {
+	scratch []byte       // what is being parsed in this callback
+	head    message.Head // the head being delivered in this callback
+	free    [][]byte
+}
+
+// NewBuffers makes an empty store.
+func NewBuffers() *Buffers { return &Buffers{} }
+
+// read is the scratch buffer, valid until the callback ends.
+func (b *Buffers) read() []byte {
+	if b.scratch == nil {
+		b.scratch = make([]byte, scratchSize)
+	}
+	return b.scratch
+}
+
+// block is an empty buffer of at least n bytes.
+func (b *Buffers) block(n int) []byte {
+	if n > blockSize {
+		return make([]byte, 0, n)
+	}
+	if last := len(b.free) - 1; last >= 0 {
+		p := b.free[last]
+		b.free[last] = nil
+		b.free = b.free[:last]
+		return p
+	}
+	return make([]byte, 0, blockSize)
+}
+
+// recycle takes a buffer back. Larger ones go to the collector: they belong to
+// bursts, and an idle loop should not keep them.
+func (b *Buffers) recycle(p []byte) {
+	if cap(p) == blockSize && len(b.free) < maxBlocks {
+		b.free = append(b.free, p[:0])
+	}
+}

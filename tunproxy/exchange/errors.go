@@ -21,22 +21,23 @@ type Error struct {
 	// Name is the value of x-tunmesh-proxy-error and of metrics' error label:
 	// a few words that do not vary.
 	Name string
-	// Undelivered: no endpoint acted on the request.
-	Undelivered bool
+	// Elsewhere: no endpoint acted on the request, and one that this sidecar
+	// does not know might.
+	Elsewhere bool
 	// Cause is for people, in the response's body and in logs; may be nil.
 	Cause error
 }
 
 // The errors of docs/design/0001.
 var (
-	ErrDenied            = &Error{Status: 403, GRPCStatus: grpcPermissionDenied, Name: "unauthorized", Undelivered: true}
-	ErrRefusedEverywhere = &Error{Status: 502, GRPCStatus: grpcUnavailable, Name: "connect failed", Undelivered: true}
+	ErrDenied            = &Error{Status: 403, GRPCStatus: grpcPermissionDenied, Name: "unauthorized"}
+	ErrRefusedEverywhere = &Error{Status: 502, GRPCStatus: grpcUnavailable, Name: "connect failed", Elsewhere: true}
 	ErrBroken            = &Error{Status: 502, GRPCStatus: grpcUnavailable, Name: "connection broken"}
 	ErrReset             = &Error{Status: 502, GRPCStatus: grpcUnavailable, Name: "reset by the endpoint"}
-	ErrNoEndpoint        = &Error{Status: 503, GRPCStatus: grpcUnavailable, Name: "no endpoint", Undelivered: true}
-	ErrOverload          = &Error{Status: 503, GRPCStatus: grpcUnavailable, Name: "too many requests waiting", Undelivered: true}
-	ErrTimeout           = &Error{Status: 504, GRPCStatus: grpcUnavailable, Name: "no endpoint in time", Undelivered: true}
-	ErrMalformed         = &Error{Status: 400, GRPCStatus: grpcInternal, Name: "malformed request", Undelivered: true}
+	ErrNoEndpoint        = &Error{Status: 503, GRPCStatus: grpcUnavailable, Name: "no endpoint", Elsewhere: true}
+	ErrOverload          = &Error{Status: 503, GRPCStatus: grpcUnavailable, Name: "too many requests waiting", Elsewhere: true}
+	ErrTimeout           = &Error{Status: 504, GRPCStatus: grpcUnavailable, Name: "no endpoint in time", Elsewhere: true}
+	ErrMalformed         = &Error{Status: 400, GRPCStatus: grpcInternal, Name: "malformed request"}
 )
 
 // with is e with a cause.

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/tunproxy/flow"
 	"github.com/tunmesh/tunmesh/tunproxy/message"
 )
 
@@ -80,6 +81,12 @@ type Config struct {
 	// REFUSED_STREAM instead of an error response: downstream is another
 	// sidecar, which may know more endpoints (docs/design/0001).
 	RefuseUndelivered bool
+	// Undelivered reports whether an upstream connection that broke with err
+	// proves that the peer acted on nothing of it (a refused handshake that
+	// shows late); nil: no error does.
+	Undelivered func(err error) bool
+	// Flow is the downstream connection, for observers.
+	Flow *flow.Secured
 	// Began and Ended count exchanges in flight; may be nil. Ended is called
 	// exactly once for each Began.
 	Began, Ended func()
@@ -157,6 +164,9 @@ func (x *Exchange) Attempts() int { return len(x.tried) }
 
 // Endpoint is where the request went last; nil before the first.
 func (x *Exchange) Endpoint() Endpoint { return x.endpoint }
+
+// Flow is the downstream connection.
+func (x *Exchange) Flow() *flow.Secured { return x.cfg.Flow }
 
 // Began is the loop's time when the request's head arrived.
 func (x *Exchange) Began() time.Duration { return x.began }

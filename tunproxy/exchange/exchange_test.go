@@ -319,6 +319,27 @@ func TestTowardsASidecarUndeliveredIsRefused(t *testing.T) {
 		t.Fatalf("aborted %v with %v, head %v", w.down.aborted, w.down.code, w.down.head)
 	}
 	w.over()
+
+	w = newWorld(t) // but a denial is an answer
+	w.cfg.RefuseUndelivered = true
+	w.fail = ErrDenied
+	w.get(true)
+	if w.down.aborted || w.down.head.Status != 403 {
+		t.Fatalf("aborted %v, head %v", w.down.aborted, w.down.head)
+	}
+}
+
+func TestALateHandshakeFailureIsNoDelivery(t *testing.T) {
+	late := errors.New("alert")
+	w := newWorld(t)
+	w.cfg.Undelivered = func(err error) bool { return errors.Is(err, late) }
+	w.get(true)
+	w.ups[0].r.Aborted(w.ups[0], message.InternalError, late)
+	if len(w.ups) != 2 {
+		t.Fatal("not tried elsewhere")
+	}
+	w.respond(w.ups[1], 200, true)
+	w.over(Undelivered, Success)
 }
 
 func TestClientLeaves(t *testing.T) {

@@ -126,6 +126,7 @@ func (x *Exchange) requestTrailers(f []message.Field) {
 // upstreamAborted decides what the end of the upstream stream means.
 func (x *Exchange) upstreamAborted(code message.Code, err error) {
 	up := x.up
+	delivered := up.Delivered() && (err == nil || x.cfg.Undelivered == nil || !x.cfg.Undelivered(err))
 	switch {
 	case x.respEnd:
 		// The response is whole; the server does not want the request's rest.
@@ -135,7 +136,7 @@ func (x *Exchange) upstreamAborted(code message.Code, err error) {
 		x.releaseUp()
 		x.up = nil
 		x.breakResponse(code, err)
-	case !up.Delivered() && x.keep && len(x.tried)+1 < maxAttempts:
+	case !delivered && x.keep && len(x.tried)+1 < maxAttempts:
 		x.up = nil
 		x.endAttempt(Undelivered)
 		x.tried = append(x.tried, x.endpoint)
@@ -144,7 +145,7 @@ func (x *Exchange) upstreamAborted(code message.Code, err error) {
 	default:
 		x.releaseUp()
 		x.up = nil
-		x.failed(up.Delivered(), code, err)
+		x.failed(delivered, code, err)
 	}
 }
 
@@ -170,7 +171,7 @@ func (x *Exchange) Fail(e *Error) {
 		return
 	}
 	x.waiting = false
-	if e.Undelivered && x.cfg.RefuseUndelivered {
+	if e.Elsewhere && x.cfg.RefuseUndelivered {
 		x.refuse(Undelivered)
 		return
 	}

@@ -144,6 +144,9 @@ func (b *Base) bindBins(sealed []string) error {
 	if b.bins == "" {
 		return nil
 	}
+	if err := CheckExecutable(b.bins); err != nil {
+		return err
+	}
 	if err := unix.Mount(b.bins, b.path("bin"), "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("show %s: %w", b.bins, err)
 	}

@@ -306,6 +306,9 @@ func TestSealed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{"open", "sealed"} {
 		raw, err := os.ReadFile("/bin/sleep")
 		if err != nil {

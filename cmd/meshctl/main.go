@@ -1,0 +1,44 @@
+// meshctl is what people type: a mesh on this machine (meshctl local), the
+// injector, and views of what the mesh does. One file per command.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/sandbox"
+)
+
+func main() {
+	// Parts of a local mesh are this same program, started by itself.
+	sandbox.Main(os.Args)
+	runHolder(os.Args)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	code := run(ctx, &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Getenv}, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+// run executes a command line and returns the exit code: 0 it is done, 1 it
+// failed, 2 the command line makes no sense, else what the command says (exec
+// passes on its command's).
+func run(ctx context.Context, a *app, args []string) int {
+	root := a.root()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	var e *exitError
+	if !errors.As(err, &e) {
+		e = &exitError{code: exitFailed, err: err}
+	}
+	if e.err != nil {
+		fmt.Fprintln(a.err, "meshctl:", e.err)
+	}
+	return e.code
+}

@@ -1,0 +1,339 @@
+package metrics
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// stale is how old a gauge's last sample may be: a sidecar that has not answered
+// for this long has no present.
+const stale = 10 * time.Second
+
+// maxSeries bounds what is kept of one sidecar. What is more is counted.
+const maxSeries = 20000
+
+// Window keeps the last samples of every series of every sidecar, and answers
+// questions about them. It implements Querier.
+type Window struct {
+	length time.Duration
+	now    func() time.Time
+
+	mu      sync.RWMutex
+	sources map[string]*source
+	dropped uint64
+}
+
+// source is one scraped sidecar.
+type source struct {
+	labels map[string]string
+	first  time.Time // when it was first scraped
+	last   time.Time
+	series map[string]*series
+	byName map[string]map[string]*series
+}
+
+// series is one counter or gauge.
+type series struct {
+	labels map[string]string
+	// born: the sidecar was scraped before without this series, or has just
+	// begun, so the counter was 0 then.
+	born bool
+	// points are in order of time. Of a run of equal values the first and the last
+	// are kept, so that an idle series costs two.
+	points []point
+}
+
+type point struct {
+	at    time.Time
+	value float64
+}
+
+// Scraped is one sample of a scrape.
+type Scraped struct {
+	Name   string
+	Labels map[string]string // borrowed no longer than Insert; kept if new
+	Value  float64
+}
+
+// NewWindow returns an empty window of that length, at least a second.
+func NewWindow(length time.Duration) (*Window, error) {
+	if length < time.Second {
+		return nil, fmt.Errorf("new metrics window: %v is shorter than a second", length)
+	}
+	return &Window{length: length, now: time.Now, sources: map[string]*source{}}, nil
+}
+
+// Length is how far back questions may go.
+func (w *Window) Length() time.Duration { return w.length }
+
+// Insert adds one scrape of a source, which labels says more of: they are part
+// of each of its series. began is when the scraped process started; zero if it
+// did not say.
+func (w *Window) Insert(id string, labels map[string]string, at, began time.Time, samples []Scraped) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.sources[id]
+	if s == nil {
+		s = &source{first: at, series: map[string]*series{}, byName: map[string]map[string]*series{}}
+		w.sources[id] = s
+	}
+	fresh := s.first.Equal(at)
+	if !maps.Equal(s.labels, labels) {
+		s.labels = maps.Clone(labels)
+	}
+	s.last = at
+	// A process that began after the window did had counted nothing before.
+	young := !began.IsZero() && at.Sub(began) < w.length
+	if fresh && young {
+		s.first = began
+	}
+	for _, x := range samples {
+		key := seriesKey(x.Name, x.Labels)
+		r := s.series[key]
+		if r == nil {
+			if len(s.series) >= maxSeries {
+				w.dropped++
+				continue
+			}
+			r = &series{labels: maps.Clone(x.Labels), born: !fresh || young}
+			s.series[key] = r
+			named := s.byName[x.Name]
+			if named == nil {
+				named = map[string]*series{}
+				s.byName[x.Name] = named
+			}
+			named[key] = r
+		}
+		r.add(point{at, x.Value}, at.Add(-w.length))
+	}
+}
+
+// seriesKey is the same for the same name and labels.
+func seriesKey(name string, labels map[string]string) string {
+	var b strings.Builder
+	b.WriteString(name)
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		b.WriteByte(0)
+		b.WriteString(k)
+		b.WriteByte(1)
+		b.WriteString(labels[k])
+	}
+	return b.String()
+}
+
+// add appends a point and lets go of those before horizon but the last.
+func (r *series) add(p point, horizon time.Time) {
+	n := len(r.points)
+	if n >= 2 && r.points[n-1].value == p.value && r.points[n-2].value == p.value {
+		r.points[n-1].at = p.at
+	} else {
+		r.points = append(r.points, p)
+	}
+	drop := 0
+	for drop+1 < len(r.points) && !r.points[drop+1].at.After(horizon) {
+		drop++
+	}
+	if drop > 0 {
+		r.points = append(r.points[:0], r.points[drop:]...)
+		r.born = false // its beginning is out of sight
+	}
+}
+
+// increase is how much the counter grew after from. A value below the one
+// before it says that the counter began again at 0.
+func (r *series) increase(from time.Time) float64 {
+	i := 0
+	for i+1 < len(r.points) && !r.points[i+1].at.After(from) {
+		i++
+	}
+	points := r.points[i:]
+	if len(points) == 0 {
+		return 0
+	}
+	sum := 0.0
+	if r.born && i == 0 && points[0].at.After(from) {
+		sum = points[0].value
+	}
+	for j := 1; j < len(points); j++ {
+		d := points[j].value - points[j-1].value
+		if d < 0 {
+			d = points[j].value
+		}
+		sum += d
+	}
+	return sum
+}
+
+// Forget lets go of sources that have not been scraped for the window's length.
+func (w *Window) Forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	horizon := w.now().Add(-w.length)
+	for id, s := range w.sources {
+		if s.last.Before(horizon) {
+			delete(w.sources, id)
+			continue
+		}
+		for key, r := range s.series {
+			if r.points[len(r.points)-1].at.Before(horizon) {
+				delete(s.series, key)
+			}
+		}
+		for name, named := range s.byName {
+			maps.DeleteFunc(named, func(k string, _ *series) bool { return s.series[k] == nil })
+			if len(named) == 0 {
+				delete(s.byName, name)
+			}
+		}
+	}
+}
+
+// Size is the number of sources and series that are kept, and of samples that
+// were not.
+func (w *Window) Size() (sources, series int, dropped uint64) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	for _, s := range w.sources {
+		series += len(s.series)
+	}
+	return len(w.sources), series, w.dropped
+}
+
+// label finds a label among the source's, then the series' own.
+func label(s *source, r *series, name string) string {
+	if v, ok := s.labels[name]; ok {
+		return v
+	}
+	return r.labels[name]
+}
+
+func match(s *source, r *series, ms []Matcher) bool {
+	for _, m := range ms {
+		if slices.Contains(m.Values, label(s, r, m.Name)) == m.Not {
+			return false
+		}
+	}
+	return true
+}
+
+// group collects values by labels.
+type group struct {
+	labels  map[string]string
+	value   float64
+	first   time.Time // of the source that is watched for longest
+	buckets []bucket
+}
+
+// collect calls f for each series that matches, with its group.
+func (w *Window) collect(metric string, ms []Matcher, by []string, f func(*group, *source, *series)) []*group {
+	groups := map[string]*group{}
+	var order []string
+	for _, s := range w.sources {
+		for _, r := range s.byName[metric] {
+			if !match(s, r, ms) {
+				continue
+			}
+			var key strings.Builder
+			for _, name := range by {
+				key.WriteString(label(s, r, name))
+				key.WriteByte(0)
+			}
+			g := groups[key.String()]
+			if g == nil {
+				g = &group{labels: map[string]string{}, first: s.first}
+				for _, name := range by {
+					if v := label(s, r, name); v != "" {
+						g.labels[name] = v
+					}
+				}
+				groups[key.String()] = g
+				order = append(order, key.String())
+			}
+			if s.first.Before(g.first) {
+				g.first = s.first
+			}
+			f(g, s, r)
+		}
+	}
+	slices.Sort(order)
+	list := make([]*group, 0, len(order))
+	for _, k := range order {
+		list = append(list, groups[k])
+	}
+	return list
+}
+
+// Increase implements Querier.
+func (w *Window) Increase(_ context.Context, metric string, ms []Matcher, by []string, window time.Duration) ([]Sample, error) {
+	from, err := w.from(window)
+	if err != nil {
+		return nil, err
+	}
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	now := w.now()
+	groups := w.collect(metric, ms, by, func(g *group, _ *source, r *series) { g.value += r.increase(from) })
+	list := make([]Sample, 0, len(groups))
+	for _, g := range groups {
+		list = append(list, Sample{Labels: g.labels, Value: g.value, Covered: min(window, now.Sub(g.first))})
+	}
+	return list, nil
+}
+
+// Sum implements Querier.
+func (w *Window) Sum(_ context.Context, metric string, ms []Matcher, by []string) ([]Sample, error) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	alive := w.now().Add(-stale)
+	groups := w.collect(metric, ms, by, func(g *group, _ *source, r *series) {
+		if p := r.points[len(r.points)-1]; p.at.After(alive) {
+			g.value += p.value
+		}
+	})
+	list := make([]Sample, 0, len(groups))
+	for _, g := range groups {
+		list = append(list, Sample{Labels: g.labels, Value: g.value})
+	}
+	return list, nil
+}
+
+// Quantiles implements Querier.
+func (w *Window) Quantiles(_ context.Context, metric string, qs []float64, ms []Matcher, by []string, window time.Duration) ([][]Sample, error) {
+	from, err := w.from(window)
+	if err != nil {
+		return nil, err
+	}
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	groups := w.collect(metric+"_bucket", ms, by, func(g *group, _ *source, r *series) {
+		le, err := strconv.ParseFloat(r.labels["le"], 64)
+		if err != nil {
+			return
+		}
+		g.buckets = append(g.buckets, bucket{le, r.increase(from)})
+	})
+	out := make([][]Sample, len(qs))
+	for i, q := range qs {
+		for _, g := range groups {
+			if v := quantile(q, g.buckets); !math.IsNaN(v) {
+				out[i] = append(out[i], Sample{Labels: g.labels, Value: v})
+			}
+		}
+	}
+	return out, nil
+}
+
+// from is the beginning of a window that ends now.
+func (w *Window) from(window time.Duration) (time.Time, error) {
+	if window <= 0 || window > w.length {
+		return time.Time{}, fmt.Errorf("a window of %v: this store keeps %v", window, w.length)
+	}
+	return w.now().Add(-window), nil
+}

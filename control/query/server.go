@@ -1,0 +1,222 @@
+// Package query answers what people ask: stat, tap, endpoints, health. It owns
+// selectors and the making of rows, and the socket that it is served on locally.
+// It refuses to know how figures are kept (metrics.Querier), how events travel
+// (control/tap) and how an answer looks on a screen.
+package query
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	api "github.com/tunmesh/tunmesh/api/query"
+	tapapi "github.com/tunmesh/tunmesh/api/tap"
+	"github.com/tunmesh/tunmesh/control/catalog"
+	"github.com/tunmesh/tunmesh/control/files"
+	"github.com/tunmesh/tunmesh/control/identity"
+	"github.com/tunmesh/tunmesh/control/metrics"
+	"github.com/tunmesh/tunmesh/control/tap"
+)
+
+// Server is the wire service.
+type Server struct {
+	api.UnimplementedQueryServer
+	catalog *catalog.Catalog
+	metrics metrics.Querier
+	tap     *tap.Hub
+	trust   identity.Source
+	version string
+}
+
+// Config says what a Server asks; all fields but Version are required.
+type Config struct {
+	Catalog *catalog.Catalog
+	Metrics metrics.Querier
+	Tap     *tap.Hub
+	Trust   identity.Source
+	Version string // of the control plane
+}
+
+// New returns the service.
+func New(cfg Config) (*Server, error) {
+	if cfg.Catalog == nil || cfg.Metrics == nil || cfg.Tap == nil || cfg.Trust == nil {
+		return nil, errors.New("new query service: catalog, metrics, tap and trust are all needed")
+	}
+	return &Server{catalog: cfg.Catalog, metrics: cfg.Metrics, tap: cfg.Tap, trust: cfg.Trust, version: cfg.Version}, nil
+}
+
+// lostPeriod is how often a watcher is told of events that it missed.
+const lostPeriod = time.Second
+
+// Tap implements the wire API.
+func (s *Server) Tap(req *api.TapRequest, stream api.Query_TapServer) error {
+	sel, err := choose(s.catalog, req.GetResource())
+	if err != nil {
+		return err
+	}
+	r := tap.Request{
+		Match: req.GetMatch(), MaxRPS: req.GetMaxRps(), Headers: req.GetHeaders(),
+		Pods: s.follow(req.GetResource(), sel),
+	}
+	if to := req.GetTo(); to != nil {
+		peers, err := choose(s.catalog, to)
+		if err != nil {
+			return err
+		}
+		if r.Match == nil {
+			r.Match = &tapapi.Match{}
+		}
+		r.Match.Direction = "out"
+		r.Peers = s.addresses(to, peers)
+	}
+	w, err := s.tap.Watch(r)
+	switch {
+	case errors.Is(err, tap.ErrBusy):
+		return status.Error(codes.ResourceExhausted, err.Error())
+	case err != nil:
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	defer w.Close()
+	if pods, _ := w.Selected(); pods == 0 {
+		return status.Errorf(codes.FailedPrecondition, "tap: no pod of %s is meshed", sel.describe(req.GetResource().GetName()))
+	}
+	lost := time.NewTicker(lostPeriod)
+	defer lost.Stop()
+	for {
+		select {
+		case e := <-w.Events():
+			if err := stream.Send(&api.TapMessage{Message: &api.TapMessage_Event{Event: e}}); err != nil {
+				return err
+			}
+		case <-lost.C:
+			if n := w.TakeLost(); n > 0 {
+				if err := stream.Send(&api.TapMessage{Message: &api.TapMessage_Lost{Lost: n}}); err != nil {
+					return err
+				}
+			}
+		case <-stream.Context().Done():
+			return status.FromContextError(stream.Context().Err()).Err()
+		}
+	}
+}
+
+func (s selection) describe(name string) string {
+	if name == "" {
+		return "those " + string(s.kind) + "s"
+	}
+	return string(s.kind) + " " + name
+}
+
+// follow lists a selector's pods as they are when it is called: pods, workloads
+// and Services come and go. While the lookup fails, as for a workload that is
+// gone, what was found at first holds.
+func (s *Server) follow(sel *api.Selector, found selection) func() []*catalog.Pod {
+	return func() []*catalog.Pod {
+		now, err := choose(s.catalog, sel)
+		if err != nil {
+			now = found
+		}
+		return now.pods(s.catalog)
+	}
+}
+
+// addresses lists the addresses of a selector's pods as they are when it is
+// called.
+func (s *Server) addresses(sel *api.Selector, found selection) func() []netip.Addr {
+	pods := s.follow(sel, found)
+	return func() []netip.Addr {
+		var ips []netip.Addr
+		for _, p := range pods() {
+			if !p.Finished() {
+				ips = append(ips, p.IPs...)
+			}
+		}
+		return ips
+	}
+}
+
+// Endpoints implements the wire API.
+func (s *Server) Endpoints(_ context.Context, req *api.EndpointsRequest) (*api.EndpointsResponse, error) {
+	key, port, err := parseAuthority(req.GetAuthority(), s.catalog.ClusterDomain())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	list, ok := s.catalog.ServiceEndpoints(key, port)
+	if !ok {
+		return nil, status.Errorf(codes.NotFound, "there is no Service %s with TCP port %d", key, port)
+	}
+	resp := &api.EndpointsResponse{}
+	for _, e := range list {
+		resp.Rows = append(resp.Rows, &api.EndpointRow{
+			Namespace: key.Namespace, Ip: e.Addr.Addr().String(), Port: uint32(e.Addr.Port()), Pod: e.Pod.String(),
+			Service: key.String(), Identity: e.Identity.String(), Ready: e.Ready,
+		})
+	}
+	return resp, nil
+}
+
+// parseAuthority reads name[.namespace[.svc[.DOMAIN]]]:port.
+func parseAuthority(s, domain string) (catalog.Key, uint16, error) {
+	host, portText, ok := strings.Cut(s, ":")
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if !ok || err != nil || port == 0 {
+		return catalog.Key{}, 0, fmt.Errorf("authority %q: want name.namespace.svc.%s:port", s, domain)
+	}
+	host = strings.TrimSuffix(strings.TrimSuffix(host, "."+domain), ".svc")
+	name, ns, ok := strings.Cut(host, ".")
+	if !ok {
+		ns = files.DefaultNamespace
+	}
+	if name == "" || ns == "" || strings.Contains(ns, ".") {
+		return catalog.Key{}, 0, fmt.Errorf("authority %q: want name.namespace.svc.%s:port", s, domain)
+	}
+	return catalog.Key{Namespace: ns, Name: name}, uint16(port), nil
+}
+
+// Health implements the wire API.
+func (s *Server) Health(ctx context.Context, _ *api.HealthRequest) (*api.HealthResponse, error) {
+	resp := &api.HealthResponse{Version: s.version}
+	a := s.trust.Current()
+	for _, c := range a.Anchors() {
+		resp.Certificates = append(resp.Certificates, &api.Certificate{Name: "trust anchor", Subject: c.Subject.String(), NotAfterUnix: c.NotAfter.Unix()})
+	}
+	resp.Certificates = append(resp.Certificates, &api.Certificate{Name: "issuer", Subject: a.Issuer().Subject.String(), NotAfterUnix: a.Issuer().NotAfter.Unix()})
+	versions, err := s.metrics.Sum(ctx, metrics.BuildInfo, nil, []string{"namespace", "pod", "version"})
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "health: %v", err)
+	}
+	expiry, err := s.metrics.Sum(ctx, metrics.CertExpiration, nil, []string{"namespace", "pod"})
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "health: %v", err)
+	}
+	for _, p := range s.catalog.Pods("") {
+		if !p.Meshed || p.Finished() {
+			continue
+		}
+		h := &api.ProxyHealth{Namespace: p.Namespace, Pod: p.Name, Connected: s.tap.Attached(p.Key), Ready: p.Ready}
+		for _, x := range versions {
+			if x.Labels["namespace"] == p.Namespace && x.Labels["pod"] == p.Name && x.Value > 0 {
+				h.Version = x.Labels["version"]
+			}
+		}
+		for _, x := range expiry {
+			if x.Labels["namespace"] == p.Namespace && x.Labels["pod"] == p.Name {
+				h.CertificateNotAfterUnix = int64(x.Value)
+			}
+		}
+		resp.Proxies = append(resp.Proxies, h)
+	}
+	slices.SortFunc(resp.Proxies, func(a, b *api.ProxyHealth) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Pod, b.Pod))
+	})
+	return resp, nil
+}

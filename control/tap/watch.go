@@ -1,0 +1,183 @@
+package tap
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/time/rate"
+	"google.golang.org/protobuf/proto"
+
+	api "github.com/tunmesh/tunmesh/api/tap"
+	"github.com/tunmesh/tunmesh/control/catalog"
+)
+
+// Request says what to watch.
+type Request struct {
+	// Pods lists the pods whose sidecars watch; those that are not meshed are left
+	// out. It is asked again whenever the cluster changes, under no lock.
+	Pods func() []*catalog.Pod
+	// Peers lists the addresses that the other end may have; nil function: any.
+	// No address = nothing matches.
+	Peers   func() []netip.Addr
+	Match   *api.Match // without peers; nil: everything
+	MaxRPS  uint32     // 0 = DefaultRPS
+	Headers bool
+}
+
+// Watch is a running tap.
+type Watch struct {
+	hub    *Hub
+	id     uint64
+	req    Request
+	events chan *api.Event
+	lost   atomic.Uint64
+
+	mu       sync.Mutex
+	selected map[catalog.Key]bool
+	peers    []string // nil: any; empty: nothing matches
+	limit    *rate.Limiter
+	open     map[exchange]struct{} // requests that were let through
+	closed   bool
+}
+
+// exchange names a request among those of all sidecars.
+type exchange struct {
+	pod    catalog.Key
+	base   uint32
+	stream uint64
+}
+
+// Watch starts a tap. The caller closes it.
+func (h *Hub) Watch(req Request) (*Watch, error) {
+	if req.MaxRPS == 0 {
+		req.MaxRPS = DefaultRPS
+	}
+	if req.MaxRPS > maxRPS {
+		return nil, fmt.Errorf("tap: %d requests per second is more than %d", req.MaxRPS, maxRPS)
+	}
+	if req.Match == nil {
+		req.Match = &api.Match{}
+	}
+	w := &Watch{
+		hub: h, req: req, events: make(chan *api.Event, maxQueue),
+		limit: rate.NewLimiter(rate.Limit(req.MaxRPS), int(req.MaxRPS)),
+		open:  map[exchange]struct{}{},
+	}
+	w.refresh()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.watches) >= maxWatches {
+		return nil, ErrBusy
+	}
+	h.last++
+	w.id = h.last
+	h.watches[w.id] = w
+	h.nudgeAll()
+	return w, nil
+}
+
+// Events delivers what is seen. It is never closed.
+func (w *Watch) Events() <-chan *api.Event { return w.events }
+
+// TakeLost is the number of events that did not reach Events since it was last
+// asked: the limit, a full queue here or in a sidecar.
+func (w *Watch) TakeLost() uint64 { return w.lost.Swap(0) }
+
+// Selected is the number of pods that the watch selects now, and how many of
+// their sidecars are attached.
+func (w *Watch) Selected() (pods, attached int) {
+	w.mu.Lock()
+	selected := w.selected
+	w.mu.Unlock()
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	for k := range selected {
+		if w.hub.proxies[k] != nil {
+			attached++
+		}
+	}
+	return len(selected), attached
+}
+
+// Close ends the tap. It may be called again.
+func (w *Watch) Close() {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	delete(w.hub.watches, w.id)
+	w.hub.nudgeAll()
+}
+
+// refresh asks again which pods and peers the watch is about; the sets are
+// replaced, never written to.
+func (w *Watch) refresh() {
+	selected := map[catalog.Key]bool{}
+	for _, p := range w.req.Pods() {
+		if p.Meshed {
+			selected[p.Key] = true
+		}
+	}
+	var peers []string
+	if w.req.Peers != nil {
+		peers = []string{}
+		for _, ip := range w.req.Peers() {
+			peers = append(peers, ip.String())
+		}
+		slices.Sort(peers)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.selected, w.peers = selected, peers
+}
+
+// command is what a pod's sidecar is to do for the watch; nil: nothing.
+func (w *Watch) command(pod catalog.Key) *api.Command {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.selected[pod] || w.peers != nil && len(w.peers) == 0 {
+		return nil
+	}
+	m := proto.CloneOf(w.req.Match)
+	m.Peers = w.peers
+	return &api.Command{Tap: w.id, Match: m, MaxRps: w.req.MaxRPS, Headers: w.req.Headers}
+}
+
+// admit counts an event against the watch: whole requests are let through or
+// left out, never parts of them.
+func (w *Watch) admit(pod catalog.Key, e *api.Event) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed || !w.selected[pod] {
+		return false
+	}
+	x := exchange{pod, e.GetBase(), e.GetStream()}
+	if e.GetRequest() != nil {
+		if len(w.open) >= maxOpen || !w.limit.Allow() {
+			w.lost.Add(1)
+			return false
+		}
+		w.open[x] = struct{}{}
+		return true
+	}
+	_, ok := w.open[x] // else it began before the tap, or was left out
+	if e.GetEnd() != nil {
+		delete(w.open, x)
+	}
+	return ok
+}
+
+// forget drops the open requests of a pod whose sidecar has left.
+func (w *Watch) forget(pod catalog.Key) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for x := range w.open {
+		if x.pod == pod {
+			delete(w.open, x)
+		}
+	}
+}

@@ -1,0 +1,45 @@
+package packet
+
+// Reason says why a packet went nowhere. The names are stable: they are the
+// label of a metric.
+type Reason uint8
+
+// The reasons. NoReason means that the packet was not dropped.
+const (
+	NoReason       Reason = iota
+	Malformed             // a length or version that cannot be
+	BadChecksum           // IPv4 header or TCP checksum
+	SpoofedSource         // from the app, and not an address of the pod
+	NotForPod             // from the wire, and not to an address of the pod
+	Martian               // loopback, unspecified, or the pod's own address from outside
+	LinkLocal             // fe80::/10, and the messages that live on one link only
+	Multicast             // group and broadcast addresses
+	Protocol              // a protocol that no annotation names
+	ExtensionChain        // an IPv6 chain that cannot be walked to its end
+	IPOptions             // an option that steers, or one that is not known
+	ICMPRedirect          // redirects and router advertisements
+	ICMPUnowned           // an error about a TCP connection that is not one of ours
+	ICMPInvalid           // an error that cannot be read, or a path MTU below the minimum
+	ResetLimit            // a segment of no connection, beyond the rate of resets
+	ResetIgnored          // a reset of no connection
+	PendingLimit          // a SYN while too many wait for an answer
+	NoFlow                // a fragment, or an ICMP error, that no connection took
+	InboxLimit            // for another loop, whose inbox is full
+	WriteFailed           // the device did not take it
+	numReasons
+)
+
+// Reasons is the number of reasons, for arrays indexed by Reason.
+const Reasons = int(numReasons)
+
+func (r Reason) String() string {
+	names := [...]string{
+		"none", "malformed", "bad_checksum", "spoofed_source", "not_for_pod", "martian", "link_local",
+		"multicast", "protocol", "extension_chain", "ip_options", "icmp_redirect", "icmp_unowned",
+		"icmp_invalid", "reset_limit", "reset_ignored", "pending_limit", "no_flow", "inbox_limit", "write_failed",
+	}
+	if int(r) < len(names) {
+		return names[r]
+	}
+	return "unknown"
+}

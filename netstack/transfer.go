@@ -1,0 +1,205 @@
+package netstack
+
+import (
+	"io"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+
+	"github.com/tunmesh/tunmesh/internal/aio"
+)
+
+// moderateEvery is how many bytes are read between looks at whether the receive
+// buffer should grow.
+const moderateEvery = 64 << 10
+
+// sink takes what an endpoint reads out. gVisor insists on ErrShortWrite when
+// it takes less than it is offered.
+type sink struct{ p []byte }
+
+func (s *sink) Write(b []byte) (int, error) {
+	n := copy(s.p, b)
+	s.p = s.p[n:]
+	if n < len(b) {
+		return n, io.ErrShortWrite
+	}
+	return n, nil
+}
+
+// source offers a slice to an endpoint's Write.
+type source struct{ p []byte }
+
+// Len implements tcpip.Payloader.
+func (s *source) Len() int { return len(s.p) }
+
+// Read implements tcpip.Payloader. gVisor's first read is of an empty slice.
+func (s *source) Read(b []byte) (int, error) {
+	if len(s.p) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b, s.p)
+	s.p = s.p[n:]
+	return n, nil
+}
+
+// Read implements aio.Conn.
+func (c *conn) Read(p []byte) (int, error) { return c.read(p, false) }
+
+// Peek implements aio.Conn.
+func (c *conn) Peek(p []byte) (int, error) { return c.read(p, true) }
+
+func (c *conn) read(p []byte, peek bool) (int, error) {
+	switch {
+	case c.closed:
+		return 0, aio.ErrClosed
+	case c.shaking:
+		return 0, aio.ErrWouldBlock
+	}
+	w := sink{p}
+	res, err := c.ep.Read(&w, tcpip.ReadOptions{Peek: peek})
+	if err != nil {
+		if _, ok := err.(*tcpip.ErrBadBuffer); ok {
+			return 0, nil // p is empty and there are bytes
+		}
+		return 0, c.readError(err)
+	}
+	if !peek {
+		c.consumed(res.Count)
+	}
+	return res.Count, nil
+}
+
+// consumed accounts n bytes that left the receive buffer.
+func (c *conn) consumed(n int) {
+	c.in += uint64(n)
+	if c.copied += n; c.copied >= moderateEvery {
+		c.ep.ModerateRecvBuf(c.copied)
+		c.copied = 0
+	}
+	if c.gone || c.finned {
+		c.enqueue() // perhaps that was the last of it
+	}
+}
+
+// readError maps the end of reading.
+func (c *conn) readError(err tcpip.Error) error {
+	switch err.(type) {
+	case *tcpip.ErrWouldBlock:
+		return aio.ErrWouldBlock
+	case *tcpip.ErrClosedForReceive:
+		if c.over() {
+			c.settle()
+		}
+		if c.err != nil {
+			return c.err
+		}
+		if c.finned {
+			c.enqueue()
+		}
+		return io.EOF
+	}
+	return c.broken(err)
+}
+
+// Write implements aio.Conn.
+func (c *conn) Write(p []byte) (int, error) {
+	switch {
+	case c.closed, c.finned:
+		return 0, aio.ErrClosed
+	case c.err != nil:
+		return 0, c.err
+	case c.shaking:
+		c.wants = true
+		return 0, aio.ErrWouldBlock
+	}
+	done := 0
+	for done < len(p) {
+		s := source{p[done:]}
+		n, err := c.ep.Write(&s, tcpip.WriteOptions{Atomic: true})
+		done += int(n)
+		c.out += uint64(n)
+		if err != nil {
+			if _, ok := err.(*tcpip.ErrWouldBlock); ok {
+				c.wants = true
+				return done, aio.ErrWouldBlock
+			}
+			return done, c.broken(err)
+		}
+	}
+	return done, nil
+}
+
+// CopyTo implements aio.Copier: one copy, from c's received segments straight
+// into the chunk that dst sends.
+func (c *conn) CopyTo(dst aio.Conn) (total int64, err error, ok bool) { //nolint:revive // the interface's order
+	d, ok := dst.(*conn)
+	if !ok || d.l != c.l || d == c {
+		return 0, nil, false // nested endpoint locks are safe within one loop only
+	}
+	switch {
+	case c.closed, d.closed, d.finned:
+		return 0, aio.ErrClosed, true
+	case d.err != nil:
+		return 0, d.err, true
+	case c.shaking:
+		return 0, aio.ErrWouldBlock, true
+	case d.shaking:
+		d.wants = true
+		return 0, aio.ErrWouldBlock, true
+	}
+	for {
+		n := c.unread()
+		if n == 0 {
+			_, err := c.ep.Read(&sink{}, tcpip.ReadOptions{Peek: true})
+			if err == nil {
+				return total, aio.ErrWouldBlock, true // cannot be: nothing was there
+			}
+			return total, c.readError(err), true
+		}
+		m := mover{from: c, left: n}
+		w, werr := d.ep.Write(&m, tcpip.WriteOptions{Atomic: true})
+		total += w
+		d.out += uint64(w)
+		c.consumed(int(w))
+		switch werr.(type) {
+		case nil:
+		case *tcpip.ErrWouldBlock:
+			d.wants = true
+			return total, aio.ErrWouldBlock, true
+		default:
+			if m.err != nil {
+				return total, c.readError(m.err), true
+			}
+			return total, d.broken(werr), true
+		}
+	}
+}
+
+// mover is the payloader of CopyTo: it reads from one endpoint into the slice
+// that the other offers. An early EOF would make gVisor try for ever with its
+// lock held, so what goes wrong is a real error.
+type mover struct {
+	from *conn
+	left int
+	err  tcpip.Error
+}
+
+// Len implements tcpip.Payloader.
+func (m *mover) Len() int { return m.left }
+
+// Read implements tcpip.Payloader.
+func (m *mover) Read(b []byte) (int, error) {
+	switch {
+	case m.left == 0:
+		return 0, io.EOF
+	case len(b) == 0:
+		return 0, nil // gVisor asks whether this is the end
+	}
+	w := sink{b[:min(len(b), m.left)]}
+	res, err := m.from.ep.Read(&w, tcpip.ReadOptions{})
+	if err != nil {
+		m.err = err
+		return 0, io.ErrUnexpectedEOF
+	}
+	m.left -= res.Count
+	return res.Count, nil
+}

@@ -29,9 +29,9 @@ type Opener interface {
 
 // An Endpoint is where a stream leads, for accounting. It outlives exchanges.
 type Endpoint interface {
-	// Ended tells how an attempt went: firstByte is the time from the request's
-	// head to the response's, 0 when there was none.
-	Ended(o Outcome, firstByte time.Duration)
+	// Ended tells how an attempt went: wait is the time to the response's head,
+	// or for how long there was none.
+	Ended(o Outcome, wait time.Duration)
 }
 
 // Outcome of an attempt, as a balancer wants to know it.
@@ -113,7 +113,8 @@ type Exchange struct {
 	waiting                   bool // Open was called and has not answered
 	charged                   bool // endpoint waits for its Ended
 	discard                   bool // the request's rest is of no use to anybody
-	over                      bool // observers were told
+	told                      bool // observers know of the request
+	over                      bool // and of its end
 
 	received    int64 // request body bytes from downstream
 	drained     int64 // of the current attempt, bytes that left for the transport
@@ -127,6 +128,9 @@ type Exchange struct {
 
 	// Waiting is the Opener's own, between Open and its answer.
 	Waiting any
+	// Quiet is set by the Opener before its answer: observers are not told of
+	// this exchange (a probe of the kubelet's).
+	Quiet bool
 }
 
 // Serve takes the exchange that begins on a new downstream stream. It fits as
@@ -289,17 +293,31 @@ func (x *Exchange) finish(o Outcome) {
 		return
 	}
 	x.over = true
-	if x.began == 0 && x.req.Method == "" {
+	if x.req.Method == "" {
 		return // no request head ever came
 	}
 	x.endAttempt(o)
-	now := x.cfg.Loop.Now()
-	x.res.Total = now - x.began
-	for _, ob := range x.cfg.Observers {
-		ob.End(x, &x.res)
+	x.tell()
+	x.res.Total = x.cfg.Loop.Now() - x.began
+	if !x.Quiet {
+		for _, ob := range x.cfg.Observers {
+			ob.End(x, &x.res)
+		}
 	}
 	if x.cfg.Ended != nil {
 		x.cfg.Ended()
+	}
+}
+
+// tell lets observers know of the request, once, when its first endpoint is
+// known or there will be none.
+func (x *Exchange) tell() {
+	if x.told || x.Quiet {
+		return
+	}
+	x.told = true
+	for _, ob := range x.cfg.Observers {
+		ob.Request(x)
 	}
 }
 
@@ -307,11 +325,11 @@ func (x *Exchange) finish(o Outcome) {
 func (x *Exchange) endAttempt(o Outcome) {
 	if e := x.endpoint; e != nil && x.charged {
 		x.charged = false
-		var first time.Duration
+		until := x.cfg.Loop.Now()
 		if x.respHead {
-			first = x.began + x.res.FirstByte - x.attemptBegan
+			until = x.began + x.res.FirstByte
 		}
-		e.Ended(o, first)
+		e.Ended(o, until-x.attemptBegan)
 	}
 }
 

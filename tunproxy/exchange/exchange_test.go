@@ -298,7 +298,7 @@ func TestErrorsForHTTPAndGRPC(t *testing.T) {
 		if w.down.head.Status != 200 || !w.down.end || len(w.down.data) != 0 {
 			t.Fatalf("%s: gRPC head %+v", e.Name, w.down.head)
 		}
-		if r := w.over(); r.GRPCStatus != e.GRPCStatus || !r.Failed() {
+		if r := w.over(); r.GRPCStatus != e.GRPCStatus || r.Failed() != (e != ErrDenied) {
 			t.Fatalf("%s: result %+v", e.Name, r)
 		}
 	}
@@ -485,6 +485,18 @@ func TestTranslatorsSeeBothDirections(t *testing.T) {
 		t.Fatalf("trailers passed%s", got)
 	}
 	w.over(Success)
+}
+
+func TestQuietExchangesAreNotTold(t *testing.T) {
+	w := newWorld(t)
+	w.later = true
+	w.get(true)
+	w.asked.Quiet = true
+	w.opened()
+	w.respond(w.ups[0], 200, true)
+	if w.requests+w.responses+len(w.ends) != 0 || w.inflight != 0 {
+		t.Fatalf("told of %d requests, %d responses, %d ends; %d in flight", w.requests, w.responses, len(w.ends), w.inflight)
+	}
 }
 
 func TestGRPCMessageIsEscaped(t *testing.T) {

@@ -9,7 +9,8 @@ import (
 // An Observer hears of exchanges, on their loop; it never blocks and keeps
 // nothing that it is given.
 type Observer interface {
-	// Request: the head arrived; x.Request has it.
+	// Request: the head arrived, x.Request has it, and x.Endpoint is where it
+	// goes first; nil when there is no endpoint for it.
 	Request(x *Exchange)
 	// Response: the final response head is about to go down.
 	Response(x *Exchange, h *message.Head)
@@ -52,7 +53,7 @@ func (r *Result) Failed() bool {
 		return true
 	}
 	switch r.GRPCStatus {
-	case 2, 4, 7, 13, 14, 15: // unknown, deadline exceeded, permission denied, internal, unavailable, data loss
+	case 2, 4, 13, 14, 15: // unknown, deadline exceeded, internal, unavailable, data loss
 		return true
 	}
 	return false

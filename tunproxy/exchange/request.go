@@ -17,9 +17,6 @@ func (x *Exchange) request(h *message.Head, end bool) {
 	if x.cfg.Began != nil {
 		x.cfg.Began()
 	}
-	for _, ob := range x.cfg.Observers {
-		ob.Request(x)
-	}
 	x.open()
 }
 
@@ -40,6 +37,7 @@ func (x *Exchange) Opened(u Upstream) {
 	x.charged = true
 	x.drained = 0
 	x.attemptBegan = x.cfg.Loop.Now()
+	x.tell()
 	u.Stream.SetReceiver(x)
 	h := x.copyHead(&x.req)
 	if x.translate != nil {

@@ -33,12 +33,20 @@ func (x *Exchange) response(h *message.Head, end bool) {
 	if end { // gRPC calls this "trailers only"
 		x.noteGRPC(h.Fields)
 	}
-	for _, ob := range x.cfg.Observers {
-		ob.Response(x, h)
-	}
+	x.tellResponse(h)
 	x.down.SendHead(h, end)
 	if end {
 		x.responseEnded()
+	}
+}
+
+func (x *Exchange) tellResponse(h *message.Head) {
+	x.tell()
+	if x.Quiet {
+		return
+	}
+	for _, ob := range x.cfg.Observers {
+		ob.Response(x, h)
 	}
 }
 
@@ -133,9 +141,7 @@ func (x *Exchange) answer(e *Error, o Outcome) {
 	if t := x.cfg.Translate; t != nil {
 		t.Response(h)
 	}
-	for _, ob := range x.cfg.Observers {
-		ob.Response(x, h)
-	}
+	x.tellResponse(h)
 	x.down.SendHead(h, len(body) == 0)
 	if len(body) > 0 {
 		x.downOwed += len(body)

@@ -46,6 +46,10 @@ with its command's code.`,
 	})
 	c.AddCommand(
 		a.localCommand(),
+		a.injectCommand(),
+		a.uninjectCommand(),
+		a.statCommand(),
+		a.tapCommand(),
 		a.versionCommand(),
 	)
 	argErrors(c)

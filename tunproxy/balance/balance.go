@@ -1,0 +1,297 @@
+// Package balance chooses an endpoint for each request or connection: power of
+// two choices over a peak-sensitive moving average of response times, in which
+// requests under way count (Linkerd's load = rtt × (pending + 1)). It owns the
+// statistics of endpoints and the choice; it refuses to know connections,
+// protocols, discovery, and what makes an endpoint unusable.
+//
+// It is made for one event loop: nothing locks, nothing waits, a pick is O(1)
+// and allocates nothing.
+//
+// What is done beyond the textbook, and why:
+//
+//   - Differences that mean nothing decide nothing. Costs within a quarter of
+//     each other, after 5 ms were added to both response times, are equal, and
+//     then the endpoint that had less than its share (by weight) is taken. So
+//     endpoints of like speed get even shares, not whatever noise says.
+//   - A peak is believed whole, but only when three requests in a row say so, each
+//     begun after the one before had ended: one pause of an endpoint, seen by all
+//     requests in flight, is one event. While it lasts, the requests that it holds
+//     keep new ones away. With two, a machine on which one call in 200 is slow by
+//     chance (1,000 calls a second) starves a good endpoint every minute.
+//   - It is forgotten with time (Decay), or with evidence (about 16 good answers),
+//     whichever is sooner.
+//   - An endpoint nobody has heard from is taken for an average one, so that it
+//     gets a request at once; while that is under way it counts as one with
+//     DefaultRTT, so that it does not get a thousand.
+//   - A failure is never a fast answer: it counts as DefaultRTT at least.
+package balance
+
+import (
+	"math"
+	"net/netip"
+	"time"
+)
+
+// DefaultWeight is the weight of an endpoint that names none (as in Linkerd's API).
+const DefaultWeight = 10_000
+
+const (
+	defaultRTT   = 30 * time.Millisecond
+	defaultDecay = 10 * time.Second
+	// smoothing is added to response times before they are compared: below some
+	// milliseconds a difference is the machine's noise more than the endpoint's.
+	smoothing = float64(5 * time.Millisecond)
+	// tolerance is the ratio up to which costs are equal.
+	tolerance = 1.25
+	// evidence is the weight of one answer against the average so far.
+	evidence = 1.0 / 8
+	// peakEvents is how many slow answers in a row are a peak.
+	peakEvents = 3
+	// slack bounds how far an endpoint's turn may lag or lead, in picks, so that
+	// one that was slow for a while is not flooded when it is back.
+	slack = 16
+	// tries bounds the search for a usable endpoint by sampling.
+	tries = 8
+)
+
+// Config of a Set. The zero value of a field is its default.
+type Config struct {
+	// DefaultRTT is assumed of an endpoint with nothing but unanswered requests,
+	// and the least that a failure counts as; 30 ms.
+	DefaultRTT time.Duration
+	// Decay is the time in which a peak loses all but 1/e of its height; 10 s.
+	Decay time.Duration
+	// Rand is a source of uniform 64-bit numbers; required. Sets of one loop may
+	// share it.
+	Rand func() uint64
+}
+
+// Endpoint is what a Set needs to know.
+type Endpoint struct {
+	Addr netip.AddrPort
+	// Weight is relative to the other endpoints'; 0 means DefaultWeight.
+	Weight uint32
+}
+
+// Outcome is how a request ended, as far as it tells about the endpoint.
+type Outcome uint8
+
+// The outcomes.
+const (
+	// Success: an answer, of whatever kind the endpoint meant to give.
+	Success Outcome = iota
+	// Failure: an error of the endpoint's, or no answer at all.
+	Failure
+	// Canceled: the client gave up. How long it had waited is a lower bound.
+	Canceled
+)
+
+// Set is the endpoints of one target, for one loop. T is what the owner keeps with
+// each endpoint, such as its connections.
+type Set[T any] struct {
+	cfg     Config
+	members []*Member[T] // the first ready ones are ready
+	ready   int
+	byAddr  map[netip.AddrPort]*Member[T]
+	alias   *aliasTable // nil while weights are equal
+	sampled []*Member[T]
+
+	unit    float64 // mean weight: one turn of an average member
+	clock   float64 // virtual time: a member that got its share is at it
+	typical float64 // moving average of all answers, in ns
+	heard   bool    // typical means something
+}
+
+// New makes an empty set.
+func New[T any](cfg Config) *Set[T] {
+	if cfg.DefaultRTT <= 0 {
+		cfg.DefaultRTT = defaultRTT
+	}
+	if cfg.Decay <= 0 {
+		cfg.Decay = defaultDecay
+	}
+	return &Set[T]{cfg: cfg, byAddr: map[netip.AddrPort]*Member[T]{}, typical: float64(cfg.DefaultRTT), unit: DefaultWeight}
+}
+
+// Len is the number of members.
+func (s *Set[T]) Len() int { return len(s.members) }
+
+// Ready is the number of members that Pick may return.
+func (s *Set[T]) Ready() int { return s.ready }
+
+// All calls f for each member, in no particular order, until it returns false.
+func (s *Set[T]) All(f func(*Member[T]) bool) {
+	for _, m := range s.members {
+		if !f(m) {
+			return
+		}
+	}
+}
+
+// Get is the member with an address, or nil.
+func (s *Set[T]) Get(addr netip.AddrPort) *Member[T] { return s.byAddr[addr] }
+
+// Update makes the members those of eps. Members that stay keep their statistics,
+// readiness and Value; new ones are ready and their Value is T's zero; removed ones
+// are never picked again, but their Begin and End still work. Of an address named
+// twice the last counts.
+func (s *Set[T]) Update(eps []Endpoint) (added, removed []*Member[T]) {
+	named := make(map[netip.AddrPort]struct{}, len(eps))
+	for _, e := range eps {
+		named[e.Addr] = struct{}{}
+		weight := e.Weight
+		if weight == 0 {
+			weight = DefaultWeight
+		}
+		if m := s.byAddr[e.Addr]; m != nil {
+			m.weight = weight
+			continue
+		}
+		m := &Member[T]{addr: e.Addr, weight: weight, set: s, turn: s.clock}
+		s.byAddr[e.Addr] = m
+		m.index = len(s.members)
+		s.members = append(s.members, m)
+		m.SetReady(true)
+		added = append(added, m)
+	}
+	if len(named) < len(s.members) {
+		for addr, m := range s.byAddr {
+			if _, ok := named[addr]; !ok {
+				delete(s.byAddr, addr)
+				s.remove(m)
+				removed = append(removed, m)
+			}
+		}
+	}
+	s.reweigh()
+	return added, removed
+}
+
+func (s *Set[T]) remove(m *Member[T]) {
+	m.SetReady(false)
+	last := len(s.members) - 1
+	s.swap(m.index, last)
+	s.members[last] = nil
+	s.members = s.members[:last]
+	m.set = nil
+}
+
+func (s *Set[T]) swap(i, j int) {
+	s.members[i], s.members[j] = s.members[j], s.members[i]
+	s.members[i].index, s.members[j].index = i, j
+}
+
+// reweigh prepares sampling by weight.
+func (s *Set[T]) reweigh() {
+	s.alias, s.sampled = nil, nil
+	if len(s.members) == 0 {
+		return
+	}
+	total, equal := 0.0, true
+	for _, m := range s.members {
+		total += float64(m.weight)
+		equal = equal && m.weight == s.members[0].weight
+	}
+	s.unit = total / float64(len(s.members))
+	if equal {
+		return
+	}
+	weights := make([]float64, len(s.members))
+	for i, m := range s.members {
+		weights[i] = float64(m.weight)
+	}
+	s.alias = newAliasTable(weights)
+	s.sampled = append([]*Member[T](nil), s.members...) // readiness moves members, not these
+}
+
+// Pick chooses a ready member for which exclude, if not nil, does not hold; nil
+// when there is none. It is O(1) unless nearly all are excluded.
+func (s *Set[T]) Pick(now time.Duration, exclude func(*Member[T]) bool) *Member[T] {
+	a := s.sample(exclude, nil)
+	if a == nil {
+		return nil
+	}
+	b := s.sample(exclude, a)
+	if b == nil {
+		return a
+	}
+	return better(a, b, now)
+}
+
+// better is the choice between two.
+func better[T any](a, b *Member[T], now time.Duration) *Member[T] {
+	ca, cb := a.cost(now), b.cost(now)
+	switch {
+	case ca > cb*tolerance:
+		return b
+	case cb > ca*tolerance:
+		return a
+	case b.place() < a.place():
+		return b
+	}
+	return a
+}
+
+// sample draws a ready member by weight, other than not.
+func (s *Set[T]) sample(exclude func(*Member[T]) bool, not *Member[T]) *Member[T] {
+	usable := s.ready
+	if not != nil {
+		usable--
+	}
+	if usable <= 0 {
+		return nil
+	}
+	for range tries {
+		m := s.draw()
+		if m != nil && m != not && (exclude == nil || !exclude(m)) {
+			return m
+		}
+	}
+	// Few are usable, or one weighs nearly everything: look at all, from a random
+	// place on.
+	start := int(s.below(uint64(s.ready)))
+	for i := range s.ready {
+		m := s.members[(start+i)%s.ready]
+		if m != not && (exclude == nil || !exclude(m)) {
+			return m
+		}
+	}
+	return nil
+}
+
+// draw is one member at random; nil when it drew one that is not ready.
+func (s *Set[T]) draw() *Member[T] {
+	if s.alias == nil {
+		return s.members[s.below(uint64(s.ready))]
+	}
+	m := s.sampled[s.alias.draw(s.cfg.Rand)]
+	if !m.Ready() {
+		return nil
+	}
+	return m
+}
+
+// below is a uniform number below n. The bias of multiply-and-shift is below
+// 2^-40 for any number of endpoints.
+func (s *Set[T]) below(n uint64) uint64 { return below(s.cfg.Rand(), n) }
+
+// passed moves virtual time on by one pick.
+func (s *Set[T]) passed() { s.clock += 1 / float64(max(s.ready, 1)) }
+
+// answered takes an answer into the average of all.
+func (s *Set[T]) answered(ns float64) {
+	if !s.heard {
+		s.heard = true
+		s.typical = ns
+		return
+	}
+	s.typical += (ns - s.typical) / 32
+}
+
+// decayed is what is left of v after d.
+func (s *Set[T]) decayed(v float64, d time.Duration) float64 {
+	if d <= 0 {
+		return v
+	}
+	return v * math.Exp(-float64(d)/float64(s.cfg.Decay))
+}

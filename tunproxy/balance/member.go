@@ -1,0 +1,158 @@
+package balance
+
+import (
+	"math"
+	"net/netip"
+	"time"
+)
+
+// Member is one endpoint of a Set and what is known of it.
+type Member[T any] struct {
+	// Value is the owner's.
+	Value T
+
+	addr   netip.AddrPort
+	weight uint32
+	set    *Set[T] // nil once removed
+	index  int     // in set.members
+
+	pending int
+	known   bool          // has answered
+	answers int           // counted up to peakEvents
+	rtt     float64       // peak-sensitive average, in ns
+	rises   int           // answers above rtt in a row, one per event
+	low     float64       // the least of them, in ns
+	at      time.Duration // of the last answer that counted
+	turn    float64       // virtual time: picks, by weight
+}
+
+// Addr is the endpoint's address.
+func (m *Member[T]) Addr() netip.AddrPort { return m.addr }
+
+// Weight is the endpoint's weight.
+func (m *Member[T]) Weight() uint32 { return m.weight }
+
+// Pending is the number of requests under way.
+func (m *Member[T]) Pending() int { return m.pending }
+
+// Removed reports that an update took the member out of its set.
+func (m *Member[T]) Removed() bool { return m.set == nil }
+
+// Ready reports that Pick may return the member.
+func (m *Member[T]) Ready() bool { return m.set != nil && m.index < m.set.ready }
+
+// SetReady takes the member out of the choice, or back in; it is the owner's way
+// to say that an endpoint can't be connected to, or is given a rest. O(1).
+func (m *Member[T]) SetReady(ready bool) {
+	s := m.set
+	if s == nil || ready == m.Ready() {
+		return
+	}
+	if ready {
+		s.swap(m.index, s.ready)
+		s.ready++
+		m.turn = m.place()
+		return
+	}
+	s.ready--
+	s.swap(m.index, s.ready)
+}
+
+// RTT is the current estimate of the response time; 0 before the first answer.
+func (m *Member[T]) RTT(now time.Duration) time.Duration {
+	if !m.known || m.set == nil {
+		return 0
+	}
+	return time.Duration(m.set.decayed(m.rtt, now-m.at))
+}
+
+// Begin says that a request or connection goes to the member.
+func (m *Member[T]) Begin() {
+	m.pending++
+	if s := m.set; s != nil {
+		m.turn = m.place() + s.unit/float64(m.weight)
+		s.passed()
+	}
+}
+
+// End says how one that Begin announced ended: rtt is the time to the first byte of
+// the answer, or for how long there was none.
+func (m *Member[T]) End(now time.Duration, o Outcome, rtt time.Duration) {
+	m.pending = max(m.pending-1, 0)
+	s := m.set
+	if s == nil {
+		return
+	}
+	ns := float64(max(rtt, 0))
+	switch o {
+	case Failure:
+		ns = max(ns, float64(s.cfg.DefaultRTT))
+	case Canceled:
+		if m.known && ns <= s.decayed(m.rtt, now-m.at) || !m.known && ns <= s.typical {
+			return // it had not waited long enough to say anything
+		}
+	}
+	m.learn(now, ns)
+	s.answered(ns)
+}
+
+// learn takes an answer into the average.
+func (m *Member[T]) learn(now time.Duration, ns float64) {
+	s := m.set
+	elapsed := now - m.at
+	switch {
+	case !m.known:
+		m.known = true
+		m.rtt = ns
+		if ns > s.typical { // one answer is no peak yet
+			m.rtt, m.rises, m.low = s.typical, 1, ns
+		}
+	case ns <= m.rtt && m.answers < peakEvents:
+		m.rises = 0
+		m.rtt = ns // the first answers of a process are often slow: the best of them counts
+	case ns <= m.rtt:
+		m.rises = 0
+		m.rtt += (ns - m.rtt) * max(evidence, 1-math.Exp(-float64(elapsed)/float64(s.cfg.Decay)))
+	case m.rises > 0 && now-time.Duration(ns) < m.at:
+		return // was under way when the last one ended: the same event
+	default:
+		m.rise(ns)
+	}
+	m.at = now
+	m.answers = min(m.answers+1, peakEvents)
+}
+
+// rise takes an answer above the average: a hint, until there were enough of them.
+func (m *Member[T]) rise(ns float64) {
+	if m.rises == 0 || ns < m.low {
+		m.low = ns
+	}
+	if m.rises++; m.rises < peakEvents {
+		m.rtt += (min(ns, 2*m.rtt+smoothing) - m.rtt) * evidence
+		return
+	}
+	m.rtt, m.rises = max(m.rtt, m.low), 0
+}
+
+// cost is what Pick compares.
+func (m *Member[T]) cost(now time.Duration) float64 {
+	s := m.set
+	rtt := s.typical
+	switch {
+	case m.known:
+		rtt = s.decayed(m.rtt, now-m.at)
+		if m.answers < peakEvents {
+			rtt = min(rtt, s.typical)
+		}
+	case m.pending > 0:
+		rtt = max(rtt, float64(s.cfg.DefaultRTT))
+	}
+	return (rtt + smoothing) * float64(m.pending+1)
+}
+
+// place is the member's turn, kept within bounds of the set's time; a light member's
+// turns are longer, and so are its bounds.
+func (m *Member[T]) place() float64 {
+	bound := slack * max(1, m.set.unit/float64(m.weight))
+	return min(max(m.turn, m.set.clock-bound), m.set.clock+bound)
+}

@@ -1,0 +1,69 @@
+package nettest
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Join copies packets, as they are, between TUN a of one namespace and TUN b of
+// another, until the returned function is called or the test ends.
+func Join(tb testing.TB, one *Space, a string, other *Space, b string) (leave func()) {
+	tb.Helper()
+	x, y := one.queue(a), other.queue(b)
+	done := make(chan struct{}, 2)
+	go relay(x, y, done)
+	go relay(y, x, done)
+	left := false
+	leave = func() {
+		if left {
+			return
+		}
+		left = true
+		_ = x.Close()
+		_ = y.Close()
+		<-done
+		<-done
+	}
+	tb.Cleanup(leave)
+	return leave
+}
+
+func relay(from, to *os.File, done chan<- struct{}) {
+	defer func() { done <- struct{}{} }()
+	buf := make([]byte, 128<<10)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		// A packet that the other side does not want is lost, as on any wire.
+		_, _ = to.Write(buf[:n])
+	}
+}
+
+// queue attaches to a TUN as its users do.
+func (s *Space) queue(name string) *os.File {
+	s.tb.Helper()
+	var f *os.File
+	s.must(s.Do(func() error {
+		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		ifr, err := unix.NewIfreq(name)
+		if err == nil {
+			ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR | unix.IFF_MULTI_QUEUE)
+			err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
+		}
+		if err != nil {
+			_ = unix.Close(fd)
+			return fmt.Errorf("TUNSETIFF: %w", err)
+		}
+		f = os.NewFile(uintptr(fd), name)
+		return nil
+	}), "attach to %s", name)
+	return f
+}

@@ -1,0 +1,243 @@
+// Package meshtest runs a local mesh for end-to-end tests: it builds the
+// programs, starts meshctl local in a mesh of its own, runs commands in pods,
+// and takes everything down. It owns the harness and refuses to know what is
+// tested with it.
+package meshtest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// module is where the programs come from.
+const module = "github.com/tunmesh/tunmesh"
+
+// Bin is a folder with all programs and the tests' own.
+type Bin string
+
+// Build makes a Bin in dir; go's build cache makes a second time cheap.
+func Build(dir string) (Bin, error) {
+	if err := os.MkdirAll(filepath.Join(dir, "cni"), 0o755); err != nil {
+		return "", err
+	}
+	for to, pkgs := range map[string][]string{
+		dir + "/": {
+			module + "/cmd/mesh-proxy", module + "/cmd/mesh-control", module + "/cmd/mesh-cni", module + "/cmd/meshctl", module + "/cmd/emojivoto",
+			module + "/test/local/testapp", module + "/test/bypass/attacker",
+		},
+		filepath.Join(dir, "cni") + "/": {
+			"github.com/containernetworking/plugins/plugins/main/bridge", "github.com/containernetworking/plugins/plugins/main/ptp",
+			"github.com/containernetworking/plugins/plugins/main/loopback", "github.com/containernetworking/plugins/plugins/ipam/host-local",
+			"github.com/containernetworking/plugins/plugins/meta/portmap",
+		},
+	} {
+		cmd := exec.Command("go", append([]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", to}, pkgs...)...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("build the programs: %w: %s", err, out)
+		}
+	}
+	return Bin(dir), nil
+}
+
+// Mesh is a running local mesh.
+type Mesh struct {
+	Name string
+	bin  Bin
+}
+
+// Up starts a mesh with the manifests (YAML text) and waits until all its pods
+// are ready; the test's end takes it down and shows the logs of a failed one.
+func Up(t *testing.T, bin Bin, name string, manifests ...string) *Mesh {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: runs pods in namespaces")
+	}
+	m := &Mesh{Name: fmt.Sprintf("%s-%d", name, os.Getpid()), bin: bin}
+	file := filepath.Join(t.TempDir(), "app.yaml")
+	if err := os.WriteFile(file, []byte(strings.Join(manifests, "\n---\n")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(m.logs())
+		}
+		if out, err := m.run(time.Minute, "local", "down"); err != nil {
+			t.Errorf("meshctl local down: %v: %s", err, out)
+		}
+	})
+	if out, err := m.run(2*time.Minute, "local", "up", "--detach", "-f", file); err != nil {
+		t.Fatalf("meshctl local up: %v: %s", err, out)
+	}
+	m.WaitReady(t, time.Minute)
+	return m
+}
+
+// Pod is a row of `meshctl local ps -o json`.
+type Pod struct {
+	Namespace string   `json:"namespace"`
+	Name      string   `json:"name"`
+	Ready     bool     `json:"ready"`
+	Meshed    bool     `json:"meshed"`
+	Status    string   `json:"status"`
+	IP        string   `json:"ip"`
+	IPs       []string `json:"ips"`
+	Restarts  int      `json:"restarts"`
+	// Processes of the machine, by container name.
+	PIDs map[string]int `json:"pids"`
+}
+
+// Pods lists the mesh's pods.
+func (m *Mesh) Pods(t *testing.T) []Pod {
+	t.Helper()
+	out, err := m.run(10*time.Second, "local", "ps", "-o", "json")
+	if err != nil {
+		t.Fatalf("meshctl local ps: %v: %s", err, out)
+	}
+	var pods []Pod
+	if err := json.Unmarshal(out, &pods); err != nil {
+		t.Fatalf("meshctl local ps -o json: %v: %s", err, out)
+	}
+	return pods
+}
+
+// Pod is the pod whose name is, or begins with, name and a dash.
+func (m *Mesh) Pod(t *testing.T, name string) Pod {
+	t.Helper()
+	for _, p := range m.Pods(t) {
+		if p.Name == name || strings.HasPrefix(p.Name, name+"-") {
+			return p
+		}
+	}
+	t.Fatalf("no pod %s", name)
+	return Pod{}
+}
+
+// WaitReady waits until every pod is ready.
+func (m *Mesh) WaitReady(t *testing.T, limit time.Duration) {
+	t.Helper()
+	Eventually(t, limit, "all pods are ready", func() bool {
+		pods := m.Pods(t)
+		for _, p := range pods {
+			if !p.Ready {
+				return false
+			}
+		}
+		return len(pods) > 0
+	})
+}
+
+// Eventually polls cond; it fails the test after limit.
+func Eventually(t *testing.T, limit time.Duration, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
+		if cond() {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("not within %v: %s", limit, what)
+		}
+	}
+}
+
+// Ctl runs meshctl and returns its standard output; a failure fails the test.
+func (m *Mesh) Ctl(t *testing.T, args ...string) []byte {
+	t.Helper()
+	out, err := m.run(2*time.Minute, args...)
+	if err != nil {
+		t.Fatalf("meshctl %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+// Command is meshctl on this mesh, not yet started.
+func (m *Mesh) Command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(string(m.bin), "meshctl"), args...)
+	cmd.Env = append(os.Environ(), "TUNMESH_LOCAL="+m.Name, "NO_COLOR=1")
+	return cmd
+}
+
+func (m *Mesh) run(limit time.Duration, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	cmd := m.Command(ctx, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, stderr.String())
+	}
+	return out, err
+}
+
+// Exec runs a command in a pod's first container.
+func (m *Mesh) Exec(t *testing.T, pod string, command ...string) []byte {
+	t.Helper()
+	out, err := m.TryExec(2*time.Minute, pod, command...)
+	if err != nil {
+		t.Fatalf("in %s, %s: %v: %s", pod, strings.Join(command, " "), err, out)
+	}
+	return out
+}
+
+// TryExec is Exec whose failure is the caller's.
+func (m *Mesh) TryExec(limit time.Duration, pod string, command ...string) ([]byte, error) {
+	return m.run(limit, append([]string{"local", "exec", pod, "--"}, command...)...)
+}
+
+// JSON runs a command in a pod and decodes the document it prints.
+func JSON[T any](t *testing.T, m *Mesh, pod string, command ...string) T {
+	t.Helper()
+	out := m.Exec(t, pod, command...)
+	var v T
+	if err := json.Unmarshal(bytes.TrimSpace(out), &v); err != nil {
+		t.Fatalf("in %s, %s: %v: %s", pod, strings.Join(command, " "), err, out)
+	}
+	return v
+}
+
+// InNode runs a command in the mesh's node: the holder's network namespace.
+func (m *Mesh) InNode(t *testing.T, command ...string) *exec.Cmd {
+	t.Helper()
+	pid, err := m.HolderPID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return exec.Command("nsenter", append([]string{"-t", fmt.Sprint(pid), "-n", "--"}, command...)...)
+}
+
+// HolderPID is the process that holds the mesh.
+func (m *Mesh) HolderPID() (int, error) {
+	raw, err := os.ReadFile(filepath.Join("/run/tunmesh-local", m.Name, "holder.json"))
+	if err != nil {
+		return 0, err
+	}
+	var h struct{ PID int }
+	if err := json.Unmarshal(raw, &h); err != nil || h.PID == 0 {
+		return 0, errors.Join(err, fmt.Errorf("no pid in holder.json: %s", raw))
+	}
+	return h.PID, nil
+}
+
+func (m *Mesh) logs() string {
+	var b strings.Builder
+	files, _ := filepath.Glob(filepath.Join("/run/tunmesh-local", m.Name, "*.log"))
+	more, _ := filepath.Glob(filepath.Join("/run/tunmesh-local", m.Name, "logs", "*", "*.log"))
+	for _, f := range append(files, more...) {
+		raw, _ := os.ReadFile(f)
+		if len(raw) > 6000 {
+			raw = raw[len(raw)-6000:]
+		}
+		fmt.Fprintf(&b, "==== %s\n%s\n", f, raw)
+	}
+	return b.String()
+}

@@ -1,0 +1,114 @@
+// Mesh-control is the control plane as a process: flags, then control.Config,
+// then Run.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tunmesh/tunmesh/control"
+	"github.com/tunmesh/tunmesh/control/policy"
+	"github.com/tunmesh/tunmesh/internal/version"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	cmd := command(os.Stderr)
+	if err := cmd.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "mesh-control:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+// flags are the flags as they are written.
+type flags struct {
+	source          string
+	inboundPolicy   string
+	meshNetworks    string
+	clusterNetworks string
+	logLevel        string
+	logFormat       string
+	cfg             control.Config
+}
+
+func command(logs io.Writer) *cobra.Command {
+	var f flags
+	cmd := &cobra.Command{
+		Use:           "mesh-control",
+		Short:         "The control plane of a mesh: discovery, policy, identity, tap and metrics for its sidecars",
+		Args:          cobra.NoArgs,
+		Version:       version.String(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := f.config(logs)
+			if err != nil {
+				return err
+			}
+			plane, err := control.New(cfg)
+			if err != nil {
+				return err
+			}
+			return plane.Run(cmd.Context())
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.source, "source", "files", "where the cluster is described: files (folders of Kubernetes manifests)")
+	fs.StringSliceVar(&f.cfg.Dirs, "dir", nil, "folder of manifests, watched; repeat it for several (required)")
+	fs.StringVar(&f.cfg.StateDir, "state-dir", "", "folder that keeps the certificate authority and the token key (required)")
+	fs.StringVar(&f.cfg.Listen, "listen", fmt.Sprintf("0.0.0.0:%d", control.Port), "address of the sidecars' API")
+	fs.StringVar(&f.cfg.AdminListen, "admin-listen", "127.0.0.1:9990", "address of /live, /ready and /metrics; empty for none")
+	fs.StringVar(&f.cfg.QuerySocket, "query-socket", "", "path of the unix socket of the query API, mode 0600; empty for none")
+	fs.StringVar(&f.cfg.TrustDomain, "trust-domain", "cluster.local", "trust domain of all identities")
+	fs.StringVar(&f.cfg.ClusterDomain, "cluster-domain", "cluster.local", "domain of all names")
+	fs.StringVar(&f.meshNetworks, "mesh-networks", "", "comma-separated ranges of pods' and Services' addresses: one of them that is nobody's is refused")
+	fs.StringVar(&f.clusterNetworks, "cluster-networks", policy.DefaultNetworks, "comma-separated ranges that cluster-* inbound policies take for the cluster")
+	fs.StringVar(&f.inboundPolicy, "default-inbound-policy", "all-unauthenticated", "all-unauthenticated, all-authenticated, cluster-unauthenticated, cluster-authenticated, deny or audit")
+	fs.DurationVar(&f.cfg.ScrapeInterval, "scrape-interval", 0, "time between two scrapes of a sidecar (0 = 1.5s)")
+	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	return cmd
+}
+
+// config reads the flags.
+func (f *flags) config(logs io.Writer) (control.Config, error) {
+	cfg := f.cfg
+	if f.source != "files" {
+		return cfg, fmt.Errorf("--source %q is not known: use files", f.source)
+	}
+	var err error
+	if cfg.DefaultInboundPolicy, err = policy.ParseDefault(f.inboundPolicy); err != nil {
+		return cfg, fmt.Errorf("--default-inbound-policy: %w", err)
+	}
+	if cfg.MeshNetworks, err = policy.ParseNetworks(f.meshNetworks); err != nil {
+		return cfg, fmt.Errorf("--mesh-networks: %w", err)
+	}
+	if cfg.ClusterNetworks, err = policy.ParseNetworks(f.clusterNetworks); err != nil {
+		return cfg, fmt.Errorf("--cluster-networks: %w", err)
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil || strings.ContainsAny(f.logLevel, "+-") {
+		return cfg, fmt.Errorf("--log-level %q is not known: use debug, info, warn or error", f.logLevel)
+	}
+	o := &slog.HandlerOptions{Level: level}
+	switch f.logFormat {
+	case "text":
+		cfg.Logger = slog.New(slog.NewTextHandler(logs, o))
+	case "json":
+		cfg.Logger = slog.New(slog.NewJSONHandler(logs, o))
+	default:
+		return cfg, fmt.Errorf("--log-format %q is not known: use text or json", f.logFormat)
+	}
+	cfg.Version = version.String()
+	return cfg, nil
+}

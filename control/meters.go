@@ -1,0 +1,121 @@
+package control
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+
+	"github.com/tunmesh/tunmesh/control/destination"
+	"github.com/tunmesh/tunmesh/control/files"
+	"github.com/tunmesh/tunmesh/control/identity"
+	"github.com/tunmesh/tunmesh/control/metrics"
+	"github.com/tunmesh/tunmesh/control/policy"
+	"github.com/tunmesh/tunmesh/control/tap"
+)
+
+// meters are the control plane's own metrics.
+type meters struct {
+	registry *prometheus.Registry
+	started  *prometheus.CounterVec
+	handled  *prometheus.CounterVec
+	latency  *prometheus.HistogramVec
+}
+
+func newMeters() *meters {
+	return &meters{
+		registry: prometheus.NewRegistry(),
+		started: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "grpc_server_started_total", Help: "Calls begun.",
+		}, []string{"grpc_method"}),
+		handled: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "grpc_server_handled_total", Help: "Calls ended, by status code.",
+		}, []string{"grpc_method", "grpc_code"}),
+		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "grpc_server_handling_seconds", Help: "Duration of unary calls.", Buckets: prometheus.DefBuckets,
+		}, []string{"grpc_method"}),
+	}
+}
+
+// meterSources are asked at each scrape.
+type meterSources struct {
+	ca          *identity.Folder
+	identity    *identity.Server
+	destination *destination.Server
+	policy      *policy.Server
+	tap         *tap.Hub
+	scraper     *metrics.Scraper
+	window      *metrics.Window
+	source      *files.Source
+}
+
+// register adds everything to the registry.
+func (m *meters) register(s meterSources) error {
+	all := []prometheus.Collector{
+		m.started, m.handled, m.latency,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		gauge("issuer_cert_ttl_seconds", "Time until the issuer's certificate expires.", func() float64 {
+			return time.Until(s.ca.Current().Issuer().NotAfter).Seconds()
+		}),
+		gauge("trust_anchors", "Trust anchors in force.", func() float64 { return float64(len(s.ca.Current().Anchors())) }),
+		gauge("certificate_authority_healthy", "1 while the authority in the files is the one in force.", func() float64 {
+			return truth(s.ca.Problem() == "")
+		}),
+		counter("identity_certificates_issued_total", "Certificates issued.", func() float64 { n, _ := s.identity.Counts(); return float64(n) }),
+		counter("identity_certificates_refused_total", "Requests for certificates refused.", func() float64 { _, n := s.identity.Counts(); return float64(n) }),
+		gauge("destination_streams", "Open watches of targets.", func() float64 { return float64(s.destination.Streams()) }),
+		counter("destination_updates_total", "Updates of targets sent.", func() float64 { return float64(s.destination.Sent()) }),
+		gauge("policy_streams", "Open watches of policies.", func() float64 { return float64(s.policy.Streams()) }),
+		gauge("tap_proxies", "Attached sidecars.", func() float64 { n, _ := s.tap.Counts(); return float64(n) }),
+		gauge("tap_watches", "Running taps.", func() float64 { _, n := s.tap.Counts(); return float64(n) }),
+		counter("scrapes_total", "Scrapes of sidecars.", func() float64 { n, _ := s.scraper.Counts(); return float64(n) }),
+		counter("scrapes_failed_total", "Scrapes of sidecars that failed.", func() float64 { _, n := s.scraper.Counts(); return float64(n) }),
+		gauge("metrics_window_series", "Series of sidecars in memory.", func() float64 { _, n, _ := s.window.Size(); return float64(n) }),
+		counter("metrics_window_dropped_total", "Samples beyond the bound of series.", func() float64 { _, _, n := s.window.Size(); return float64(n) }),
+		gauge("manifests_healthy", "1 while the manifests in the folders are those in force.", func() float64 {
+			return truth(s.source.Problem() == nil)
+		}),
+	}
+	for _, c := range all {
+		if err := m.registry.Register(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func gauge(name, help string, f func() float64) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
+}
+
+func counter(name, help string, f func() float64) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, f)
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// unary counts unary calls.
+func (m *meters) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	m.started.WithLabelValues(info.FullMethod).Inc()
+	begin := time.Now()
+	resp, err := next(ctx, req)
+	m.latency.WithLabelValues(info.FullMethod).Observe(time.Since(begin).Seconds())
+	m.handled.WithLabelValues(info.FullMethod, status.Code(err).String()).Inc()
+	return resp, err
+}
+
+// stream counts streams.
+func (m *meters) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	m.started.WithLabelValues(info.FullMethod).Inc()
+	err := next(srv, ss)
+	m.handled.WithLabelValues(info.FullMethod, status.Code(err).String()).Inc()
+	return err
+}

@@ -13,9 +13,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/rotate"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/sandbox"
 	"github.com/tunmesh/tunmesh/internal/annotation"
 )
+
+// maxLog bounds a container's log file; the one before it is kept beside it.
+const maxLog = 1 << 20
 
 // runner runs one container of a pod in one sandbox, again and again as its
 // restart policy says.
@@ -233,12 +237,12 @@ func (r *runner) spec() (sandbox.Container, error) {
 // output is the pipe from a container to its log.
 type output struct {
 	w    *os.File
-	log  *logFile
+	log  *rotate.File
 	done chan struct{}
 }
 
 func (r *runner) output() (*output, error) {
-	l, err := openLog(filepath.Join(r.p.logDir(), r.c.Name+".log"))
+	l, err := rotate.Open(filepath.Join(r.p.logDir(), r.c.Name+".log"), maxLog)
 	if err != nil {
 		return nil, fmt.Errorf("open the log: %w", err)
 	}

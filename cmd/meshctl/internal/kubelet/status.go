@@ -2,12 +2,14 @@ package kubelet
 
 import (
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/rotate"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/sandbox"
 )
 
@@ -211,8 +213,7 @@ func (p *pod) containerEnded(r *runner, start time.Time, exit sandbox.Exit, err 
 	case exit.Code != 0:
 		t.Reason = "Error"
 		if r.c.TerminationMessagePolicy == corev1.TerminationMessageFallbackToLogsOnError {
-			l := logFile{path: p.logDir() + "/" + r.c.Name + ".log"}
-			t.Message = l.tail(tailBytes)
+			t.Message = rotate.Tail(filepath.Join(p.logDir(), r.c.Name+".log"), tailBytes)
 		}
 	}
 	p.update(func(s *corev1.PodStatus) {

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/wire"
 )
 
 // runContainer is the first process of a container until its program begins:
@@ -18,19 +20,19 @@ import (
 func runContainer() {
 	// What follows changes the thread; execve leaves only that one.
 	runtime.LockOSThread()
-	gate, err := channelOf(os.NewFile(3, "gate"))
+	gate, err := wire.Of(os.NewFile(3, "gate"))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "container:", err)
 		os.Exit(125)
 	}
 	err = becomeContainer(gate)
-	_ = gate.send(message{Err: err.Error()}, nil)
+	_ = gate.Send(wire.Message{Err: err.Error()}, nil)
 	os.Exit(127)
 }
 
 // becomeContainer returns only with an error.
-func becomeContainer(gate *channel) error {
-	m, _, err := gate.receive()
+func becomeContainer(gate *wire.Channel) error {
+	m, _, err := gate.Receive()
 	if err != nil {
 		return err
 	}
@@ -44,7 +46,7 @@ func becomeContainer(gate *channel) error {
 	if err := sendNamespaces(gate); err != nil {
 		return err
 	}
-	if _, _, err := gate.receive(); err != nil {
+	if _, _, err := gate.Receive(); err != nil {
 		return fmt.Errorf("wait for the word: %w", err)
 	}
 	dir := c.Dir
@@ -66,7 +68,7 @@ func becomeContainer(gate *channel) error {
 	return fmt.Errorf("run %s: %w", prog, unix.Exec(prog, c.Argv, c.Env))
 }
 
-func sendNamespaces(gate *channel) error {
+func sendNamespaces(gate *wire.Channel) error {
 	var fds []int
 	for _, n := range []string{"mnt", "pid"} {
 		f, err := os.Open("/proc/self/ns/" + n)
@@ -76,7 +78,7 @@ func sendNamespaces(gate *channel) error {
 		defer f.Close()
 		fds = append(fds, int(f.Fd()))
 	}
-	return gate.send(message{Op: opStart}, nil, fds...)
+	return gate.Send(wire.Message{Op: opStart}, nil, fds...)
 }
 
 // lookPath finds the program as a shell would, with the container's PATH.

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/wire"
 	"github.com/tunmesh/tunmesh/internal/seqpacket"
 )
 
@@ -23,7 +24,7 @@ const NetNSDir = "/run/netns"
 // Pod is the holder's handle on a sandbox.
 type Pod struct {
 	id, dir string
-	ch      *channel
+	ch      *wire.Channel
 	cmd     *exec.Cmd
 	gone    chan struct{}
 
@@ -35,7 +36,7 @@ type Pod struct {
 }
 
 type answer struct {
-	message
+	wire.Message
 	fds []int
 }
 
@@ -79,15 +80,12 @@ func (b *Base) Start(ctx context.Context, spec Spec) (_ *Pod, err error) {
 
 // spawn starts the supervisor in its namespaces.
 func (p *Pod) spawn(root string, spec Spec) error {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	ch, far, err := wire.Pair()
 	if err != nil {
 		return err
 	}
-	far := os.NewFile(uintptr(fds[1]), "channel")
 	defer far.Close()
-	if p.ch, err = channelOf(os.NewFile(uintptr(fds[0]), "channel")); err != nil {
-		return err
-	}
+	p.ch = ch
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(spec.IDBase), Size: IDs}}
 	p.cmd = exec.Command("/proc/self/exe", cmdPod, root, spec.Hostname)
 	p.cmd.Env = []string{"GOMAXPROCS=2", "GOGC=50"}
@@ -107,9 +105,9 @@ func (p *Pod) spawn(root string, spec Spec) error {
 func (p *Pod) greet(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, setupTime)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { _ = p.ch.conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = p.ch.Conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	m, fds, err := p.ch.receive()
+	m, fds, err := p.ch.Receive()
 	seqpacket.CloseAll(fds)
 	if err != nil {
 		return fmt.Errorf("its supervisor did not begin (see the runtime's log): %w", err)
@@ -150,7 +148,7 @@ func (p *Pod) Kill() error { return p.cmd.Process.Kill() }
 
 func (p *Pod) cleanUp() {
 	if p.ch != nil {
-		_ = p.ch.conn.Close()
+		_ = p.ch.Conn.Close()
 	}
 	_ = unix.Unmount(p.NetNS(), unix.MNT_DETACH)
 	_ = os.Remove(p.NetNS())
@@ -163,7 +161,7 @@ func (p *Pod) cleanUp() {
 func (p *Pod) wait(b *Base) {
 	err := p.cmd.Wait()
 	b.log.Debug("sandbox ended", "sandbox", p.id, "state", fmt.Sprint(err))
-	_ = p.ch.conn.SetDeadline(time.Unix(1, 0))
+	_ = p.ch.Conn.SetDeadline(time.Unix(1, 0))
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	close(p.gone)
@@ -180,7 +178,7 @@ func (p *Pod) wait(b *Base) {
 // read hands the supervisor's answers and events to those who wait.
 func (p *Pod) read() {
 	for {
-		m, fds, err := p.ch.receive()
+		m, fds, err := p.ch.Receive()
 		if err != nil {
 			_ = p.cmd.Process.Kill() // a supervisor that cannot be heard is of no use
 			return
@@ -199,7 +197,7 @@ func (p *Pod) read() {
 	}
 }
 
-func (p *Pod) exited(m message) {
+func (p *Pod) exited(m wire.Message) {
 	var e exited
 	if json.Unmarshal(m.Body, &e) != nil {
 		return
@@ -231,7 +229,7 @@ func (p *Pod) call(ctx context.Context, op string, body, out any, fds ...int) ([
 		delete(p.calls, id)
 		p.mu.Unlock()
 	}()
-	if err := p.ch.send(message{ID: id, Op: op}, body, fds...); err != nil {
+	if err := p.ch.Send(wire.Message{ID: id, Op: op}, body, fds...); err != nil {
 		return nil, errors.Join(ErrGone, err)
 	}
 	select {

@@ -4,13 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/wire"
 	"github.com/tunmesh/tunmesh/internal/seqpacket"
 )
 
@@ -19,38 +19,17 @@ const setupTime = 30 * time.Second
 
 // containerGate is the supervisor's end of the socket to a container that has
 // not run its program yet. It closes by itself when the program begins.
-type containerGate struct{ ch *channel }
+type containerGate struct{ ch *wire.Channel }
 
-func (g *containerGate) close() { _ = g.ch.conn.Close() }
+func (g *containerGate) close() { _ = g.ch.Close() }
 
-// gatePair makes both ends; the far one is to be inherited.
-func gatePair() (*containerGate, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+// newGate makes both ends; the far one is to be inherited.
+func newGate() (*containerGate, *os.File, error) {
+	ch, far, err := wire.Pair()
 	if err != nil {
-		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
-	}
-	far := os.NewFile(uintptr(fds[1]), "gate")
-	ch, err := channelOf(os.NewFile(uintptr(fds[0]), "gate"))
-	if err != nil {
-		_ = far.Close()
 		return nil, nil, err
 	}
 	return &containerGate{ch: ch}, far, nil
-}
-
-// channelOf takes f, a seqpacket socket.
-func channelOf(f *os.File) (*channel, error) {
-	c, err := net.FileConn(f)
-	_ = f.Close()
-	if err != nil {
-		return nil, fmt.Errorf("take a socket: %w", err)
-	}
-	uc, ok := c.(*net.UnixConn)
-	if !ok {
-		_ = c.Close()
-		return nil, errors.New("take a socket: not a unix socket")
-	}
-	return &channel{conn: seqpacket.New(uc)}, nil
 }
 
 // start makes a container's namespaces and mounts; its program waits for opGo,
@@ -60,7 +39,7 @@ func (s *supervisor) start(c Container, fds []int) (started, []*os.File, error) 
 	if len(fds) != 2 {
 		return started{}, nil, fmt.Errorf("start %s: %d descriptors, want stdout and stderr", c.Name, len(fds))
 	}
-	gate, far, err := gatePair()
+	gate, far, err := newGate()
 	if err != nil {
 		return started{}, nil, err
 	}
@@ -106,11 +85,11 @@ func (s *supervisor) start(c Container, fds []int) (started, []*os.File, error) 
 
 // setup sends the description and waits until everything is mounted.
 func (g *containerGate) setup(c Container, p *process) error {
-	_ = g.ch.conn.SetDeadline(time.Now().Add(setupTime))
-	if err := g.ch.send(message{Op: opStart}, c); err != nil {
+	_ = g.ch.Conn.SetDeadline(time.Now().Add(setupTime))
+	if err := g.ch.Send(wire.Message{Op: opStart}, c); err != nil {
 		return err
 	}
-	m, fds, err := g.ch.receive()
+	m, fds, err := g.ch.Receive()
 	switch {
 	case errors.Is(err, io.EOF):
 		return errors.New("it ended while it was set up")
@@ -137,11 +116,11 @@ func (s *supervisor) release(id uint64) error {
 	if p.gate == nil {
 		return errors.New("not a container")
 	}
-	_ = p.gate.ch.conn.SetDeadline(time.Now().Add(setupTime))
-	if err := p.gate.ch.send(message{Op: opGo}, nil); err != nil {
+	_ = p.gate.ch.Conn.SetDeadline(time.Now().Add(setupTime))
+	if err := p.gate.ch.Send(wire.Message{Op: opGo}, nil); err != nil {
 		return fmt.Errorf("it ended before it began: %w", err)
 	}
-	m, fds, err := p.gate.ch.receive()
+	m, fds, err := p.gate.ch.Receive()
 	seqpacket.CloseAll(fds)
 	if errors.Is(err, io.EOF) {
 		return nil // closed by execve

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/wire"
 	"github.com/tunmesh/tunmesh/internal/seqpacket"
 )
 
@@ -29,7 +29,7 @@ const (
 // supervisor is pid 1 of a pod. It trusts the holder, who owns the other end
 // of ch; what runs in containers cannot reach it.
 type supervisor struct {
-	ch   *channel
+	ch   *wire.Channel
 	mu   sync.Mutex
 	next uint64
 	proc map[uint64]*process
@@ -58,18 +58,12 @@ func supervise(root, hostname string) error {
 	if err := podMounts(); err != nil {
 		return err
 	}
-	f := os.NewFile(3, "channel")
-	c, err := net.FileConn(f)
+	ch, err := wire.Of(os.NewFile(3, "channel"))
 	if err != nil {
-		return fmt.Errorf("take the channel: %w", err)
+		return err
 	}
-	_ = f.Close()
-	uc, ok := c.(*net.UnixConn)
-	if !ok {
-		return errors.New("take the channel: not a unix socket")
-	}
-	s := &supervisor{ch: &channel{conn: seqpacket.New(uc)}, proc: map[uint64]*process{}}
-	if err := s.ch.send(message{Op: "ready"}, nil); err != nil {
+	s := &supervisor{ch: ch, proc: map[uint64]*process{}}
+	if err := s.ch.Send(wire.Message{Op: "ready"}, nil); err != nil {
 		return err
 	}
 	return s.serve()
@@ -115,7 +109,7 @@ func podMounts() error {
 func (s *supervisor) serve() error {
 	slots := make(chan struct{}, maxCalls)
 	for {
-		m, fds, err := s.ch.receive()
+		m, fds, err := s.ch.Receive()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -130,10 +124,10 @@ func (s *supervisor) serve() error {
 	}
 }
 
-func (s *supervisor) answer(m message, fds []int) {
+func (s *supervisor) answer(m wire.Message, fds []int) {
 	defer func() { seqpacket.CloseAll(fds) }()
 	body, send, err := s.do(m, fds)
-	reply := message{ID: m.ID, Op: m.Op}
+	reply := wire.Message{ID: m.ID, Op: m.Op}
 	if err != nil {
 		reply.Err, body = err.Error(), nil
 	}
@@ -141,7 +135,7 @@ func (s *supervisor) answer(m message, fds []int) {
 	for _, f := range send {
 		out = append(out, int(f.Fd()))
 	}
-	if err := s.ch.send(reply, body, out...); err != nil {
+	if err := s.ch.Send(reply, body, out...); err != nil {
 		fmt.Fprintln(os.Stderr, "answer", m.Op+":", err)
 	}
 	for _, f := range send {
@@ -150,7 +144,7 @@ func (s *supervisor) answer(m message, fds []int) {
 }
 
 // do borrows fds; the files it returns are the caller's to send and close.
-func (s *supervisor) do(m message, fds []int) (body any, send []*os.File, err error) {
+func (s *supervisor) do(m wire.Message, fds []int) (body any, send []*os.File, err error) {
 	switch m.Op {
 	case opVolume:
 		return nil, nil, with(m, func(v Volume) error { return putVolume(volumesDir, v) })
@@ -172,10 +166,10 @@ func (s *supervisor) do(m message, fds []int) (body any, send []*os.File, err er
 	return body, send, err
 }
 
-func with[T any](m message, f func(T) error) error {
+func with[T any](m wire.Message, f func(T) error) error {
 	var v T
-	if err := json.Unmarshal(m.Body, &v); err != nil {
-		return fmt.Errorf("decode %s: %w", m.Op, err)
+	if err := m.Decode(&v); err != nil {
+		return err
 	}
 	return f(v)
 }
@@ -234,7 +228,7 @@ func (s *supervisor) wait(id uint64, p *process) {
 	delete(s.proc, id)
 	s.mu.Unlock()
 	p.close()
-	if err := s.ch.send(message{Op: opExited}, exited{Proc: id, Exit: exitOf(ps)}); err != nil {
+	if err := s.ch.Send(wire.Message{Op: opExited}, exited{Proc: id, Exit: exitOf(ps)}); err != nil {
 		fmt.Fprintln(os.Stderr, "report an exit:", err)
 	}
 }

@@ -1,4 +1,5 @@
-package kubelet
+// Package rotate keeps a log of bounded size: a file, and the one before it.
+package rotate
 
 import (
 	"errors"
@@ -8,30 +9,28 @@ import (
 	"sync"
 )
 
-// maxLog bounds a container's log file; the one before it is kept beside it.
-const maxLog = 1 << 20
+// Old is the suffix of the file that was full.
+const Old = ".1"
 
-// OldLog is the suffix of the file that was full.
-const OldLog = ".1"
-
-// logFile keeps a container's output over its restarts: the last one to two
-// megabytes.
-type logFile struct {
+// File is a log of at most twice max bytes.
+type File struct {
 	path string
+	max  int64
 	mu   sync.Mutex
 	f    *os.File
 	size int64
 }
 
-func openLog(path string) (*logFile, error) {
+// Open continues the log at path, or begins it.
+func Open(path string, max int64) (*File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	l := &logFile{path: path}
+	l := &File{path: path, max: max}
 	return l, l.open()
 }
 
-func (l *logFile) open() error {
+func (l *File) open() error {
 	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -44,18 +43,18 @@ func (l *logFile) open() error {
 	return nil
 }
 
-// Write appends b. When the file cannot be written the output is dropped: a
-// container must not block on its log.
-func (l *logFile) Write(b []byte) (int, error) {
+// Write appends b and never fails: what cannot be written is dropped, because
+// the writer must not stop for its log.
+func (l *File) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.f == nil {
 		return len(b), nil
 	}
-	if l.size+int64(len(b)) > maxLog {
+	if l.size > 0 && l.size+int64(len(b)) > l.max {
 		_ = l.f.Close()
 		l.f = nil
-		_ = os.Rename(l.path, l.path+OldLog)
+		_ = os.Rename(l.path, l.path+Old)
 		if l.open() != nil {
 			return len(b), nil
 		}
@@ -65,7 +64,8 @@ func (l *logFile) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (l *logFile) Close() error {
+// Close ends the log; what is written afterwards is dropped.
+func (l *File) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.f == nil {
@@ -76,9 +76,9 @@ func (l *logFile) Close() error {
 	return err
 }
 
-// tail is the last part of the log, at most n bytes: why a container ended.
-func (l *logFile) tail(n int64) string {
-	f, err := os.Open(l.path)
+// Tail is the last part of the log at path, at most n bytes.
+func Tail(path string, n int64) string {
+	f, err := os.Open(path)
 	if err != nil {
 		return ""
 	}

@@ -3,14 +3,13 @@ package nettest
 import (
 	"fmt"
 	"os"
-	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
 // Join copies packets, as they are, between TUN a of one namespace and TUN b of
 // another, until the returned function is called or the test ends.
-func Join(tb testing.TB, one *Space, a string, other *Space, b string) (leave func()) {
+func Join(tb TB, one *Space, a string, other *Space, b string) (leave func()) {
 	tb.Helper()
 	x, y := one.queue(a), other.queue(b)
 	done := make(chan struct{}, 2)

@@ -6,14 +6,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"testing"
 )
 
 // CNIPlugins returns a folder with the CNI reference plugins bridge, ptp,
 // host-local, portmap and loopback, of the version in go.mod. They are built
 // once, into the user's cache, from their own Go module: ours does not need
 // what they need.
-func CNIPlugins(tb testing.TB) string {
+func CNIPlugins(tb TB) string {
 	tb.Helper()
 	const module = "github.com/containernetworking/plugins"
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Version}}", module).Output()

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"testing"
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -22,13 +21,13 @@ type Space struct {
 	// Path is where it is mounted.
 	Path string
 
-	tb testing.TB
+	tb TB
 	ns ns.NetNS
 	nl *netlink.Handle
 }
 
 // NeedRoot skips the test when namespaces and devices cannot be made.
-func NeedRoot(tb testing.TB) {
+func NeedRoot(tb TB) {
 	tb.Helper()
 	if os.Geteuid() != 0 {
 		tb.Skip("needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN): makes network namespaces and devices")
@@ -39,7 +38,7 @@ func NeedRoot(tb testing.TB) {
 }
 
 // New makes a namespace with lo up. The kind is its file's name.
-func New(tb testing.TB, kind string) *Space {
+func New(tb TB, kind string) *Space {
 	tb.Helper()
 	NeedRoot(tb)
 	path := filepath.Join(tb.TempDir(), kind)
@@ -68,7 +67,7 @@ func makeSpace(path string, made chan<- error) {
 }
 
 // Open takes a namespace that is there; it is not removed.
-func Open(tb testing.TB, path string) *Space {
+func Open(tb TB, path string) *Space {
 	tb.Helper()
 	n, err := ns.GetNS(path)
 	if err != nil {
@@ -132,6 +131,24 @@ func (s *Space) Delete(name string) {
 func (s *Space) MAC(name string) string {
 	s.tb.Helper()
 	return s.link(name).Attrs().HardwareAddr.String()
+}
+
+// SetMAC sets a link's address.
+func (s *Space) SetMAC(name, mac string) {
+	s.tb.Helper()
+	hw, err := net.ParseMAC(mac)
+	s.must(err, "parse %s", mac)
+	s.must(s.nl.LinkSetHardwareAddr(s.link(name), hw), "set the address of %s", name)
+}
+
+// Owner says whose a TUN is; false when the link is none.
+func (s *Space) Owner(name string) (user, group uint32, is bool) {
+	s.tb.Helper()
+	t, is := s.link(name).(*netlink.Tuntap)
+	if !is {
+		return 0, 0, false
+	}
+	return t.Owner, t.Group, true
 }
 
 // MTU sets a link's MTU.

@@ -8,9 +8,9 @@ import (
 	"golang.zx2c4.com/wireguard/tun"
 )
 
-// TUN makes a TUN with virtio headers, up, and returns descriptors of its
+// MakeTUN makes a TUN with virtio headers, up, and returns descriptors of its
 // queues, which the caller owns. It ends with the last of them.
-func (s *Space) TUN(name string, mtu, queues int) (fds []int) {
+func (s *Space) MakeTUN(name string, mtu, queues int) (fds []int) {
 	s.tb.Helper()
 	for range queues {
 		fd := s.attach(name)

@@ -333,23 +333,47 @@ func TestKilledSidecarIsFollowedByTheNext(t *testing.T) {
 	}
 }
 
-// A process of the app that takes the sidecar's place through kills: its PID
-// namespace never becomes the registered one, although numbers are reused.
-func TestAppNeverGetsQueuesThroughKills(t *testing.T) {
+// Processes of the app, with the sidecar's uid and in PID namespaces of their
+// own, ask without rest while the sidecar is killed a thousand times: none of
+// their namespaces ever passes for the registered one, although the kernel
+// gives numbers out again.
+func TestAppNeverGetsQueuesThroughAThousandKills(t *testing.T) {
 	w := newWorld(t)
 	if err := w.b.Attach(w.req); err != nil {
 		t.Fatal(err)
 	}
-	for range 10 {
+	ctx, stop := context.WithCancel(t.Context())
+	asked := make(chan int)
+	go func() {
+		n := 0
+		for ; ctx.Err() == nil; n++ {
+			cmd := exec.Command("/proc/self/exe")
+			cmd.Env = append(os.Environ(), "BROKER_TEST_ROLE=sidecar")
+			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: newPID, Credential: &syscall.Credential{Uid: 2102, Gid: 2102}}
+			var out []byte
+			err := ns.WithNetNSPath(w.app, func(ns.NetNS) (err error) { out, err = cmd.Output(); return err })
+			if err != nil || !strings.HasPrefix(string(out), "refused:") {
+				t.Errorf("an app got: %s (%v)", out, err)
+				break
+			}
+		}
+		asked <- n
+	}()
+	kills := 1000
+	if testing.Short() {
+		kills = 50
+	}
+	for range kills {
 		p := w.registered(t)
 		mustGot(t, p)
 		p.kill()
-		for range 5 {
-			if got := start(t, "sidecar", w.app, newPID).line(t); !strings.HasPrefix(got, "refused:") {
-				t.Fatalf("an app got: %s", got)
-			}
-		}
 	}
+	stop()
+	n := <-asked
+	if n < kills/10 {
+		t.Errorf("the app asked only %d times during %d kills", n, kills)
+	}
+	t.Logf("%d kills, %d refusals", kills, n)
 }
 
 func TestAgentRestartKeepsQueuesAndName(t *testing.T) {

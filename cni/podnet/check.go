@@ -26,7 +26,7 @@ func (n *Network) Check() error {
 	for _, part := range []struct {
 		s *space
 		d *layout
-	}{{u, n.uplink()}, {u, n.wire()}, {p, n.pod(p.hasIPv6())}} {
+	}{{u, n.uplink(u)}, {u, n.wire()}, {p, n.pod(p.hasIPv6())}} {
 		more, err := part.d.verify(part.s)
 		if err != nil {
 			return err

@@ -104,20 +104,31 @@ func (n *Network) moveOut(p, u *space) error {
 // uplink is the interface in U. It has the pod's address, so that ARP requests
 // and neighbour solicitations carry a source that is answered; packets to that
 // address are not delivered here but routed to wire0; who asks for it is
-// answered by proxy.
-func (n *Network) uplink() *layout {
+// answered by proxy: in ARP for whatever is routed to wire0, which nothing but
+// the pod's address is, in neighbour discovery by an entry. Entries are lost
+// with the carrier (a node's port that goes down and up) unless the kernel,
+// since 5.17, is told otherwise.
+func (n *Network) uplink(u *space) *layout {
 	name := n.Link.Name
 	d := &layout{
 		name: name, mac: n.Link.MAC, mtu: n.Link.MTU, txQueueLen: n.Link.TxQueueLen,
-		addrs: n.Addrs, undelivered: true, proxies: n.Addrs,
+		addrs: n.Addrs, undelivered: true,
 		sysctls: []sysctl{
 			{"net/ipv4/conf/" + name + "/rp_filter", "0"}, {"net/ipv4/conf/" + name + "/send_redirects", "0"},
-			{"net/ipv4/neigh/" + name + "/proxy_delay", "0"},
+			{"net/ipv4/conf/" + name + "/proxy_arp", flag(n.family(false))}, {"net/ipv4/neigh/" + name + "/proxy_delay", "0"},
 		},
 	}
 	if n.family(true) {
 		d.sysctls = append(d.sysctls, silentIPv6(name, true)...)
 		d.sysctls = append(d.sysctls, sysctl{"net/ipv6/conf/" + name + "/proxy_ndp", "1"}, sysctl{"net/ipv6/neigh/" + name + "/proxy_delay", "0"})
+		if keep := "net/ipv6/conf/" + name + "/ndisc_evict_nocarrier"; u.hasSysctl(keep) {
+			d.sysctls = append(d.sysctls, sysctl{keep, "0"})
+		}
+	}
+	for _, a := range n.Addrs {
+		if a.Is6() {
+			d.proxies = append(d.proxies, a)
+		}
 	}
 	for _, x := range n.Link.Neighbours {
 		if n.family(x.IP.Is6()) {

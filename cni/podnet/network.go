@@ -108,7 +108,7 @@ func (n *Network) Setup(j *Journal) error {
 	}{
 		{"quieten the uplink namespace", func() error { return n.quieten(u) }, nil},
 		{"move the interface to the uplink namespace", func() error { return n.moveOut(p, u) }, n.moveBack},
-		{"configure the interface", func() error { return n.uplink().apply(u) }, nil},
+		{"configure the interface", func() error { return n.uplink(u).apply(u) }, nil},
 		{"make " + WireDevice, func() error { return makeTUN(u, WireDevice) }, nil},
 		{"configure " + WireDevice, func() error { return n.wire().apply(u) }, nil},
 		{"make the pod's TUN", func() error { return makeTUN(p, n.Link.Name) }, n.dropTUN},

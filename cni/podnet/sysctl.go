@@ -98,9 +98,12 @@ func (s *space) linkSysctls(link string) (all map[string]string, err error) {
 }
 
 // hasIPv6 reports whether the kernel has it.
-func (s *space) hasIPv6() (has bool) {
+func (s *space) hasIPv6() bool { return s.hasSysctl("net/ipv6/conf") }
+
+// hasSysctl reports whether the kernel knows it.
+func (s *space) hasSysctl(path string) (has bool) {
 	_ = s.do(func() error {
-		_, err := os.Stat(procSys + "net/ipv6/conf")
+		_, err := os.Stat(procSys + path)
 		has = err == nil
 		return nil
 	})

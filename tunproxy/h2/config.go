@@ -20,12 +20,13 @@ type Config struct {
 	// refused. Default 1000 in a server; a client's peer opens none.
 	MaxStreams int
 	// StreamWindow bounds the bytes delivered on one stream and not yet
-	// consumed. Default 256 KiB.
+	// consumed. A stream begins with at most 64 KiB and gets more when its
+	// receiver keeps up. Default 256 KiB.
 	StreamWindow int
 	// ConnWindow bounds the bytes delivered on all streams and not yet consumed.
 	// The connection's window reopens as data arrives, whoever consumes it, so
-	// that a slow receiver stops its own sender only, until this much is held.
-	// Default 16 MiB.
+	// that a slow receiver stops its own sender only, until this much is held:
+	// 64 MiB by default, more than 1000 streams that never consume can fill.
 	ConnWindow int
 	// MaxHeaderList bounds a head's decoded size: names, values and 32 bytes a
 	// field (RFC 9113, section 6.5.2). A larger request is answered with 431, a
@@ -121,7 +122,7 @@ func (c Config) withDefaults(server bool) Config {
 		c.MaxStreams = 0
 	}
 	def(&c.StreamWindow, 256<<10)
-	def(&c.ConnWindow, 16<<20)
+	def(&c.ConnWindow, 64<<20)
 	c.StreamWindow = min(c.StreamWindow, frame.MaxWindow)
 	c.ConnWindow = min(max(c.ConnWindow, c.StreamWindow, frame.InitialWindow), frame.MaxWindow)
 	def(&c.MaxHeaderList, 64<<10)

@@ -23,6 +23,8 @@ var (
 	ErrSlowPeer = errors.New("http2: the peer is too slow")
 	// ErrWriteStall: the transport took no output in time.
 	ErrWriteStall = errors.New("http2: the peer does not read")
+	// ErrInformational: more 1xx responses wait for the peer than are allowed.
+	ErrInformational = errors.New("http2: too many informational responses wait")
 	// ErrBroken: the peer closed the transport while streams were open.
 	ErrBroken = errors.New("http2: the peer closed the connection")
 )

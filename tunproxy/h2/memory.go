@@ -1,11 +1,160 @@
 package h2
 
+import "github.com/tunmesh/tunmesh/tunproxy/hpack"
+
+const (
+	readSize  = 64 << 10 // of the shared read buffer: a TLS record or a batch of segments
+	smallSize = 2 << 10  // chunk for a message or two
+	largeSize = 16<<10 + 64
+	// Spares beyond these go to the garbage collector.
+	maxSpareChunks  = 64
+	maxSpareStreams = 256
+	maxSpareOutputs = 4
+	// maxSpareOutput is the largest output buffer worth keeping, in bytes.
+	maxSpareOutput = 256 << 10
+)
+
 // Memory is what the connections of one loop share because only one of them
 // runs at a time: the read buffer, output chunks, interned strings, spare
-// streams. It belongs to the loop.
+// streams. It belongs to the loop; full of spares it holds about 3 MB, idle
+// from the start nothing.
 type Memory struct {
-	read []byte
+	read    []byte
+	small   [][]byte
+	large   [][]byte
+	outputs [][]byte
+	streams []*stream
+	strings *hpack.Interner
 }
 
 // NewMemory makes a Memory for one loop.
-func NewMemory() *Memory { return &Memory{} }
+func NewMemory() *Memory { return &Memory{strings: hpack.NewInterner()} }
+
+// readBuffer is valid until the pass returns to the loop.
+func (m *Memory) readBuffer() []byte {
+	if m.read == nil {
+		m.read = make([]byte, readSize)
+	}
+	return m.read
+}
+
+// chunk lends an empty buffer; n is how much is to go in at first.
+func (m *Memory) chunk(n int) []byte {
+	spares, size := &m.large, largeSize
+	switch {
+	case n > largeSize:
+		return make([]byte, 0, n)
+	case n <= smallSize:
+		spares, size = &m.small, smallSize
+	}
+	if k := len(*spares); k > 0 {
+		b := (*spares)[k-1]
+		*spares = (*spares)[:k-1]
+		return b
+	}
+	return make([]byte, 0, size)
+}
+
+// free takes a chunk back.
+func (m *Memory) free(b []byte) {
+	spares := &m.small
+	switch cap(b) {
+	case smallSize:
+	case largeSize:
+		spares = &m.large
+	default:
+		return
+	}
+	if len(*spares) < maxSpareChunks {
+		*spares = append(*spares, b[:0])
+	}
+}
+
+// output lends a connection's output buffer.
+func (m *Memory) output() []byte {
+	if k := len(m.outputs); k > 0 {
+		b := m.outputs[k-1]
+		m.outputs = m.outputs[:k-1]
+		return b
+	}
+	return make([]byte, 0, 4<<10)
+}
+
+func (m *Memory) freeOutput(b []byte) {
+	if cap(b) <= maxSpareOutput && len(m.outputs) < maxSpareOutputs {
+		m.outputs = append(m.outputs, b[:0])
+	}
+}
+
+func (m *Memory) stream() *stream {
+	if k := len(m.streams); k > 0 {
+		s := m.streams[k-1]
+		m.streams = m.streams[:k-1]
+		return s
+	}
+	return new(stream)
+}
+
+func (m *Memory) freeStream(s *stream) {
+	chunks := s.queue.chunks
+	*s = stream{queue: queue{chunks: chunks[:0]}}
+	if len(m.streams) < maxSpareStreams {
+		m.streams = append(m.streams, s)
+	}
+}
+
+// queue is a stream's body bytes that wait for window or room.
+type queue struct {
+	chunks [][]byte
+	first  int // chunk that is not read yet
+	off    int // read of that chunk
+	size   int
+}
+
+func (q *queue) write(m *Memory, p []byte) {
+	q.size += len(p)
+	for len(p) > 0 {
+		k := len(q.chunks)
+		if k == 0 || len(q.chunks[k-1]) == cap(q.chunks[k-1]) {
+			n := min(len(p), largeSize)
+			if k > 0 { // it is becoming a heap: fewer, larger chunks
+				n = largeSize
+			}
+			q.chunks = append(q.chunks, m.chunk(n))
+			k++
+		}
+		last := q.chunks[k-1]
+		n := min(len(p), cap(last)-len(last))
+		q.chunks[k-1] = append(last, p[:n]...)
+		p = p[n:]
+	}
+}
+
+// appendTo moves the first n bytes, of at least n, to dst.
+func (q *queue) appendTo(m *Memory, dst []byte, n int) []byte {
+	q.size -= n
+	for n > 0 {
+		first := q.chunks[q.first]
+		k := min(n, len(first)-q.off)
+		dst = append(dst, first[q.off:q.off+k]...)
+		n -= k
+		if q.off += k; q.off == len(first) {
+			m.free(first)
+			q.chunks[q.first] = nil
+			q.first++
+			q.off = 0
+		}
+	}
+	if q.first == len(q.chunks) {
+		q.chunks, q.first = q.chunks[:0], 0
+	}
+	return dst
+}
+
+func (q *queue) clear(m *Memory) {
+	for _, b := range q.chunks[q.first:] {
+		m.free(b)
+	}
+	clear(q.chunks)
+	*q = queue{chunks: q.chunks[:0]}
+}

@@ -100,8 +100,10 @@ func families() map[string][2][]string {
 }
 
 func TestTwoMeshedPodsOnOneBridge(t *testing.T) {
+	t.Parallel()
 	for name, addrs := range families() {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			n := newNode(t)
 			p1, n1 := n.pod(addrs[0]...)
 			p2, n2 := n.pod(addrs[1]...)
@@ -152,6 +154,7 @@ func reach(t *testing.T, what string, from *nettest.Space, src, dst netip.Addr) 
 }
 
 func TestSetupAgainChangesNothing(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	p, m := n.pod("10.77.0.4", "fd77::4")
 	u := mesh(t, &m)
@@ -167,8 +170,10 @@ func TestSetupAgainChangesNothing(t *testing.T) {
 var errInjected = errors.New("made to fail")
 
 func TestEveryStepFailsOnceAndNothingIsLeft(t *testing.T) {
+	t.Parallel()
 	for name, addrs := range families() {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			n := newNode(t)
 			p, m := n.pod(addrs[0]...)
 			n.Neighbours(p)

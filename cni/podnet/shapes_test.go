@@ -78,9 +78,11 @@ func (n *routed) pod(permanent bool, addrs ...string) (*nettest.Space, podnet.Ne
 }
 
 func TestBehindARoutedHost(t *testing.T) {
+	t.Parallel()
 	for name, addrs := range families() {
 		for _, permanent := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s permanent %v", name, permanent), func(t *testing.T) {
+				t.Parallel()
 				n := newRouted(t)
 				p1, n1 := n.pod(permanent, addrs[0]...)
 				p2, n2 := n.pod(permanent, addrs[1]...)
@@ -128,6 +130,7 @@ func third(addrs []string) (out []string) {
 // The uplink has the pod's address, but whoever speaks to it must get the
 // sidecar, and without one nobody.
 func TestUplinkAnswersNobody(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	p, m := n.pod("10.77.0.4", "fd77::4")
 	mac := p.MAC("eth0")
@@ -199,6 +202,7 @@ func timedOut(err error) bool {
 }
 
 func TestNothingButTheRecipe(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	p, m := n.pod("10.77.0.4", "fd77::4")
 	host := n.Picture()
@@ -230,6 +234,7 @@ func TestNothingButTheRecipe(t *testing.T) {
 
 // A port of the node that goes down and up must not bring local delivery back.
 func TestNodePortFlaps(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	p1, n1 := n.pod("10.77.0.4", "fd77::4")
 	u := mesh(t, &n1)
@@ -247,6 +252,7 @@ func TestNodePortFlaps(t *testing.T) {
 }
 
 func TestMTUIsTheInterfaces(t *testing.T) {
+	t.Parallel()
 	for _, mtu := range []int{1280, 9000} {
 		n := newNode(t)
 		p, m := n.pod("10.77.0.4", "fd77::4")

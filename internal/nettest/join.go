@@ -3,6 +3,7 @@ package nettest
 import (
 	"fmt"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,21 +12,21 @@ import (
 // another, until the returned function is called or the test ends.
 func Join(tb TB, one *Space, a string, other *Space, b string) (leave func()) {
 	tb.Helper()
-	x, y := one.queue(a), other.queue(b)
+	return Relay(tb, one.queue(a), other.queue(b))
+}
+
+// Relay is Join for queues that somebody attached; it takes them. They must be
+// nonblocking.
+func Relay(tb TB, x, y *os.File) (leave func()) {
 	done := make(chan struct{}, 2)
 	go relay(x, y, done)
 	go relay(y, x, done)
-	left := false
-	leave = func() {
-		if left {
-			return
-		}
-		left = true
+	leave = sync.OnceFunc(func() {
 		_ = x.Close()
 		_ = y.Close()
 		<-done
 		<-done
-	}
+	})
 	tb.Cleanup(leave)
 	return leave
 }

@@ -164,12 +164,6 @@ func (s *Space) Bridge(name string) {
 	s.Up(name)
 }
 
-// Dummy makes an interface that leads nowhere.
-func (s *Space) Dummy(name string) {
-	s.tb.Helper()
-	s.must(s.nl.LinkAdd(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: name}}), "make %s", name)
-}
-
 // Veth joins two namespaces with a pair of interfaces, both up.
 func (s *Space) Veth(name string, peer *Space, peerName string) {
 	s.tb.Helper()

@@ -2,6 +2,9 @@ package nettest
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -64,4 +67,43 @@ func (s *Space) TxDropped(name string) uint64 {
 		s.tb.Fatalf("%s has no statistics", name)
 	}
 	return st.TxDropped
+}
+
+// RPS spreads a link's receive processing over the CPUs of a hexadecimal mask;
+// "0" leaves it where it arrives.
+func (s *Space) RPS(name, mask string) {
+	s.tb.Helper()
+	done := make(chan error, 1)
+	go s.setRPS(name, mask, done)
+	s.must(<-done, "set rps_cpus of %s", name)
+}
+
+// setRPS needs the namespace's own /sys; its thread, which has it, ends with
+// the goroutine.
+func (s *Space) setRPS(name, mask string, done chan<- error) {
+	runtime.LockOSThread()
+	done <- func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("unshare mounts: %w", err)
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return fmt.Errorf("make mounts private: %w", err)
+		}
+		if err := unix.Setns(int(s.ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter the namespace: %w", err)
+		}
+		if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
+			return fmt.Errorf("mount sysfs: %w", err)
+		}
+		queues, err := filepath.Glob("/sys/class/net/" + name + "/queues/rx-*/rps_cpus")
+		if err != nil || len(queues) == 0 {
+			return fmt.Errorf("find receive queues: %d, %w", len(queues), err)
+		}
+		for _, q := range queues {
+			if err := os.WriteFile(q, []byte(mask), 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	}()
 }

@@ -1,0 +1,107 @@
+package orig
+
+import "github.com/tunmesh/tunmesh/tunproxy/message"
+
+// dropConnection removes in place what belongs to one connection (RFC 9110,
+// section 7.6.1): the fields known to, and those that Connection nominates; but what
+// the message means can't be nominated away. Of TE
+// only "trailers" is left, the one thing that it may say in HTTP/2 (RFC 9113,
+// section 8.2.2).
+func dropConnection(f []message.Field) []message.Field {
+	var nominated [8]string
+	n, more := 0, false
+	for i := range f {
+		if !equalFold(f[i].Name, "connection") {
+			continue
+		}
+		for rest := f[i].Value; rest != ""; {
+			var token string
+			token, rest = nextToken(rest)
+			switch {
+			case token == "" || of(token, "close", "keep-alive", "upgrade", "te", "host", "content-length", "content-type"):
+			case n < len(nominated):
+				nominated[n] = token
+				n++
+			default:
+				more = true // so many are nobody's honest wish: look each up below
+			}
+		}
+	}
+	te := false
+	out := f[:0]
+	var connections []message.Field
+	if more {
+		connections = append(connections, f...)
+	}
+	for i := range f {
+		name := f[i].Name
+		if of(name, "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "http2-settings", "host") {
+			continue
+		}
+		if equalFold(name, "te") {
+			if !te && hasToken(f[i].Value, "trailers") {
+				te = true
+				out = append(out, message.Field{Name: name, Value: "trailers"})
+			}
+			continue
+		}
+		if of(name, nominated[:n]...) || more && nominates(connections, name) {
+			continue
+		}
+		out = append(out, f[i])
+	}
+	return out
+}
+
+func nominates(f []message.Field, name string) bool {
+	if of(name, "content-length", "content-type") {
+		return false
+	}
+	for i := range f {
+		if equalFold(f[i].Name, "connection") && hasToken(f[i].Value, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// of reports whether name is one of some.
+func of(name string, some ...string) bool {
+	for _, s := range some {
+		if equalFold(name, s) {
+			return true
+		}
+	}
+	return false
+}
+
+// hasToken looks for a token in a comma-separated list, without parameters.
+func hasToken(list, want string) bool {
+	for list != "" {
+		var token string
+		token, list = nextToken(list)
+		if equalFold(token, want) {
+			return true
+		}
+	}
+	return false
+}
+
+func nextToken(list string) (token, rest string) {
+	for i := range len(list) {
+		if list[i] == ',' {
+			return trim(list[:i]), list[i+1:]
+		}
+	}
+	return trim(list), ""
+}
+
+func trim(s string) string {
+	for len(s) > 0 && (s[0] == ' ' || s[0] == '\t') {
+		s = s[1:]
+	}
+	for len(s) > 0 && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
+		s = s[:len(s)-1]
+	}
+	return s
+}

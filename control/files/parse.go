@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,26 +37,34 @@ func Parse(name string, data []byte) (*Set, error) {
 	return p.set, nil
 }
 
+// document is one document of a file.
+type document struct {
+	text []byte
+	line int // of the file, before its first
+}
+
 // documents splits a file at lines that begin with "---". Empty ones keep their
 // place in the count.
-func documents(data []byte) [][]byte {
+func documents(data []byte) []document {
 	data = bytes.TrimPrefix(data, []byte("\uFEFF"))
 	if t := bytes.TrimSpace(data); len(t) > 0 && t[0] == '{' && json.Valid(t) {
-		return [][]byte{t}
+		return []document{{text: t}}
 	}
-	var docs [][]byte
-	var doc []byte
+	var docs []document
+	var doc document
+	n := 0
 	for line := range bytes.Lines(data) {
 		rest, ok := bytes.CutPrefix(line, []byte("---"))
 		if ok && (len(bytes.TrimSpace(rest)) == 0 || rest[0] == ' ' || rest[0] == '\t') {
 			docs = append(docs, doc)
-			doc = slices.Clone(rest)
-			continue
+			doc = document{text: slices.Clone(rest), line: n}
+		} else {
+			doc.text = append(doc.text, line...)
 		}
-		doc = append(doc, line...)
+		n++
 	}
 	docs = append(docs, doc)
-	if len(docs) > 1 && blank(docs[0]) {
+	if len(docs) > 1 && blank(docs[0].text) {
 		docs = docs[1:] // what stands before a leading "---" is no document
 	}
 	return docs
@@ -78,15 +88,15 @@ type parser struct {
 }
 
 // document reads one document into the set.
-func (p *parser) document(o Origin, doc []byte) {
-	if blank(doc) {
+func (p *parser) document(o Origin, doc document) {
+	if blank(doc.text) {
 		return
 	}
-	text := doc
-	if !json.Valid(doc) {
+	text := doc.text
+	if !json.Valid(text) {
 		var err error
-		if text, err = toJSON(doc); err != nil {
-			p.add(o, "", "", "%w", tidyYAML(err))
+		if text, err = toJSON(text); err != nil {
+			p.add(o, "", "", "%w", tidyYAML(err, doc.line))
 			return
 		}
 	}
@@ -107,10 +117,18 @@ func toJSON(doc []byte) (text []byte, err error) {
 	return yaml.YAMLToJSONStrict(doc)
 }
 
-// tidyYAML removes the library's own prefixes.
-func tidyYAML(err error) error {
-	s := strings.ReplaceAll(err.Error(), "\n", " ")
-	for _, prefix := range []string{"error converting YAML to JSON: ", "yaml: "} {
+// tidyYAML removes the library's own prefixes and counts lines from the file's
+// beginning; before is how many lines come before the document.
+func tidyYAML(err error, before int) error {
+	words := strings.Fields(err.Error())
+	for i, w := range words {
+		n, nerr := strconv.Atoi(strings.TrimSuffix(w, ":"))
+		if nerr == nil && i > 0 && words[i-1] == "line" {
+			words[i] = strconv.Itoa(n+before) + ":"
+		}
+	}
+	s := strings.Join(words, " ")
+	for _, prefix := range []string{"error converting YAML to JSON: ", "yaml: ", "unmarshal errors: "} {
 		s = strings.TrimPrefix(s, prefix)
 	}
 	return errors.New(s)
@@ -139,7 +157,7 @@ func (m *meta) label() string {
 func (p *parser) object(o Origin, text []byte) {
 	var m meta
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(text, &m); err != nil {
-		p.add(o, "", "", "not a Kubernetes object: %w", tidyJSON(err))
+		p.add(o, "", fieldOf(err), "not a Kubernetes object: %w", tidyJSON(err))
 		return
 	}
 	switch {
@@ -227,8 +245,35 @@ func fieldOf(err error) string {
 // tidyJSON says in people's terms what a decoder complains of.
 func tidyJSON(err error) error {
 	var te *json.UnmarshalTypeError
-	if errors.As(err, &te) {
-		return fmt.Errorf("a %s where a %s belongs", te.Value, te.Type)
+	if !errors.As(err, &te) {
+		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
 	}
-	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+	want := "another value"
+	switch te.Type.Kind() {
+	case reflect.String:
+		want = "text" // 8080, yes and n are no text in YAML unless they are quoted
+		if te.Value == "number" || te.Value == "bool" {
+			return fmt.Errorf("a %s where text belongs: put quotes round it", te.Value)
+		}
+	case reflect.Int32, reflect.Int64, reflect.Int, reflect.Float64:
+		want = "a number"
+	case reflect.Bool:
+		want = "true or false"
+	case reflect.Slice:
+		want = "a list"
+	case reflect.Map, reflect.Struct, reflect.Pointer:
+		want = "an object"
+	}
+	return fmt.Errorf("%s where %s belongs", withArticle(te.Value), want)
+}
+
+// withArticle prints a JSON type as a noun.
+func withArticle(s string) string {
+	switch s {
+	case "array":
+		return "a list"
+	case "object":
+		return "an object"
+	}
+	return "a " + s
 }

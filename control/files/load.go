@@ -11,11 +11,16 @@ import (
 	"strings"
 )
 
-// Load reads manifests from paths: files, folders (all *.yaml, *.yml and *.json
-// under them), or "-" for stdin. It parses only; Check tells whether the whole
-// hangs together.
-func Load(stdin io.Reader, paths ...string) (*Set, error) {
-	all := &Set{}
+// File is a file of manifests as it was read.
+type File struct {
+	Name string
+	Data []byte
+}
+
+// Read reads the files at paths: files, folders (all *.yaml, *.yml and *.json
+// under them), or "-" for stdin.
+func Read(stdin io.Reader, paths ...string) ([]File, error) {
+	var all []File
 	var errs []error
 	for _, p := range paths {
 		names, err := expand(p)
@@ -29,13 +34,36 @@ func Load(stdin io.Reader, paths ...string) (*Set, error) {
 				errs = append(errs, err)
 				continue
 			}
-			s, err := Parse(n, data)
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			all.Merge(s)
+			all = append(all, File{Name: n, Data: data})
 		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// Load reads manifests from paths, as Read does. It parses only; Check tells
+// whether the whole hangs together.
+func Load(stdin io.Reader, paths ...string) (*Set, error) {
+	list, err := Read(stdin, paths...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAll(list)
+}
+
+// ParseAll parses several files into one set, or returns every error in them.
+func ParseAll(list []File) (*Set, error) {
+	all := &Set{}
+	var errs []error
+	for _, f := range list {
+		s, err := Parse(f.Name, f.Data)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		all.Merge(s)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err

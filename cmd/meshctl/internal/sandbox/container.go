@@ -17,7 +17,7 @@ import (
 // runContainer is the first process of a container until its program begins:
 // it mounts what is the container's own, waits for the word, gives up what the
 // program may not have and becomes it.
-func runContainer() {
+func runContainer() error {
 	// What follows changes the thread; execve leaves only that one.
 	runtime.LockOSThread()
 	gate, err := wire.Of(os.NewFile(3, "gate"))
@@ -28,6 +28,7 @@ func runContainer() {
 	err = becomeContainer(gate)
 	_ = gate.Send(wire.Message{Err: err.Error()}, nil)
 	os.Exit(127)
+	return err
 }
 
 // becomeContainer returns only with an error.

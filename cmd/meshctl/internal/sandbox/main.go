@@ -3,6 +3,8 @@ package sandbox
 import (
 	"fmt"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // Commands of the program itself that this package starts; never typed.
@@ -18,16 +20,21 @@ func Main(args []string) {
 	if len(args) < 2 {
 		return
 	}
-	var err error
+	var part func() error
 	switch args[1] {
 	case cmdBase:
-		err = mountEmpty(args[2])
+		part = func() error { return mountEmpty(args[2]) }
 	case cmdPod:
-		err = supervise(args[2], args[3])
+		part = func() error { return supervise(args[2], args[3]) }
 	case cmdContainer:
-		runContainer() // does not return
+		part = runContainer // does not return
 	default:
 		return
+	}
+	// Nothing that was inherited by accident goes further, to a container least.
+	err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
+	if err == nil {
+		err = part()
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", args[1], err)

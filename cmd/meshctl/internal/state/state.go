@@ -61,8 +61,8 @@ func (d Dir) join(elem ...string) string {
 func (d Dir) Socket() string    { return d.join("holder.sock") }
 func (d Dir) Query() string     { return d.join("query.sock") }
 func (d Dir) Log() string       { return d.join("holder.log") }
-func (d Dir) Identity() string  { return d.join("identity") }
-func (d Dir) Token() string     { return d.join("token") }
+func (d Dir) Stderr() string    { return d.join("holder.stderr") }
+func (d Dir) Control() string   { return d.join("control") }
 func (d Dir) Manifests() string { return d.join("manifests") }
 func (d Dir) Pods() string      { return d.join("pods") }
 func (d Dir) Logs() string      { return d.join("logs") }
@@ -105,7 +105,7 @@ func (d Dir) Claim() (*Lock, error) {
 	if err := os.RemoveAll(string(d)); err != nil {
 		return nil, fmt.Errorf("clean up after the last holder: %w", err)
 	}
-	for _, p := range []string{string(d), d.Identity(), d.Token(), d.Manifests(), d.Pods(), d.Logs()} {
+	for _, p := range []string{string(d), d.Control(), d.Manifests(), d.Pods(), d.Logs()} {
 		if err := os.Mkdir(p, 0o700); err != nil {
 			return nil, fmt.Errorf("make the state folder: %w", err)
 		}

@@ -9,6 +9,7 @@ import (
 
 // The gRPC status codes that sidecars make.
 const (
+	grpcNotFound         = 5
 	grpcPermissionDenied = 7
 	grpcInternal         = 13
 	grpcUnavailable      = 14
@@ -31,6 +32,7 @@ type Error struct {
 // The errors of docs/design/0001.
 var (
 	ErrDenied            = &Error{Status: 403, GRPCStatus: grpcPermissionDenied, Name: "unauthorized"}
+	ErrNoRoute           = &Error{Status: 404, GRPCStatus: grpcNotFound, Name: "no route"}
 	ErrRefusedEverywhere = &Error{Status: 502, GRPCStatus: grpcUnavailable, Name: "connect failed", Elsewhere: true}
 	ErrBroken            = &Error{Status: 502, GRPCStatus: grpcUnavailable, Name: "connection broken"}
 	ErrReset             = &Error{Status: 502, GRPCStatus: grpcUnavailable, Name: "reset by the endpoint"}
@@ -123,6 +125,8 @@ func reason(status int) string {
 		return "Bad Request"
 	case 403:
 		return "Forbidden"
+	case 404:
+		return "Not Found"
 	case 502:
 		return "Bad Gateway"
 	case 503:

@@ -169,6 +169,9 @@ func (x *Exchange) Attempts() int { return len(x.tried) }
 // Endpoint is where the request went last; nil before the first.
 func (x *Exchange) Endpoint() Endpoint { return x.endpoint }
 
+// Opener is who was asked for this exchange's endpoint.
+func (x *Exchange) Opener() Opener { return x.cfg.Opener }
+
 // Flow is the downstream connection.
 func (x *Exchange) Flow() *flow.Secured { return x.cfg.Flow }
 
@@ -296,7 +299,6 @@ func (x *Exchange) finish(o Outcome) {
 	if x.req.Method == "" {
 		return // no request head ever came
 	}
-	x.endAttempt(o)
 	x.tell()
 	x.res.Total = x.cfg.Loop.Now() - x.began
 	if !x.Quiet {
@@ -304,6 +306,7 @@ func (x *Exchange) finish(o Outcome) {
 			ob.End(x, &x.res)
 		}
 	}
+	x.endAttempt(o)
 	if x.cfg.Ended != nil {
 		x.cfg.Ended()
 	}

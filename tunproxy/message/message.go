@@ -37,6 +37,42 @@ const (
 	HTTP11Required     Code = 0xd
 )
 
+// String is the code's name in RFC 9113; all unknown ones share one, so that it
+// fits as a label.
+func (c Code) String() string {
+	switch c {
+	case NoError:
+		return "NO_ERROR"
+	case ProtocolError:
+		return "PROTOCOL_ERROR"
+	case InternalError:
+		return "INTERNAL_ERROR"
+	case FlowControlError:
+		return "FLOW_CONTROL_ERROR"
+	case SettingsTimeout:
+		return "SETTINGS_TIMEOUT"
+	case StreamClosed:
+		return "STREAM_CLOSED"
+	case FrameSizeError:
+		return "FRAME_SIZE_ERROR"
+	case RefusedStream:
+		return "REFUSED_STREAM"
+	case Cancel:
+		return "CANCEL"
+	case CompressionError:
+		return "COMPRESSION_ERROR"
+	case ConnectError:
+		return "CONNECT_ERROR"
+	case EnhanceYourCalm:
+		return "ENHANCE_YOUR_CALM"
+	case InadequateSecurity:
+		return "INADEQUATE_SECURITY"
+	case HTTP11Required:
+		return "HTTP_1_1_REQUIRED"
+	}
+	return "UNKNOWN"
+}
+
 // Field is one header or trailer field. Name is lower case in HTTP/2 and as
 // received in HTTP/1.
 type Field struct {

@@ -51,11 +51,11 @@ type Client interface {
 	Close()
 }
 
-// Speak makes the HTTP client on a connection that it takes. room is called,
+// Speak makes the HTTP client on a connection to e that it takes. room is called,
 // on the loop, when a stream may be opened that could not be before; gone once,
 // when the connection takes no more streams (closing, closed or broken); over
 // once, when it is closed.
-type Speak func(c aio.Conn, room, gone func(), over func(err error)) Client
+type Speak func(e Endpoint, c aio.Conn, room, gone func(), over func(err error)) Client
 
 // A Group is the HTTP connections to one endpoint that carry the same protocol.
 type Group struct {
@@ -194,7 +194,7 @@ func (g *Group) dialed(c aio.Conn, err error) {
 	default:
 		g.rest = 0
 		n := &conn{g: g}
-		n.client = g.speak(c, g.serve, n.left, n.ended)
+		n.client = g.speak(g.key.e, c, g.serve, n.left, n.ended)
 		if !n.gone {
 			g.conns = append(g.conns, n)
 		}

@@ -96,7 +96,7 @@ func newRig(t *testing.T) *rig {
 		return func() {}
 	}
 	speak := func(limit *int) Speak {
-		return func(c aio.Conn, room, gone func(), over func(error)) Client {
+		return func(_ Endpoint, c aio.Conn, room, gone func(), over func(error)) Client {
 			f := &fakeClient{conn: c, room: room, gone: gone, over: over, limit: *limit}
 			r.clients = append(r.clients, f)
 			return f

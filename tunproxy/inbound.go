@@ -1,0 +1,216 @@
+package tunproxy
+
+import (
+	"errors"
+	"time"
+
+	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/internal/annotation"
+	"github.com/tunmesh/tunmesh/internal/hop"
+	"github.com/tunmesh/tunmesh/tunproxy/detect"
+	"github.com/tunmesh/tunmesh/tunproxy/discover"
+	"github.com/tunmesh/tunmesh/tunproxy/flow"
+	"github.com/tunmesh/tunmesh/tunproxy/mtls"
+	"github.com/tunmesh/tunmesh/tunproxy/upstream"
+)
+
+// clientHelloWait bounds how long a server that spoke first is held back from a
+// client about which nobody can say whether it is a sidecar: one of those has
+// begun TLS long before.
+const clientHelloWait = time.Second
+
+// inbound is a connection from the network on its way to the pod's app. Its
+// methods lie in the order in which they happen:
+//
+//	dial the app ─▶ accept ─▶ sniff ─┬─ our TLS ─▶ handshake ─┬─ requests ─▶ serve
+//	                                 │                        └─ bytes ────▶ forward
+//	                                 ├─ plain HTTP ──────────▶ serve
+//	                                 └─ bytes, or others' TLS ▶ forward
+type inbound struct {
+	w      *worker
+	p      pending
+	flow   flow.Secured
+	app    aio.Conn // the first connection to the app; nil for the admin port
+	client aio.Conn
+	sniff  *sniffer
+	timer  aio.Timer
+}
+
+// inbound takes a SYN of the network.
+func (w *worker) inbound(p pending) {
+	in := &inbound{w: w, p: p}
+	in.flow.Direction, in.flow.Client, in.flow.OrigDst = flow.Inbound, p.Client(), p.OrigDst()
+	in.flow.Peer = flow.Peer{Addr: p.Client(), Reason: flow.NoTLSFromRemote}
+	switch {
+	case p.OrigDst().Port() == annotation.AdminPort:
+		in.accept()
+	case w.p.draining.Load():
+		in.refuse(errDraining)
+	case !w.p.policy().Authz().Admit(p.OrigDst().Port(), p.Client().Addr()).Allow:
+		in.refuse(errDenied)
+	default:
+		in.dial()
+	}
+}
+
+// dial connects to the app as the client, before the client hears of anything.
+// The connection is the first one used for what the client then says.
+func (in *inbound) dial() {
+	in.w.dialer.TCP(in.appAs(), func(c aio.Conn, err error) {
+		if err != nil {
+			in.refuse(err)
+			return
+		}
+		in.app = c
+		in.accept()
+	})
+}
+
+// appAs is the app, seen from this client.
+func (in *inbound) appAs() upstream.Endpoint {
+	return upstream.Endpoint{Side: aio.App, Addr: in.flow.OrigDst, Src: in.flow.Client.Addr()}
+}
+
+func (in *inbound) accept() {
+	c, err := in.p.Accept()
+	if err != nil {
+		in.closeApp()
+		return
+	}
+	in.client = c
+	in.sniff = &sniffer{
+		loop: in.w.loop, scratch: in.w.scratch,
+		client: c, server: in.app, serverSpoke: in.serverSpoke, done: in.detected,
+	}
+	in.sniff.start()
+}
+
+// serverSpoke: the app has something to say and the client is still silent. If
+// that is a sidecar it is about to begin TLS, and plain bytes would break it.
+// So its address is looked up; only who is explicitly not of the mesh is spoken
+// to at once.
+func (in *inbound) serverSpoke() bool {
+	if in.timer == nil {
+		in.timer = in.w.loop.AfterFunc(clientHelloWait, in.unproven)
+		in.w.p.cfg.Control.Lookup(in.w.loop, in.flow.Client, func(t *discover.Target, err error) {
+			if err == nil && !meshed(t.Load()) {
+				in.sniff.expired()
+			}
+		})
+	}
+	return false
+}
+
+// unproven: nobody said that this silent client is outside the mesh.
+func (in *inbound) unproven() {
+	if in.sniff.seen > 0 {
+		return // it speaks after all, if slowly
+	}
+	in.sniff.stop()
+	in.w.p.refused(&in.flow.Flow, errUnproven)
+	in.client.Reset()
+	in.app.Reset()
+}
+
+// detected: what the client is, by its first bytes. They select the handler and
+// nothing else.
+func (in *inbound) detected(r detect.Result) {
+	if in.timer != nil {
+		in.timer.Stop()
+	}
+	in.flow.Protocol, in.flow.SNI = protocolOf(r.Kind), r.SNI
+	switch {
+	case r.Kind == detect.TLS && r.Offers(hop.IsOurs):
+		mtls.Server(in.client, mtls.Params{Store: in.w.p.cfg.Identity}, in.secured)
+	case in.flow.Protocol == flow.TLS:
+		in.flow.Peer.Security, in.flow.Peer.SNI = flow.Passthrough, r.SNI
+		in.flow.Peer.Reason = flow.NoReason
+		in.forward()
+	case in.flow.Protocol.IsHTTP() && !in.opaquePort():
+		in.serve()
+	default:
+		in.flow.Protocol = flow.Opaque
+		in.forward()
+	}
+}
+
+func (in *inbound) opaquePort() bool {
+	return in.w.p.policy().Protocol(in.flow.OrigDst.Port()) == flow.Opaque
+}
+
+// secured is the end of the handshake. A client that could not prove who it is
+// gets nothing, and neither does the app.
+func (in *inbound) secured(c *mtls.Conn, err error) {
+	if err != nil {
+		in.w.p.handshakeFailed(&in.flow.Flow, err)
+		in.closeApp()
+		return
+	}
+	in.client = c
+	in.flow.Peer = flow.Peer{Addr: in.flow.Client, Security: flow.Mutual, ID: c.Peer()}
+	switch c.ALPN() {
+	case hop.ALPNRequests:
+		in.flow.Protocol = flow.HTTP2
+		in.serve()
+	case hop.ALPNUpgrade:
+		in.flow.Protocol = flow.HTTP1
+		in.serve()
+	default:
+		in.flow.Protocol = flow.Opaque
+		in.forward()
+	}
+}
+
+// forward joins the client with the app, if policy lets it.
+func (in *inbound) forward() {
+	if in.app == nil { // the admin port takes requests only
+		in.client.Reset()
+		return
+	}
+	d := in.w.p.judge(&in.flow)
+	in.w.p.judged(&in.flow, d)
+	if !d.Allow {
+		in.client.Reset()
+		in.app.Reset()
+		return
+	}
+	in.w.joinInbound(in.client, in.app, &in.flow, d)
+}
+
+// serve turns the client's connection into requests.
+func (in *inbound) serve() {
+	if in.app == nil {
+		in.w.serveAdmin(in.client, &in.flow)
+		return
+	}
+	in.w.serveInbound(in.client, in.app, in.flow, in.appAs())
+}
+
+func (in *inbound) closeApp() {
+	if in.app != nil {
+		in.app.Close()
+	}
+}
+
+func (in *inbound) refuse(err error) {
+	in.w.p.refused(&in.flow.Flow, err)
+	in.p.Refuse()
+}
+
+// meshed reports whether an address is, as far as the control plane said, a
+// pod with a sidecar.
+func meshed(s *discover.Snapshot) bool {
+	for i := range s.Endpoints {
+		if s.Endpoints[i].Meshed() {
+			return true
+		}
+	}
+	return false
+}
+
+var (
+	errNoEndpoint = errors.New("no endpoint")
+	errDraining   = errors.New("the sidecar is shutting down")
+	errDenied     = errors.New("policy allows nobody")
+	errUnproven   = errors.New("the app spoke first to a client that may be a sidecar and stays silent")
+)

@@ -1,0 +1,210 @@
+package tunproxy
+
+import (
+	"errors"
+	"time"
+
+	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/tunproxy/authz"
+	"github.com/tunmesh/tunmesh/tunproxy/exchange"
+	"github.com/tunmesh/tunmesh/tunproxy/flow"
+	"github.com/tunmesh/tunmesh/tunproxy/message"
+	"github.com/tunmesh/tunmesh/tunproxy/orig"
+	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
+	"github.com/tunmesh/tunmesh/tunproxy/upstream"
+)
+
+// inboundRequests is an HTTP connection from the network: it lets each request
+// pass that policy allows, to the app, as coming from the true client.
+type inboundRequests struct {
+	w      *worker
+	flow   flow.Secured
+	app    upstream.Endpoint
+	first  aio.Conn // to the app, unused so far; nil once given to the pool
+	groups [2]*upstream.Group
+	cfg    exchange.Config
+
+	// What metrics name: the last request's decision and authority, and the
+	// handles for these.
+	decision  *authz.Decision
+	authority string
+	counted   *authz.Decision // the decision that the handles are for; nil: none
+	counts    telemetry.HTTP
+	judged    telemetry.Count
+}
+
+// serveInbound turns a client's connection into requests. It takes both.
+func (w *worker) serveInbound(c, first aio.Conn, f flow.Secured, app upstream.Endpoint) {
+	r := &inboundRequests{w: w, flow: f, app: app, first: first}
+	hop := f.Peer.Security == flow.Mutual
+	r.cfg = exchange.Config{
+		Loop:              w.loop,
+		Opener:            r,
+		Observers:         w.p.observers,
+		Translate:         w.fromNetwork(hop && f.Protocol == flow.HTTP2),
+		RefuseUndelivered: hop && f.Protocol == flow.HTTP2,
+		Began:             w.p.began,
+		Ended:             w.p.ended,
+		Flow:              &r.flow,
+	}
+	l := w.p.inboundLabels(&r.flow)
+	w.serveHTTP(c, f.Protocol, hop, &l, r.cfg.Serve, r.closed)
+}
+
+// fromNetwork prepares for what clients send: sidecars say more than others.
+func (w *worker) fromNetwork(sidecar bool) exchange.Translator {
+	if sidecar {
+		return orig.FromSidecar{Names: w.names}
+	}
+	return orig.FromClient{}
+}
+
+func (r *inboundRequests) closed() {
+	if r.first != nil {
+		r.first.Close()
+		r.first = nil
+	}
+	for i, g := range r.groups {
+		if g != nil {
+			g.Release()
+			r.groups[i] = nil
+		}
+	}
+	r.uncount()
+}
+
+func (r *inboundRequests) uncount() {
+	if r.counted != nil {
+		r.counts.Release()
+		r.judged.Release()
+		r.counted = nil
+	}
+}
+
+// metrics finds the handles for a request. A connection's requests mostly name
+// one authority, so that labels are made once.
+func (r *inboundRequests) metrics(authority string) (telemetry.HTTP, telemetry.Count) {
+	if r.counted == nil || r.counted != r.decision || r.authority != authority {
+		r.uncount()
+		l := r.w.p.inboundLabels(&r.flow)
+		l.Authority = authority
+		l.Server = telemetry.Server{Group: r.decision.Server.Group, Kind: r.decision.Server.Kind, Name: r.decision.Server.Name, Port: r.flow.OrigDst.Port()}
+		l.Authz = telemetry.Authz(r.decision.Authz)
+		r.counts = r.w.p.cfg.Metrics.HTTP.Handle(&l)
+		family := r.w.p.cfg.Metrics.HTTPDenied
+		if r.decision.Allow {
+			family = r.w.p.cfg.Metrics.HTTPAllowed
+		}
+		l.Authority = ""
+		r.judged = family.Handle(&l)
+		r.counted, r.authority = r.decision, authority
+	}
+	return r.counts, r.judged
+}
+
+// Open implements exchange.Opener: authorize → connection to the app.
+func (r *inboundRequests) Open(x *exchange.Exchange) {
+	h := x.Request()
+	d := r.w.p.judgeRequest(&r.flow, h)
+	r.decision = d
+	x.Quiet = r.w.p.isProbe(&r.flow, h)
+	if !x.Quiet {
+		_, judged := r.metrics(h.Authority)
+		judged.Inc()
+	}
+	if !d.Allow {
+		x.Fail(exchange.ErrDenied)
+		return
+	}
+	kind := upstream.HTTP1
+	if h.Version == message.HTTP2 {
+		kind = upstream.HTTP2
+	}
+	g := r.group(kind)
+	if s, ok := g.Open(); ok {
+		x.Opened(r.upstream(s))
+		return
+	}
+	t := &waitingForApp{r: r, x: x, g: g}
+	x.Waiting = t
+	t.timer = r.w.loop.AfterFunc(upstream.AppTimeout+time.Second, t.expired)
+	g.Wait(t)
+}
+
+// group is the pool's connections to the app for this client. The connection
+// that was made before the client's was accepted is the first of them.
+func (r *inboundRequests) group(kind upstream.Kind) *upstream.Group {
+	g := r.groups[kind]
+	if g == nil {
+		g = r.w.pool.Hold(r.app, kind)
+		r.groups[kind] = g
+	}
+	if r.first != nil {
+		g.Adopt(r.first)
+		r.first = nil
+	}
+	return g
+}
+
+func (r *inboundRequests) upstream(s message.Stream) exchange.Upstream {
+	return exchange.Upstream{Stream: s, Endpoint: theApp{}, Translate: orig.ToServer{}}
+}
+
+// Cancel implements exchange.Opener.
+func (r *inboundRequests) Cancel(x *exchange.Exchange) {
+	if t, ok := x.Waiting.(*waitingForApp); ok {
+		t.over()
+		t.g.Forget(t)
+	}
+}
+
+// waitingForApp is a request that waits for a connection to the app.
+type waitingForApp struct {
+	r     *inboundRequests
+	x     *exchange.Exchange
+	g     *upstream.Group
+	timer aio.Timer
+}
+
+func (t *waitingForApp) over() {
+	t.timer.Stop()
+	t.x.Waiting = nil
+}
+
+// Ready implements upstream.Waiter.
+func (t *waitingForApp) Ready(s message.Stream) {
+	t.over()
+	t.x.Opened(t.r.upstream(s))
+}
+
+// Failed implements upstream.Waiter.
+func (t *waitingForApp) Failed(err error) {
+	t.over()
+	switch {
+	case errors.Is(err, upstream.ErrOverload):
+		t.x.Fail(exchange.ErrOverload)
+	case errors.Is(err, aio.ErrTimeout):
+		t.x.Fail(exchange.ErrTimeout.With(err))
+	default:
+		t.x.Fail(exchange.ErrRefusedEverywhere.With(err))
+	}
+}
+
+func (t *waitingForApp) expired() {
+	t.g.Forget(t)
+	t.Failed(aio.ErrTimeout)
+}
+
+// theApp is the endpoint of every inbound request: there is nothing to choose.
+type theApp struct{}
+
+// Ended implements exchange.Endpoint.
+func (theApp) Ended(exchange.Outcome, time.Duration) {}
+
+var _ exchange.Opener = (*inboundRequests)(nil)
+
+// handle implements measured.
+func (r *inboundRequests) handle(x *exchange.Exchange) telemetry.HTTP {
+	h, _ := r.metrics(x.Request().Authority)
+	return h
+}

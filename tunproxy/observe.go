@@ -1,0 +1,189 @@
+package tunproxy
+
+import (
+	"errors"
+
+	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/tunproxy/authz"
+	"github.com/tunmesh/tunmesh/tunproxy/discover"
+	"github.com/tunmesh/tunmesh/tunproxy/exchange"
+	"github.com/tunmesh/tunmesh/tunproxy/flow"
+	"github.com/tunmesh/tunmesh/tunproxy/message"
+	"github.com/tunmesh/tunmesh/tunproxy/mtls"
+	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
+)
+
+// refused notes a connection that reached nobody.
+func (p *Proxy) refused(f *flow.Flow, err error) {
+	p.cfg.Metrics.TCPError(f.Direction, kindOf(err))
+	p.cfg.Logger.Debug("connection refused", "direction", f.Direction, "client", f.Client, "to", f.OrigDst, "error", err)
+}
+
+// kindOf sorts errors into few kinds, for labels.
+func kindOf(err error) string {
+	for _, k := range []struct {
+		err  error
+		name string
+	}{
+		{aio.ErrRefused, "refused"},
+		{aio.ErrTimeout, "timeout"},
+		{aio.ErrUnreachable, "unreachable"},
+		{aio.ErrReset, "reset"},
+		{discover.ErrNoAnswer, "discovery timeout"},
+		{discover.ErrTooMany, "too many targets"},
+		{errDenied, "unauthorized"},
+		{errDraining, "draining"},
+		{errUnproven, "unproven client"},
+		{mtls.ErrIdentity, "wrong identity"},
+		{mtls.ErrUntrusted, "untrusted"},
+		{mtls.ErrExpired, "expired certificate"},
+		{mtls.ErrNoCertificate, "no certificate"},
+		{mtls.ErrProtocol, "unknown protocol"},
+		{mtls.ErrServerName, "unknown server name"},
+		{mtls.ErrRefusedByPeer, "refused by the peer"},
+		{mtls.ErrBusy, "too many handshakes"},
+		{errNoEndpoint, "no endpoint"},
+	} {
+		if errors.Is(err, k.err) {
+			return k.name
+		}
+	}
+	return "i/o"
+}
+
+// handshakeFailed notes a client that did not prove who it is.
+func (p *Proxy) handshakeFailed(f *flow.Flow, err error) {
+	p.cfg.Metrics.HandshakeFailure(f.Direction, kindOf(err))
+	p.cfg.Logger.Info("client was refused", "client", f.Client, "to", f.OrigDst, "error", err)
+}
+
+// judge asks policy about a byte connection.
+func (p *Proxy) judge(f *flow.Secured) *authz.Decision {
+	return p.policy().Authz().Connection(f.OrigDst.Port(), authz.Client{Addr: f.Client.Addr(), ID: f.Peer.ID})
+}
+
+// judged counts what policy said of a byte connection.
+func (p *Proxy) judged(f *flow.Secured, d *authz.Decision) {
+	family := p.cfg.Metrics.TCPDenied
+	if d.Allow {
+		family = p.cfg.Metrics.TCPAllowed
+	}
+	p.count(family, f, d)
+	if !d.Allow || d.Audit {
+		p.cfg.Logger.Info("connection judged", "allowed", d.Allow, "reason", d.Reason, "client", f.Client, "identity", f.Peer.ID, "to", f.OrigDst)
+	}
+}
+
+func (p *Proxy) count(family *telemetry.Counters, f *flow.Secured, d *authz.Decision) {
+	l := p.inboundLabels(f)
+	judgedBy(&l, d, f)
+	h := family.Handle(&l)
+	h.Inc()
+	h.Release()
+}
+
+// terminated counts a byte connection that policy does not allow any more.
+func (p *Proxy) terminated(f *flow.Secured, d *authz.Decision) {
+	p.count(p.cfg.Metrics.TCPTerminated, f, d)
+	p.cfg.Logger.Info("connection closed by a changed policy", "reason", d.Reason, "client", f.Client, "identity", f.Peer.ID, "to", f.OrigDst)
+}
+
+// judgeRequest asks policy about a request.
+func (p *Proxy) judgeRequest(f *flow.Secured, h *message.Head) *authz.Decision {
+	d := p.policy().Authz().Request(f.OrigDst.Port(), authz.Client{Addr: f.Client.Addr(), ID: f.Peer.ID}, h.Method, h.Path)
+	if !d.Allow || d.Audit {
+		p.cfg.Logger.Info("request judged", "allowed", d.Allow, "reason", d.Reason, "client", f.Client, "identity", f.Peer.ID, "to", f.OrigDst, "method", h.Method)
+	}
+	return d
+}
+
+// isProbe: the kubelet asks, not a user. It has no sidecar, so who proved an
+// identity is somebody else.
+func (p *Proxy) isProbe(f *flow.Secured, h *message.Head) bool {
+	return f.Peer.ID.IsZero() && p.policy().Authz().IsProbe(f.OrigDst.Port(), h.Method, h.Path)
+}
+
+// inboundLabels describe the client's end of an inbound connection.
+func (p *Proxy) inboundLabels(f *flow.Secured) telemetry.Labels {
+	return telemetry.Labels{Direction: flow.Inbound, Target: f.OrigDst, Peer: f.Peer}
+}
+
+// appLabels describe the app's end.
+func (p *Proxy) appLabels(f *flow.Secured) telemetry.Labels {
+	return telemetry.Labels{Direction: flow.Inbound, Target: f.OrigDst, Peer: flow.Peer{Reason: flow.Loopback}}
+}
+
+// requestMetrics counts exchanges. The handle with their labels is found by
+// whoever opened them.
+type requestMetrics struct{ m *telemetry.Metrics }
+
+// measured is an Opener that knows the labels of its exchanges.
+type measured interface {
+	handle(x *exchange.Exchange) telemetry.HTTP
+}
+
+// Request implements exchange.Observer.
+func (m requestMetrics) Request(x *exchange.Exchange) { handleOf(x).Request() }
+
+// Response implements exchange.Observer.
+func (requestMetrics) Response(*exchange.Exchange, *message.Head) {}
+
+// End implements exchange.Observer.
+func (m requestMetrics) End(x *exchange.Exchange, r *exchange.Result) {
+	out := telemetry.Response{Status: r.Status, GRPC: r.GRPCStatus, Latency: r.Total}
+	switch {
+	case r.WasReset:
+		out.Error = "h2(" + r.Reset.String() + ")"
+	case r.Status == 0:
+		out.Error = "unexpected"
+	}
+	handleOf(x).Response(out)
+	if r.ProxyError != "" {
+		m.m.HTTPError(x.Flow().Direction, r.ProxyError)
+	}
+}
+
+func handleOf(x *exchange.Exchange) telemetry.HTTP {
+	if o, ok := x.Opener().(measured); ok {
+		return o.handle(x)
+	}
+	return telemetry.HTTP{}
+}
+
+// collect prints what only a stack of one's own can say.
+func (p *Proxy) collect(w *telemetry.Writer) {
+	c := p.stack.Counters()
+	sides := []aio.Side{aio.App, aio.Wire}
+	side := func(s aio.Side) telemetry.Label { return telemetry.Label{Name: "side", Value: s.String()} }
+	for _, m := range []struct {
+		name, help string
+		get        func(s aio.Side) uint64
+	}{
+		{"netstack_rx_packets_total", "Total count of packets read from the side's device.", func(s aio.Side) uint64 { return c.Side(s).RxPackets }},
+		{"netstack_tx_packets_total", "Total count of packets written to the side's device.", func(s aio.Side) uint64 { return c.Side(s).TxPackets }},
+		{"netstack_read_errors_total", "Total count of failed reads from the side's device.", func(s aio.Side) uint64 { return c.Side(s).ReadErrors }},
+		{"netstack_write_errors_total", "Total count of packets that the side's device did not take.", func(s aio.Side) uint64 { return c.Side(s).WriteErrors }},
+		{"netstack_forwarded_udp_total", "Total count of UDP packets forwarded from this side to the other.", func(s aio.Side) uint64 { return c.Side(s).ForwardedUDP }},
+		{"netstack_forwarded_icmp_total", "Total count of ICMP packets forwarded from this side to the other.", func(s aio.Side) uint64 { return c.Side(s).ForwardedICMP }},
+		{"netstack_forwarded_other_total", "Total count of packets of listed protocols forwarded from this side to the other.", func(s aio.Side) uint64 { return c.Side(s).ForwardedOther }},
+		{"netstack_syns_total", "Total count of connections asked for from this side.", func(s aio.Side) uint64 { return c.Side(s).SYNs }},
+		{"netstack_refused_total", "Total count of connections from this side that were refused.", func(s aio.Side) uint64 { return c.Side(s).Refused }},
+	} {
+		w.Counter(m.name, m.help)
+		for _, s := range sides {
+			w.Sample(m.name, float64(m.get(s)), side(s))
+		}
+	}
+	w.Counter("netstack_drops_total", "Total count of packets dropped, by the side they came from and the reason.")
+	for _, s := range sides {
+		for reason, n := range c.Side(s).Drops {
+			if n > 0 {
+				w.Sample("netstack_drops_total", float64(n), side(s), telemetry.Label{Name: "reason", Value: reason.String()})
+			}
+		}
+	}
+	w.Counter("netstack_tcp_retransmits_total", "Total count of TCP segments sent again.")
+	w.Sample("netstack_tcp_retransmits_total", float64(c.TCP.Retransmits))
+	w.Counter("netstack_tcp_timeouts_total", "Total count of TCP retransmission timeouts.")
+	w.Sample("netstack_tcp_timeouts_total", float64(c.TCP.Timeouts))
+}

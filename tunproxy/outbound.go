@@ -1,0 +1,300 @@
+package tunproxy
+
+import (
+	"errors"
+	"time"
+
+	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/internal/hop"
+	"github.com/tunmesh/tunmesh/tunproxy/balance"
+	"github.com/tunmesh/tunmesh/tunproxy/detect"
+	"github.com/tunmesh/tunmesh/tunproxy/discover"
+	"github.com/tunmesh/tunmesh/tunproxy/flow"
+	"github.com/tunmesh/tunmesh/tunproxy/upstream"
+)
+
+// silence is how long an app's client may say nothing before a byte hop is
+// opened for it, so that a server which speaks first is heard. Linkerd waits
+// 10 s; a client that is about to speak does so within a few milliseconds.
+const silence = 20 * time.Millisecond
+
+// maxDials bounds how many endpoints one connection is offered to.
+const maxDials = 5
+
+// outbound is a connection of the pod's app on its way out. Its methods lie in
+// the order in which they happen:
+//
+//	found ─▶ dial ─▶ accept ─▶ sniff ─┬─ HTTP ───▶ serve requests
+//	                   │              └─ bytes ──▶ hop ─▶ forward
+//	                   └─ silent: hop, and sniff both ends
+type outbound struct {
+	w     *worker
+	p     pending
+	flow  flow.Secured
+	tg    *target
+	tried []*endpoint
+	last  error // why the endpoint tried last did not serve
+
+	ep        *endpoint     // where up leads; charged until ended
+	up        aio.Conn      // TCP to ep; with hopped, ready for bytes
+	rtt       time.Duration // of the connect
+	hopped    bool
+	busy      bool   // a dial or a hop is under way
+	cancelHop func() // of the hop under way
+
+	client aio.Conn // nil until accepted
+	sniff  *sniffer
+	timer  aio.Timer // of silence
+	bytes  bool      // decided: opaque
+	over   bool
+}
+
+// outbound takes a SYN of the app.
+func (w *worker) outbound(p pending) {
+	o := &outbound{w: w, p: p}
+	o.flow.Direction, o.flow.Client, o.flow.OrigDst = flow.Outbound, p.Client(), p.OrigDst()
+	w.p.cfg.Control.Lookup(w.loop, p.OrigDst(), o.found) // bounded by itself
+}
+
+// found: the target is known; or there was no answer in time, which is not the
+// same as "outside the mesh": the connection is refused.
+func (o *outbound) found(t *discover.Target, err error) {
+	if err != nil {
+		o.fail(err)
+		return
+	}
+	o.tg = o.w.target(t, o.flow.OrigDst)
+	switch hint := o.tg.hint(); {
+	case hint == flow.Opaque || hint == flow.TLS:
+		o.flow.Protocol, o.bytes = hint, true
+		o.dial()
+	case o.tg.proven():
+		// Reached before, spoke HTTP, and a connection is there: another dial
+		// would tell nothing new.
+		o.accept()
+	default:
+		o.dial()
+	}
+}
+
+// dial connects to an endpoint. Before the client was accepted this is what
+// makes refused mean refused.
+func (o *outbound) dial() {
+	ep := o.tg.pick(o.tried)
+	if ep == nil || len(o.tried) >= maxDials {
+		o.fail(errors.Join(errNoEndpoint, o.last))
+		return
+	}
+	o.tried = append(o.tried, ep)
+	ep.begin()
+	o.ep, o.rtt, o.busy, o.hopped = ep, 0, true, false
+	began := o.w.loop.Now()
+	o.w.dialer.TCP(ep.up, func(c aio.Conn, err error) {
+		o.busy = false
+		switch {
+		case err != nil:
+			o.settle(balance.Failure)
+			o.last = err
+			if !o.over {
+				o.dial()
+			}
+		case o.over:
+			c.Close()
+			o.settle(balance.Canceled)
+		default:
+			o.rtt = o.w.loop.Now() - began
+			o.up = c
+			o.dialed()
+		}
+	})
+}
+
+// dialed: the far sidecar, or the server, has answered.
+func (o *outbound) dialed() {
+	switch {
+	case o.bytes || o.client != nil:
+		o.hop()
+	default:
+		o.accept()
+	}
+}
+
+// accept answers the client's SYN and listens to what it says.
+func (o *outbound) accept() {
+	c, err := o.p.Accept()
+	if err != nil { // the client is gone
+		o.last = err
+		o.drop()
+		return
+	}
+	o.client = c
+	if o.bytes {
+		o.forward()
+		return
+	}
+	o.sniff = &sniffer{loop: o.w.loop, scratch: o.w.scratch, client: c, done: o.detected}
+	if o.up != nil && o.ep.plain() {
+		o.hopped = true // nothing stands between the server and us
+		o.sniff.server = o.up
+	} else if o.tg.hint() == flow.Detect {
+		o.timer = o.w.loop.AfterFunc(silence, o.silent)
+	}
+	o.sniff.start()
+}
+
+// silent: the client may be waiting for the server to speak.
+func (o *outbound) silent() {
+	switch {
+	case o.over || o.busy || o.hopped || o.sniff.decided:
+	case o.up == nil:
+		o.dial()
+	default:
+		o.hop()
+	}
+}
+
+// detected: the first speaker decided. Requests go on without the connection
+// that was dialled, unless it can serve the first of them; bytes need it.
+func (o *outbound) detected(r detect.Result) {
+	if o.timer != nil {
+		o.timer.Stop()
+	}
+	o.flow.Protocol, o.flow.SNI = protocolOf(r.Kind), r.SNI
+	o.tg.spoke = o.flow.Protocol
+	switch {
+	case o.flow.Protocol.IsHTTP():
+		o.serve()
+	case o.up == nil && !o.busy:
+		o.bytes = true
+		o.dial()
+	default:
+		o.bytes = true
+		o.hop()
+	}
+}
+
+// hop secures the dialled connection for bytes.
+func (o *outbound) hop() {
+	switch {
+	case o.busy:
+	case o.hopped:
+		o.hopDone()
+	default:
+		o.busy = true
+		o.cancelHop = o.w.dialer.Hop(o.up, o.ep.up, hop.ALPNBytes, o.hoppedTo)
+	}
+}
+
+// hoppedTo is the end of a handshake. A failed one never falls back: another
+// endpoint, or none.
+func (o *outbound) hoppedTo(c aio.Conn, err error) {
+	o.busy, o.cancelHop, o.up = false, nil, nil
+	switch {
+	case err != nil:
+		if o.over {
+			o.settle(balance.Canceled)
+			return
+		}
+		o.settle(balance.Failure)
+		o.last = err
+		o.dial()
+	case o.over:
+		c.Close()
+		o.settle(balance.Canceled)
+	default:
+		o.up, o.hopped = c, true
+		o.hopDone()
+	}
+}
+
+func (o *outbound) hopDone() {
+	switch {
+	case o.bytes && o.client == nil:
+		o.accept()
+	case o.bytes:
+		o.forward()
+	default:
+		o.sniff.listen(o.up)
+	}
+}
+
+// forward joins the two connections.
+func (o *outbound) forward() {
+	o.over = true
+	ep := o.ep
+	src, dst := o.tg.clientLabels(), ep.labels(o.flow.Protocol, o.flow.SNI)
+	rtt := o.rtt
+	o.w.join(o.client, o.up, &src, &dst, func(error) { ep.end(balance.Success, rtt) })
+}
+
+// serve turns the client's connection into requests.
+func (o *outbound) serve() {
+	o.over = true
+	if o.cancelHop != nil {
+		o.cancelHop() // hoppedTo settles
+	} else if o.up != nil && !o.busy {
+		o.offer()
+	}
+	o.w.serveOutbound(o.client, o.flow, o.tg)
+}
+
+// offer lets the pool have a connection on which nothing was said.
+func (o *outbound) offer() {
+	kind := upstream.HTTP2
+	if o.ep.plain() && o.flow.Protocol == flow.HTTP1 {
+		kind = upstream.HTTP1
+	}
+	if o.ep.plain() || !o.hopped {
+		o.ep.group(kind).Adopt(o.up)
+	} else {
+		o.up.Close()
+	}
+	o.settle(balance.Success)
+}
+
+// settle closes the endpoint's account for this connection.
+func (o *outbound) settle(out balance.Outcome) {
+	if o.ep != nil {
+		o.ep.end(out, o.rtt)
+		o.ep = nil
+	}
+}
+
+// drop lets go of everything, the client being gone.
+func (o *outbound) drop() {
+	o.over = true
+	if o.up != nil {
+		o.up.Close()
+		o.settle(balance.Canceled)
+	}
+}
+
+// fail tells the client: refused if it was not accepted yet, else reset.
+func (o *outbound) fail(err error) {
+	if o.over {
+		return
+	}
+	o.over = true
+	if o.timer != nil {
+		o.timer.Stop()
+	}
+	o.w.p.refused(&o.flow.Flow, err)
+	if o.client == nil {
+		o.p.Refuse()
+		return
+	}
+	o.sniff.stop()
+	o.client.Reset()
+}
+
+func protocolOf(k detect.Kind) flow.Protocol {
+	switch k {
+	case detect.HTTP1:
+		return flow.HTTP1
+	case detect.HTTP2:
+		return flow.HTTP2
+	case detect.TLS:
+		return flow.TLS
+	}
+	return flow.Opaque
+}

@@ -1,0 +1,187 @@
+package tunproxy
+
+import (
+	"errors"
+	"time"
+
+	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/tunproxy/balance"
+	"github.com/tunmesh/tunmesh/tunproxy/exchange"
+	"github.com/tunmesh/tunmesh/tunproxy/flow"
+	"github.com/tunmesh/tunmesh/tunproxy/message"
+	"github.com/tunmesh/tunmesh/tunproxy/mtls"
+	"github.com/tunmesh/tunmesh/tunproxy/orig"
+	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
+	"github.com/tunmesh/tunmesh/tunproxy/upstream"
+)
+
+const (
+	// attemptWait is how long a request waits for a connection to one endpoint
+	// while others have not been tried (Linkerd's connect timeout).
+	attemptWait = time.Second
+	// requestWait is how long it waits in all: as long as a connect may take, so
+	// that a peer's sidecar may restart meanwhile.
+	requestWait = upstream.WireTimeout
+)
+
+// outboundRequests is an HTTP connection of the app: it sends each request
+// where the balancer says.
+type outboundRequests struct {
+	w    *worker
+	tg   *target
+	flow flow.Secured
+	cfg  exchange.Config
+}
+
+// serveOutbound turns an app's connection into requests.
+func (w *worker) serveOutbound(c aio.Conn, f flow.Secured, tg *target) {
+	r := &outboundRequests{w: w, tg: tg, flow: f}
+	r.cfg = exchange.Config{
+		Loop:        w.loop,
+		Opener:      r,
+		Observers:   w.p.observers,
+		Translate:   orig.FromClient{},
+		Began:       w.p.began,
+		Ended:       w.p.ended,
+		Undelivered: refusedLate,
+		Flow:        &r.flow,
+	}
+	tg.users++
+	l := tg.clientLabels()
+	w.serveHTTP(c, f.Protocol, false, &l, r.cfg.Serve, r.closed)
+}
+
+func (r *outboundRequests) closed() {
+	r.tg.users--
+	r.tg.used = r.w.loop.Now()
+}
+
+// refusedLate: the far sidecar turned the handshake down after we thought it
+// done (TLS 1.3 lets a client finish first). It has seen no byte of requests.
+func refusedLate(err error) bool { return errors.Is(err, mtls.ErrRefusedByPeer) }
+
+// Open implements exchange.Opener: route → balance → connection.
+func (r *outboundRequests) Open(x *exchange.Exchange) { r.open(x, nil) }
+
+func (r *outboundRequests) open(x *exchange.Exchange, last error) {
+	r.tg.used = r.w.loop.Now()
+	rule := r.tg.routes.Find(x.Request())
+	if rule == nil {
+		x.Fail(exchange.ErrNoRoute)
+		return
+	}
+	e := pickFor(rule.Backend, x, r.tg.used)
+	if e == nil || x.Exhausted() {
+		x.Fail(noEndpoint(x, last))
+		return
+	}
+	e.begin()
+	g := e.group(kindFor(x.Request(), e))
+	if s, ok := g.Open(); ok {
+		x.Opened(exchange.Upstream{Stream: s, Endpoint: e, Translate: e.translator()})
+		return
+	}
+	t := &waiting{r: r, x: x, e: e, g: g, began: r.w.loop.Now()}
+	limit := requestWait - (t.began - x.Began())
+	if r.tg.set.Ready() > x.Attempts()+1 {
+		limit = min(limit, attemptWait)
+	}
+	x.Waiting = t
+	t.timer = r.w.loop.AfterFunc(max(limit, 0), t.expired)
+	g.Wait(t)
+}
+
+// Cancel implements exchange.Opener.
+func (r *outboundRequests) Cancel(x *exchange.Exchange) {
+	if t, ok := x.Waiting.(*waiting); ok {
+		t.over()
+		t.g.Forget(t)
+		t.e.Ended(exchange.Canceled, r.w.loop.Now()-t.began)
+	}
+}
+
+// waiting is a request that waits for a connection.
+type waiting struct {
+	r     *outboundRequests
+	x     *exchange.Exchange
+	e     *endpoint
+	g     *upstream.Group
+	began time.Duration
+	timer aio.Timer
+}
+
+func (t *waiting) over() {
+	t.timer.Stop()
+	t.x.Waiting = nil
+}
+
+// Ready implements upstream.Waiter.
+func (t *waiting) Ready(s message.Stream) {
+	t.over()
+	t.x.Opened(exchange.Upstream{Stream: s, Endpoint: t.e, Translate: t.e.translator()})
+}
+
+// Failed implements upstream.Waiter: nothing of the request left, so another
+// endpoint may have it.
+func (t *waiting) Failed(err error) {
+	t.over()
+	t.e.Ended(exchange.Undelivered, t.r.w.loop.Now()-t.began)
+	t.x.TurnedDown(t.e)
+	t.r.open(t.x, err)
+}
+
+func (t *waiting) expired() {
+	t.g.Forget(t)
+	t.Failed(aio.ErrTimeout)
+}
+
+// noEndpoint is what to say when nobody is left to ask.
+func noEndpoint(x *exchange.Exchange, last error) *exchange.Error {
+	switch {
+	case errors.Is(last, upstream.ErrOverload):
+		return exchange.ErrOverload
+	case errors.Is(last, aio.ErrTimeout):
+		return exchange.ErrTimeout.With(last)
+	case last != nil:
+		return exchange.ErrRefusedEverywhere.With(last)
+	case x.Attempts() > 0:
+		return exchange.ErrRefusedEverywhere
+	}
+	return exchange.ErrNoEndpoint
+}
+
+// kindFor is the kind of connection that carries a request to e: HTTP/2 between
+// sidecars, but for what HTTP/2 has no room for; as the client spoke elsewhere.
+func kindFor(h *message.Head, e *endpoint) upstream.Kind {
+	switch {
+	case h.Version == message.HTTP2:
+		return upstream.HTTP2
+	case e.plain() || h.Upgrade || h.Method == "CONNECT":
+		return upstream.HTTP1
+	}
+	return upstream.HTTP2
+}
+
+// pickFor chooses an endpoint that has not turned x down.
+func pickFor(set *balance.Set[*endpoint], x *exchange.Exchange, now time.Duration) *endpoint {
+	var exclude func(*balance.Member[*endpoint]) bool
+	if x.Attempts() > 0 {
+		exclude = func(m *balance.Member[*endpoint]) bool { return x.Tried(m.Value) }
+	}
+	m := set.Pick(now, exclude)
+	if m == nil {
+		return nil
+	}
+	return m.Value
+}
+
+var _ exchange.Opener = (*outboundRequests)(nil)
+
+// handle implements measured: requests are counted where they went; those for
+// which there was no endpoint, for the target alone.
+func (r *outboundRequests) handle(x *exchange.Exchange) telemetry.HTTP {
+	if e, ok := x.Endpoint().(*endpoint); ok {
+		return e.metrics()
+	}
+	return r.tg.metrics()
+}

@@ -1,0 +1,290 @@
+package tunproxy
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/tunproxy/balance"
+	"github.com/tunmesh/tunmesh/tunproxy/discover"
+	"github.com/tunmesh/tunmesh/tunproxy/exchange"
+	"github.com/tunmesh/tunmesh/tunproxy/flow"
+	"github.com/tunmesh/tunmesh/tunproxy/orig"
+	"github.com/tunmesh/tunmesh/tunproxy/route"
+	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
+	"github.com/tunmesh/tunmesh/tunproxy/upstream"
+)
+
+// target is what one loop keeps about what is behind an address: the balancer,
+// and what connections to it turned out to be.
+type target struct {
+	w    *worker
+	t    *discover.Target
+	dst  netip.AddrPort
+	snap *discover.Snapshot // the one that set was made from
+	stop func()             // of the subscription
+
+	routes *route.Table[*balance.Set[*endpoint]]
+	set    *balance.Set[*endpoint]
+	// spoke is what the last connection turned out to speak; Detect before one.
+	spoke flow.Protocol
+	used  time.Duration
+	users int // HTTP connections of apps
+
+	http   telemetry.HTTP // of requests without an endpoint
+	hasTel bool
+}
+
+// endpoint is one endpoint of a target.
+type endpoint struct {
+	tg     *target
+	member *balance.Member[*endpoint]
+	up     upstream.Endpoint
+	from   discover.Endpoint
+	groups [2]*upstream.Group // by upstream.Kind; held
+	http   telemetry.HTTP
+	hasTel bool
+}
+
+// target finds or makes the loop's view of t.
+func (w *worker) target(t *discover.Target, dst netip.AddrPort) *target {
+	tg := w.targets[t]
+	if tg == nil {
+		tg = &target{w: w, t: t, dst: dst, set: balance.New[*endpoint](balance.Config{Rand: w.rand.Uint64})}
+		tg.routes = route.Default(tg.set)
+		tg.refresh()
+		tg.stop = t.Subscribe(w.loop, tg.refresh)
+		w.targets[t] = tg
+	}
+	tg.used = w.loop.Now()
+	return tg
+}
+
+// refresh takes the last snapshot in: endpoints that stay keep their statistics
+// and connections; those of endpoints that left, or are somebody else now, drain.
+func (tg *target) refresh() {
+	s := tg.t.Load()
+	if s == tg.snap {
+		return
+	}
+	tg.snap = s
+	eps := make([]balance.Endpoint, len(s.Endpoints))
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		if m := tg.set.Get(e.Addr); m != nil && m.Value.up != tg.upstream(e) {
+			tg.set.Update(tg.without(e.Addr)) // same address, other workload
+			m.Value.release()
+		}
+		eps[i] = balance.Endpoint{Addr: e.Addr, Weight: e.Weight}
+	}
+	added, removed := tg.set.Update(eps)
+	for _, m := range removed {
+		m.Value.release()
+	}
+	for _, m := range added {
+		m.Value = &endpoint{tg: tg, member: m}
+	}
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		if m := tg.set.Get(e.Addr); m != nil {
+			m.Value.from = *e
+			m.Value.up = tg.upstream(e)
+		}
+	}
+}
+
+// without is the set's members but one.
+func (tg *target) without(addr netip.AddrPort) []balance.Endpoint {
+	var eps []balance.Endpoint
+	tg.set.All(func(m *balance.Member[*endpoint]) bool {
+		if m.Addr() != addr {
+			eps = append(eps, balance.Endpoint{Addr: m.Addr(), Weight: m.Weight()})
+		}
+		return true
+	})
+	return eps
+}
+
+// upstream is how an endpoint is reached: over the wire, or, if it is this very
+// pod, on the app side, as from the target's own address (a packet from the
+// pod's address to itself would be a martian).
+func (tg *target) upstream(e *discover.Endpoint) upstream.Endpoint {
+	if slices.Contains(tg.w.p.cfg.Addrs, e.Addr.Addr()) {
+		return upstream.Endpoint{Side: aio.App, Addr: e.Addr, Src: tg.dst.Addr()}
+	}
+	return upstream.Endpoint{Side: aio.Wire, Addr: e.Addr, Src: tg.w.p.source(e.Addr.Addr()), ID: e.Identity}
+}
+
+// hint is what the control plane knows about the protocol.
+func (tg *target) hint() flow.Protocol {
+	if p := tg.snap.Protocol; p != flow.Detect || len(tg.snap.Endpoints) == 0 {
+		return p
+	}
+	// What the endpoints say of themselves counts where they agree.
+	p := tg.snap.Endpoints[0].Protocol
+	for i := range tg.snap.Endpoints {
+		if tg.snap.Endpoints[i].Protocol != p {
+			return flow.Detect
+		}
+	}
+	return p
+}
+
+// proven: requests reached the target before, and a connection for more is there.
+func (tg *target) proven() bool {
+	if !tg.spoke.IsHTTP() {
+		return false
+	}
+	live := false
+	tg.set.All(func(m *balance.Member[*endpoint]) bool {
+		for _, g := range m.Value.groups {
+			live = live || g != nil && g.Live()
+		}
+		return !live
+	})
+	return live
+}
+
+// pick chooses an endpoint, none of those tried.
+func (tg *target) pick(tried []*endpoint) *endpoint {
+	m := tg.set.Pick(tg.w.loop.Now(), func(m *balance.Member[*endpoint]) bool { return slices.Contains(tried, m.Value) })
+	if m == nil {
+		return nil
+	}
+	return m.Value
+}
+
+// plain: the control plane said that nobody there speaks mTLS, or it is us.
+func (e *endpoint) plain() bool { return e.up.ID.IsZero() }
+
+// peer describes the far end of a connection to e.
+func (e *endpoint) peer(p flow.Protocol, sni string) flow.Peer {
+	peer := flow.Peer{Addr: e.up.Addr}
+	switch {
+	case !e.plain():
+		peer.Security, peer.ID = flow.Mutual, e.up.ID
+	case e.up.Side == aio.App:
+		peer.Reason = flow.Loopback
+	case p == flow.TLS:
+		peer.Security, peer.SNI = flow.Passthrough, sni
+	default:
+		peer.Reason = flow.NotMeshed
+	}
+	return peer
+}
+
+// labels describe a connection to e, or a request.
+func (e *endpoint) labels(p flow.Protocol, sni string) telemetry.Labels {
+	return telemetry.Labels{
+		Direction: flow.Outbound,
+		Target:    e.up.Addr,
+		Peer:      e.peer(p, sni),
+		Authority: e.tg.snap.Authority,
+		Dst:       []map[string]string{e.tg.snap.Labels, e.from.Labels},
+	}
+}
+
+// clientLabels describe the app's end of a connection to the target.
+func (tg *target) clientLabels() telemetry.Labels {
+	return telemetry.Labels{
+		Direction: flow.Outbound,
+		Target:    tg.dst,
+		Peer:      flow.Peer{Reason: flow.Loopback},
+		Authority: tg.snap.Authority,
+		Dst:       []map[string]string{tg.snap.Labels},
+	}
+}
+
+// release lets go of all endpoints, and of the watch.
+func (tg *target) release() {
+	tg.stop()
+	if tg.hasTel {
+		tg.http.Release()
+	}
+	_, removed := tg.set.Update(nil)
+	for _, m := range removed {
+		m.Value.release()
+	}
+}
+
+// metrics is the handle for requests that found no endpoint.
+func (tg *target) metrics() telemetry.HTTP {
+	if !tg.hasTel {
+		l := tg.clientLabels()
+		l.Peer = flow.Peer{}
+		tg.http, tg.hasTel = tg.w.p.cfg.Metrics.HTTP.Handle(&l), true
+	}
+	return tg.http
+}
+
+// metrics is the handle for requests to e.
+func (e *endpoint) metrics() telemetry.HTTP {
+	if !e.hasTel {
+		l := e.labels(flow.HTTP1, "")
+		e.http, e.hasTel = e.tg.w.p.cfg.Metrics.HTTP.Handle(&l), true
+	}
+	return e.http
+}
+
+// group is the pool's connections to e that speak so; held while e is there.
+func (e *endpoint) group(k upstream.Kind) *upstream.Group {
+	if e.groups[k] == nil {
+		e.groups[k] = e.tg.w.pool.Hold(e.up, k)
+		if e.member.Removed() { // a last stream to an endpoint that left
+			e.groups[k].Release()
+		}
+	}
+	return e.groups[k]
+}
+
+// release lets go of what e holds; streams under way finish, and are counted.
+func (e *endpoint) release() {
+	for k, g := range e.groups {
+		if g != nil {
+			g.Release()
+			e.groups[k] = nil
+		}
+	}
+	e.settle()
+}
+
+// settle gives the handle for metrics back when nobody needs it any more.
+func (e *endpoint) settle() {
+	if e.hasTel && e.member.Removed() && e.member.Pending() == 0 {
+		e.http.Release()
+		e.hasTel = false
+	}
+}
+
+// translator prepares requests for e: the hop has a language of its own.
+func (e *endpoint) translator() exchange.Translator {
+	if e.plain() {
+		return orig.ToServer{}
+	}
+	return e.tg.w.toSidecar
+}
+
+func (e *endpoint) begin() { e.member.Begin() }
+
+// end closes the account of a byte connection.
+func (e *endpoint) end(o balance.Outcome, rtt time.Duration) {
+	e.member.End(e.tg.w.loop.Now(), o, rtt)
+	e.settle()
+}
+
+// Ended implements exchange.Endpoint.
+func (e *endpoint) Ended(o exchange.Outcome, firstByte time.Duration) {
+	now := e.tg.w.loop.Now()
+	switch o {
+	case exchange.Success:
+		e.member.End(now, balance.Success, firstByte)
+	case exchange.Canceled:
+		e.member.End(now, balance.Canceled, firstByte)
+	default:
+		e.member.End(now, balance.Failure, firstByte)
+	}
+	e.settle()
+}
+
+var _ exchange.Endpoint = (*endpoint)(nil)

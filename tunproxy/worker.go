@@ -1,0 +1,118 @@
+package tunproxy
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/internal/spiffe"
+	"github.com/tunmesh/tunmesh/tunproxy/discover"
+	"github.com/tunmesh/tunmesh/tunproxy/exchange"
+	"github.com/tunmesh/tunmesh/tunproxy/forward"
+	"github.com/tunmesh/tunmesh/tunproxy/h1"
+	"github.com/tunmesh/tunmesh/tunproxy/h2"
+	"github.com/tunmesh/tunmesh/tunproxy/mtls"
+	"github.com/tunmesh/tunmesh/tunproxy/orig"
+	"github.com/tunmesh/tunmesh/tunproxy/upstream"
+)
+
+const (
+	// sweepEvery is how often a worker looks after what nobody tells it about:
+	// byte counts of long connections, targets that are unused.
+	sweepEvery = 2 * time.Second
+	// targetIdle is how long an unused target keeps its statistics and
+	// connections; the watch behind it is discover's to end.
+	targetIdle = time.Minute
+)
+
+// worker is the part of the sidecar that lives on one loop: everything here is
+// touched on that loop only, so nothing has a lock.
+type worker struct {
+	p    *Proxy
+	loop aio.Loop
+	rand *rand.Rand
+
+	dialer *upstream.Dialer
+	pool   *upstream.Pool
+	names  *orig.Names
+	// toSidecar translates what leaves for other sidecars.
+	toSidecar exchange.Translator
+	targets   map[*discover.Target]*target
+
+	h1      *h1.Buffers
+	h2      *h2.Memory
+	scratch []byte // shared by pipes and sniffers
+
+	servers map[server]struct{}       // HTTP connections of clients, to drain
+	pipes   map[*inboundPipe]struct{} // byte connections that policy may close
+	tracked []*transport
+}
+
+func newWorker(p *Proxy, loop aio.Loop) *worker {
+	w := &worker{
+		p: p, loop: loop,
+		rand:    rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		targets: make(map[*discover.Target]*target),
+		names:   orig.NewNames(),
+		h1:      h1.NewBuffers(),
+		h2:      h2.NewMemory(),
+		scratch: make([]byte, forward.ScratchSize),
+		servers: make(map[server]struct{}),
+		pipes:   make(map[*inboundPipe]struct{}),
+	}
+	w.toSidecar = orig.ToSidecar{Names: w.names}
+	w.dialer = upstream.NewDialer(loop, w.secure)
+	w.pool = upstream.NewPool(w.dialer, w.speakHTTP1, w.speakHTTP2)
+	return w
+}
+
+// start begins the periodic part. It runs on the loop.
+func (w *worker) start() { w.loop.AfterFunc(sweepEvery, w.sweep) }
+
+func (w *worker) sweep() {
+	now := w.loop.Now()
+	for _, t := range w.tracked {
+		t.sample()
+	}
+	for t, tg := range w.targets {
+		if tg.users == 0 && now-tg.used > targetIdle {
+			tg.release()
+			delete(w.targets, t)
+		}
+	}
+	w.loop.AfterFunc(sweepEvery, w.sweep)
+}
+
+// secure is mTLS as the client, for the dialler.
+func (w *worker) secure(c aio.Conn, id spiffe.ID, alpn string, done func(aio.Conn, error)) (cancel func()) {
+	return mtls.Client(c, mtls.Params{Store: w.p.cfg.Identity, ALPN: alpn, Accept: []spiffe.ID{id}}, func(c *mtls.Conn, err error) {
+		if err != nil {
+			done(nil, err)
+			return
+		}
+		done(c, nil)
+	})
+}
+
+// syn takes a connection that somebody asks for.
+func (w *worker) syn(p pending, side aio.Side) {
+	if side == aio.App {
+		w.outbound(p)
+		return
+	}
+	w.inbound(p)
+}
+
+// policyChanged closes byte connections that are no longer allowed.
+func (w *worker) policyChanged() {
+	for p := range w.pipes {
+		p.recheck()
+	}
+}
+
+// drain asks every HTTP client to go elsewhere, in order.
+func (w *worker) drain() {
+	for s := range w.servers {
+		s.Drain()
+	}
+}

@@ -209,3 +209,6 @@ func (c *Conn) WasReset() bool { return c.err != nil }
 func (c *Conn) IsClosed() bool { return c.closed }
 
 var _ aio.Conn = (*Conn)(nil)
+
+// Peeked is what was received and not read yet; it is not to be changed.
+func (c *Conn) Peeked() []byte { return c.in }

@@ -1,0 +1,224 @@
+package discover
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+
+	"github.com/tunmesh/tunmesh/internal/spiffe"
+	"github.com/tunmesh/tunmesh/tunproxy/flow"
+	"github.com/tunmesh/tunmesh/tunproxy/rpc/wire"
+)
+
+// Kind says what is behind an address.
+type Kind uint8
+
+// The kinds; the numbers are those of tunmesh.destination.v1.Kind.
+const (
+	// Service: balance over endpoints. No endpoint: refuse.
+	Service Kind = iota + 1
+	// Pod: a pod of the mesh's network by its own address: one endpoint.
+	Pod
+	// External: no Service and no pod: one plain endpoint, the address itself.
+	External
+	// None: of the mesh's address ranges, but nobody's: refuse.
+	None
+)
+
+func (k Kind) String() string {
+	switch k {
+	case Service:
+		return "service"
+	case Pod:
+		return "pod"
+	case External:
+		return "external"
+	case None:
+		return "none"
+	}
+	return "unknown"
+}
+
+// Ref names the resource behind a target; zero for External and None.
+type Ref struct {
+	Kind, Namespace, Name string
+	Port                  uint16
+}
+
+// A Snapshot is what is behind one address. It is immutable.
+type Snapshot struct {
+	// Version grows with each change of this target, over reconnects too.
+	Version   uint64
+	Kind      Kind
+	Protocol  flow.Protocol
+	Ref       Ref
+	Authority string
+	// Labels of the target in metrics.
+	Labels map[string]string
+	// Endpoints, each address once.
+	Endpoints []Endpoint
+}
+
+// Endpoint is a place that a target's connections go.
+type Endpoint struct {
+	Addr   netip.AddrPort
+	Weight uint32 // at least 1; 10000 is the default
+	Zone   string
+	// Identity is the only one accepted from this endpoint. The zero ID is the
+	// explicit statement that it speaks plain text.
+	Identity spiffe.ID
+	Protocol flow.Protocol
+	// Labels of the endpoint in metrics, without "dst_".
+	Labels map[string]string
+}
+
+// Meshed reports whether the endpoint has a sidecar.
+func (e *Endpoint) Meshed() bool { return !e.Identity.IsZero() }
+
+var errNoKind = errors.New("the target has no kind")
+
+// maxEndpoints bounds one target, against a control plane gone wrong.
+const maxEndpoints = 100_000
+
+// snapshot checks a whole state and makes it a Snapshot.
+func snapshot(addr netip.AddrPort, m *wire.Target) (*Snapshot, error) {
+	if m.Kind == wire.KindUnspecified {
+		return nil, errNoKind
+	}
+	if m.Kind > wire.KindNone {
+		return nil, fmt.Errorf("kind %d is not known", m.Kind)
+	}
+	if m.Ref.Port > math.MaxUint16 {
+		return nil, fmt.Errorf("ref: port %d", m.Ref.Port)
+	}
+	p, err := protocol(m.Protocol)
+	if err != nil {
+		return nil, err
+	}
+	s := &Snapshot{
+		Kind: Kind(m.Kind), Protocol: p, Authority: m.Authority, Labels: m.Labels,
+		Ref: Ref{m.Ref.Kind, m.Ref.Namespace, m.Ref.Name, uint16(m.Ref.Port)},
+	}
+	if s.Endpoints, err = endpoints(nil, m.Endpoints, nil); err != nil {
+		return nil, err
+	}
+	return s, s.check(addr)
+}
+
+// apply makes the next Snapshot from s and a delta.
+func (s *Snapshot) apply(addr netip.AddrPort, d *wire.EndpointDelta) (*Snapshot, error) {
+	n := *s
+	var err error
+	if n.Endpoints, err = endpoints(s.Endpoints, d.Put, d.Remove); err != nil {
+		return nil, err
+	}
+	return &n, n.check(addr)
+}
+
+// endpoints puts and removes; it returns a new list in the old one's order.
+func endpoints(old []Endpoint, put []wire.Endpoint, remove []string) ([]Endpoint, error) {
+	gone := make(map[netip.AddrPort]bool, len(remove))
+	for _, r := range remove {
+		a, err := address(r)
+		if err != nil {
+			return nil, fmt.Errorf("remove: %w", err)
+		}
+		gone[a] = true
+	}
+	all := make([]Endpoint, 0, len(old)+len(put))
+	at := make(map[netip.AddrPort]int, len(old)+len(put))
+	removed := 0
+	for i := range old {
+		if gone[old[i].Addr] {
+			removed++
+			continue
+		}
+		at[old[i].Addr] = len(all)
+		all = append(all, old[i])
+	}
+	if removed != len(gone) {
+		return nil, errors.New("remove: an endpoint that is not there")
+	}
+	fresh := make(map[netip.AddrPort]bool, len(put))
+	for i := range put {
+		e, err := endpoint(&put[i])
+		if err != nil {
+			return nil, err
+		}
+		if fresh[e.Addr] || gone[e.Addr] {
+			return nil, fmt.Errorf("endpoint %s comes twice", e.Addr)
+		}
+		fresh[e.Addr] = true
+		if j, ok := at[e.Addr]; ok {
+			all[j] = e
+			continue
+		}
+		all = append(all, e)
+	}
+	if len(all) > maxEndpoints {
+		return nil, fmt.Errorf("%d endpoints, at most %d are taken", len(all), maxEndpoints)
+	}
+	return all, nil
+}
+
+func endpoint(m *wire.Endpoint) (Endpoint, error) {
+	a, err := address(m.Address)
+	if err != nil {
+		return Endpoint{}, fmt.Errorf("endpoint: %w", err)
+	}
+	if m.Weight == 0 {
+		return Endpoint{}, fmt.Errorf("endpoint %s: weight 0", a)
+	}
+	p, err := protocol(m.Protocol)
+	if err != nil {
+		return Endpoint{}, fmt.Errorf("endpoint %s: %w", a, err)
+	}
+	e := Endpoint{Addr: a, Weight: m.Weight, Zone: m.Zone, Protocol: p, Labels: m.Labels}
+	if m.Identity != "" { // "" alone means "not meshed"; what can't be read must not
+		if e.Identity, err = spiffe.Parse(m.Identity); err != nil {
+			return Endpoint{}, fmt.Errorf("endpoint %s: %w", a, err)
+		}
+	}
+	return e, nil
+}
+
+// address wants the canonical form, so that one endpoint has one spelling.
+func address(s string) (netip.AddrPort, error) {
+	a, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return a, fmt.Errorf("address %q: want IP:port", s)
+	}
+	if a.Port() == 0 || a.Addr().Zone() != "" || a.Addr().IsUnspecified() || a.Addr() != a.Addr().Unmap() {
+		return a, fmt.Errorf("address %q cannot be dialled", s)
+	}
+	return a, nil
+}
+
+func protocol(p uint32) (flow.Protocol, error) {
+	if p > uint32(flow.TLS) {
+		return 0, fmt.Errorf("protocol %d is not known", p)
+	}
+	return flow.Protocol(p), nil
+}
+
+// check holds a state to what its kind promises.
+func (s *Snapshot) check(addr netip.AddrPort) error {
+	n := len(s.Endpoints)
+	switch s.Kind {
+	case Pod:
+		if n != 1 {
+			return fmt.Errorf("a pod with %d endpoints", n)
+		}
+	case External:
+		if n != 1 || s.Endpoints[0].Addr != addr || s.Endpoints[0].Meshed() {
+			return fmt.Errorf("an external address must be its own only endpoint, without identity")
+		}
+	case None:
+		if n != 0 {
+			return fmt.Errorf("nobody's address with %d endpoints", n)
+		}
+	case Service:
+	}
+	return nil
+}

@@ -1,0 +1,205 @@
+package tap
+
+import (
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tunmesh/tunmesh/tunproxy/rpc/wire"
+)
+
+// Config is a Hub's. Pod and Logger are required.
+type Config struct {
+	// Pod is our namespace/name.
+	Pod    string
+	Logger *slog.Logger
+	// MaxTaps bounds the taps at once. 0: 64.
+	MaxTaps int
+	// Queue bounds, for each tap, the events that wait to be sent. 0: 256.
+	Queue int
+	// Now is the clock. nil: time.Now.
+	Now func() time.Time
+}
+
+// A Hub is what all requests of a sidecar pass. Its methods are safe from any
+// goroutine.
+type Hub struct {
+	cfg  Config
+	base uint32                 // of this process's request ids
+	last atomic.Uint64          // of the streams' ids
+	taps atomic.Pointer[[]*tap] // nil while nobody watches
+
+	mu   sync.Mutex    // of changes to taps
+	wake chan struct{} // 1 slot: some queue is not empty
+}
+
+// New makes a Hub that nobody watches.
+func New(c Config) (*Hub, error) {
+	if c.Pod == "" || c.Logger == nil {
+		return nil, errors.New("tap: the pod's name and a logger are needed")
+	}
+	if c.MaxTaps <= 0 {
+		c.MaxTaps = 64
+	}
+	if c.Queue <= 0 {
+		c.Queue = 256
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Hub{cfg: c, base: rand.Uint32(), wake: make(chan struct{}, 1)}, nil //nolint:gosec // an id, not a secret
+}
+
+// Active reports whether anybody watches: whether calling Begin is worth
+// gathering its arguments.
+func (h *Hub) Active() bool { return h.taps.Load() != nil }
+
+// tap is one watcher's. It is immutable but for what queue and limit hold,
+// which a tap that is replaced hands on: spans under way go on to use them.
+type tap struct {
+	id      uint64
+	match   match
+	headers bool
+	limit   *limit
+	queue   *queue
+}
+
+// queue is what waits for the stream.
+type queue struct {
+	max int
+
+	mu     sync.Mutex
+	events []*wire.Event
+	lost   uint64
+}
+
+// match is a wire.Match made ready.
+type match struct {
+	method, scheme, authority, prefix string
+	peers                             []netip.Addr
+	in, out                           bool
+}
+
+func newMatch(m *wire.Match) (match, error) {
+	r := match{method: m.Method, scheme: m.Scheme, authority: m.Authority, prefix: m.PathPrefix}
+	switch m.Direction {
+	case "":
+		r.in, r.out = true, true
+	case "in":
+		r.in = true
+	case "out":
+		r.out = true
+	default:
+		return r, errors.New(`tap: direction is neither "in" nor "out"`)
+	}
+	for _, p := range m.Peers {
+		a, err := netip.ParseAddr(p)
+		if err != nil {
+			return r, errors.New("tap: a peer is no IP address")
+		}
+		r.peers = append(r.peers, a.Unmap())
+	}
+	return r, nil
+}
+
+// set obeys a command: it adds, replaces or ends a tap.
+func (h *Hub) set(c *wire.Command) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var old []*tap
+	if p := h.taps.Load(); p != nil {
+		old = *p
+	}
+	t := &tap{id: c.Tap, headers: c.Headers, limit: &limit{}, queue: &queue{max: h.cfg.Queue}}
+	next := slices.DeleteFunc(slices.Clone(old), func(was *tap) bool {
+		if was.id == c.Tap {
+			t.limit, t.queue = was.limit, was.queue
+		}
+		return was.id == c.Tap
+	})
+	if c.Match != nil && c.MaxRPS > 0 {
+		var err error
+		if t.match, err = newMatch(c.Match); err != nil {
+			return err
+		}
+		if len(next) >= h.cfg.MaxTaps {
+			return errors.New("tap: too many at once")
+		}
+		t.limit.set(c.MaxRPS, h.cfg.Now())
+		next = append(next, t)
+	}
+	if len(next) == 0 {
+		h.taps.Store(nil)
+		return nil
+	}
+	h.taps.Store(&next)
+	return nil
+}
+
+// reset ends all taps: the control plane is gone, and tells anew when it is back.
+func (h *Hub) reset() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.taps.Store(nil)
+}
+
+// push queues an event for t, or counts it as lost; the nil event is one that
+// the limit did not admit.
+func (h *Hub) push(t *tap, e *wire.Event) {
+	q := t.queue
+	q.mu.Lock()
+	if e == nil || len(q.events) >= q.max {
+		q.lost++
+	} else {
+		q.events = append(q.events, e)
+	}
+	q.mu.Unlock()
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+// drain takes what waits.
+func (q *queue) drain() (events []*wire.Event, lost uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	events, lost = q.events, q.lost
+	q.events, q.lost = nil, 0
+	return events, lost
+}
+
+// limit admits so many requests a second, and a second's worth at once.
+type limit struct {
+	mu     sync.Mutex
+	rate   float64
+	tokens float64
+	at     time.Time
+}
+
+func (l *limit) set(rps uint32, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.at.IsZero() {
+		l.tokens, l.at = float64(rps), now
+	}
+	l.rate = float64(rps)
+	l.tokens = min(l.tokens, l.rate)
+}
+
+func (l *limit) admit(now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tokens = min(l.rate, l.tokens+l.rate*now.Sub(l.at).Seconds())
+	l.at = now
+	if l.tokens < 1 {
+		return false
+	}
+	l.tokens--
+	return true
+}

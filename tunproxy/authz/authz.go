@@ -214,6 +214,12 @@ func (p *Policy) probed(port uint16) bool {
 	return false
 }
 
+// IsProbe reports whether a request looks like one of the pod's probes, which
+// are not counted as traffic, whatever the policy says.
+func (p *Policy) IsProbe(port uint16, method, path string) bool {
+	return p != nil && p.isProbe(port, method, path)
+}
+
 func (p *Policy) isProbe(port uint16, method, path string) bool {
 	for i := range p.probes {
 		q := &p.probes[i]

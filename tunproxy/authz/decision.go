@@ -23,7 +23,13 @@ const (
 	reasons
 )
 
+// Reasons is the number of reasons, for tables of figures.
+const Reasons = int(reasons)
+
 func (r Reason) denies() bool { return r < ByDefault }
+
+// Allows reports whether decisions for this reason allow.
+func (r Reason) Allows() bool { return !r.denies() }
 
 func (r Reason) String() string {
 	switch r {

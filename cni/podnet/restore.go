@@ -151,24 +151,26 @@ func (s *space) restoreAddrs(l netlink.Link, want *Link) error {
 	return nil
 }
 
+// restoreRoutes deletes first: a route of the kernel's making may be in the
+// place of one that differs from it only in its gateway.
 func (s *space) restoreRoutes(l netlink.Link, want *Link) error {
 	have, err := s.routes(l)
 	if err != nil {
 		return err
-	}
-	for _, r := range want.Routes {
-		if slices.Contains(have, r) {
-			continue
-		}
-		if err := s.addRoute(l, r); err != nil {
-			return err
-		}
 	}
 	for _, r := range have {
 		if slices.Contains(want.Routes, r) {
 			continue
 		}
 		if err := s.deleteRoute(l, r); err != nil {
+			return err
+		}
+	}
+	for _, r := range want.Routes {
+		if slices.Contains(have, r) {
+			continue
+		}
+		if err := s.addRoute(l, r); err != nil {
 			return err
 		}
 	}

@@ -157,7 +157,7 @@ func TestCheckSeesEveryChange(t *testing.T) {
 		"its mtu is 1400":        func(p, _ *nettest.Space) { p.MTU("eth0", 1400) },
 		"a second interface, d0": func(p, _ *nettest.Space) { p.Bridge("d0") },
 		"the neighbour":          func(_, u *nettest.Space) { u.Neighbour("eth0", "10.77.0.99", "02:00:00:00:00:01") },
-		"is no TUN but bridge":    func(p, _ *nettest.Space) { p.Delete("eth0"); p.Bridge("eth0") },
+		"is no TUN but bridge":   func(p, _ *nettest.Space) { p.Delete("eth0"); p.Bridge("eth0") },
 		"answer for fd77::4":     func(_, u *nettest.Space) { u.Sysctl("net/ipv6/conf/eth0/ndisc_evict_nocarrier", "1"); u.Down("eth0") },
 	} {
 		t.Run(want, func(t *testing.T) {

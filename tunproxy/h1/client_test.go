@@ -336,7 +336,7 @@ func TestClientEarlyResponse(t *testing.T) {
 	// With Connection: close the server wants no more of the request.
 	s, l = v.open(post, false)
 	v.put("HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-	mustEqual(t, l.String(), "head 413 \"Too Large\" 11 end=true\naborted 0")
+	mustEqual(t, l.String(), "head 413 \"Too Large\" 11 end=true\naborted NO_ERROR")
 	s.SendData([]byte("abcdef"), true)
 	v.loop.Run(t)
 	if len(v.closed) != 1 || v.closed[0] != nil {

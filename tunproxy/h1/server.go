@@ -1,6 +1,7 @@
 package h1
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
@@ -127,6 +128,9 @@ func (s *Server) head(b []byte) (int, bool) {
 	}
 	text, err := s.headAt(rest)
 	if err != nil {
+		if err == errHeadSize && bytes.IndexByte(rest[:s.cfg.MaxHead/2], '\n') < 0 {
+			err = errLineSize // it is the target that is long
+		}
 		return s.refuse(err, b)
 	}
 	if text == "" {

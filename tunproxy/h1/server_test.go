@@ -191,7 +191,7 @@ func TestServerExpectContinue(t *testing.T) {
 	l = v.logs[1]
 	l.stream.SendHead(&message.Head{Status: 417, Version: message.HTTP2}, true)
 	mustEqual(t, v.take(), "HTTP/1.1 417 \r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-	mustEqual(t, l.events[len(l.events)-1], "aborted 0")
+	mustEqual(t, l.events[len(l.events)-1], "aborted NO_ERROR")
 	v.put("GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
 	if len(v.logs) != 2 || !v.client.EOF() {
 		t.Errorf("%d requests, EOF %v", len(v.logs), v.client.EOF())

@@ -202,6 +202,8 @@ func (s *stream) trailers(b []byte) (n int, more bool, err *Error) {
 	case len(b) >= 2 && b[0] == '\r' && b[1] == '\n':
 		s.deliver(nil, true)
 		return 2, false, nil
+	case len(b) > 0 && b[0] == '\n':
+		return 0, false, errBareLF
 	case len(b) < 2:
 		return 0, true, nil
 	}

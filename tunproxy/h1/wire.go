@@ -389,9 +389,6 @@ func (w *wire) headAt(b []byte) (s string, err *Error) {
 	n := findEnd(b, w.scanned)
 	if n == 0 || n > w.cfg.MaxHead {
 		if len(b) > w.cfg.MaxHead {
-			if i := lineLength(b); i == 0 || i > w.cfg.MaxHead/2 {
-				return "", errLineSize
-			}
 			return "", errHeadSize
 		}
 		if lonelyLF(b, w.scanned) {
@@ -402,16 +399,6 @@ func (w *wire) headAt(b []byte) (s string, err *Error) {
 	}
 	w.scanned = 0
 	return string(b[:n]), nil
-}
-
-// lineLength is the length of b's first line; 0 when it does not end.
-func lineLength(b []byte) int {
-	for i, c := range b {
-		if c == '\n' {
-			return i + 1
-		}
-	}
-	return 0
 }
 
 var _ aio.Handler = (*wire)(nil)

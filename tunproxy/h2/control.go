@@ -174,7 +174,6 @@ func (c *Conn) goneAway(p []byte) error {
 	}
 	c.goAway = &GoAwayError{Code: code, Debug: string(debug[:min(len(debug), maxDebug)])}
 	if c.server { // it says that the client wants no pushes; requests still come
-		c.noise()
 		return nil
 	}
 	if !c.draining {

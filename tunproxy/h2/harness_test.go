@@ -173,6 +173,7 @@ type rawPeer struct {
 	got    []*recorder
 	count  Counters
 	closed []error
+	lazy   bool // streams don't consume
 }
 
 // rawClient speaks frames to a server of ours.
@@ -183,7 +184,7 @@ func rawClient(t testing.TB, cfg Config, serve func(message.Stream) *recorder) *
 	cfg.Counters = &p.count
 	cfg.OnClosed = func(err error) { p.closed = append(p.closed, err) }
 	p.server = NewServer(ours, cfg, func(s message.Stream) {
-		r := &recorder{}
+		r := &recorder{lazy: p.lazy}
 		if serve != nil {
 			r = serve(s)
 		}
@@ -309,3 +310,5 @@ func (p *rawPeer) find(prefix string) bool {
 	}
 	return false
 }
+
+func pipe(p *rawPeer) (ours, theirs *aiotest.Conn) { return aiotest.Pipe(p.loop, 1<<20) }

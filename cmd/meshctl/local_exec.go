@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"os/signal"
@@ -23,7 +24,12 @@ func (a *app) localExecCommand() *cobra.Command {
 		Long: `Run a command in a container, with the container's identity and environment.
 With a terminal as stdin and stdout the command gets one too.`,
 		Example: "  sudo meshctl local exec web-0 -- curl -s http://voting:8080/",
-		Args:    cobra.MinimumNArgs(2),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) < 2 || cmd.ArgsLenAtDash() > 1 || cmd.ArgsLenAtDash() == 0 {
+				return errors.New("want POD -- COMMAND")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := a.client("meshctl local exec")
 			if err != nil {
@@ -46,7 +52,6 @@ With a terminal as stdin and stdout the command gets one too.`,
 			return nil
 		},
 	}
-	c.Flags().SetInterspersed(false)
 	c.Flags().StringVarP(&namespace, "namespace", "n", "", "the pod's namespace (default: any)")
 	c.Flags().StringVarP(&container, "container", "c", "", "the container (default: the first)")
 	c.Flags().BoolVarP(&noTTY, "no-tty", "T", false, "never use a terminal")

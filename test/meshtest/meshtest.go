@@ -82,18 +82,19 @@ func Up(t *testing.T, bin Bin, name string, manifests ...string) *Mesh {
 	return m
 }
 
-// Pod is a row of `meshctl local ps -o json`.
+// Pod is a row of `meshctl local ps -o json`, and what /proc says of it.
 type Pod struct {
-	Namespace string   `json:"namespace"`
-	Name      string   `json:"name"`
-	Ready     bool     `json:"ready"`
-	Meshed    bool     `json:"meshed"`
-	Status    string   `json:"status"`
-	IP        string   `json:"ip"`
-	IPs       []string `json:"ips"`
-	Restarts  int      `json:"restarts"`
-	// Processes of the machine, by container name.
-	PIDs map[string]int `json:"pids"`
+	Namespace  string   `json:"namespace"`
+	Name       string   `json:"name"`
+	Containers string   `json:"ready"` // "1/2"
+	Meshed     bool     `json:"meshed"`
+	Status     string   `json:"status"`
+	IPs        []string `json:"ips"`
+	Restarts   int      `json:"restarts"`
+
+	IP    string         `json:"-"` // the first
+	Ready bool           `json:"-"`
+	PIDs  map[string]int `json:"-"` // of the machine: "mesh-proxy" and "app"
 }
 
 // Pods lists the mesh's pods.
@@ -107,7 +108,74 @@ func (m *Mesh) Pods(t *testing.T) []Pod {
 	if err := json.Unmarshal(out, &pods); err != nil {
 		t.Fatalf("meshctl local ps -o json: %v: %s", err, out)
 	}
+	pids := m.processes()
+	for i := range pods {
+		p := &pods[i]
+		ready, all, _ := strings.Cut(p.Containers, "/")
+		p.Ready = ready == all && p.Status == "Running"
+		p.PIDs = pids[p.Name]
+		if len(p.IPs) > 0 {
+			p.IP = p.IPs[0]
+		}
+	}
 	return pods
+}
+
+// processes finds the first process of the sidecar and of the app of each pod:
+// descendants of the holder, told apart by the host name that they see.
+func (m *Mesh) processes() map[string]map[string]int {
+	holder, err := m.HolderPID()
+	if err != nil {
+		return nil
+	}
+	parent := map[int]int{}
+	name := map[int]string{}
+	dirs, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, d := range dirs {
+		raw, err := os.ReadFile(d)
+		if err != nil {
+			continue
+		}
+		open, end := bytes.IndexByte(raw, '('), bytes.LastIndexByte(raw, ')')
+		var pid, ppid int
+		var state string
+		if _, err := fmt.Sscan(string(raw[:open]), &pid); err != nil {
+			continue
+		}
+		if _, err := fmt.Sscan(string(raw[end+1:]), &state, &ppid); err != nil || state == "Z" {
+			continue
+		}
+		parent[pid], name[pid] = ppid, string(raw[open+1:end])
+	}
+	out := map[string]map[string]int{}
+	for pid, comm := range name {
+		if comm == "meshctl" {
+			continue
+		}
+		up := pid
+		for up > 1 && up != holder {
+			up = parent[up]
+		}
+		if up != holder {
+			continue
+		}
+		host, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/etc/hostname", pid))
+		if err != nil {
+			continue
+		}
+		role := "app"
+		if comm == "mesh-proxy" {
+			role = comm
+		}
+		pod := strings.TrimSpace(string(host))
+		if out[pod] == nil {
+			out[pod] = map[string]int{}
+		}
+		if old, ok := out[pod][role]; !ok || pid < old {
+			out[pod][role] = pid
+		}
+	}
+	return out
 }
 
 // Pod is the pod whose name is, or begins with, name and a dash.

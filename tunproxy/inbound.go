@@ -2,6 +2,7 @@ package tunproxy
 
 import (
 	"errors"
+	"net/netip"
 	"time"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
@@ -92,7 +93,9 @@ func (in *inbound) accept() {
 func (in *inbound) serverSpoke() bool {
 	if in.timer == nil {
 		in.timer = in.w.loop.AfterFunc(clientHelloWait, in.unproven)
-		in.w.p.cfg.Control.Lookup(in.w.loop, in.flow.Client, func(t *discover.Target, err error) {
+		// The port does not matter; one and the same lets the answer be cached.
+		client := netip.AddrPortFrom(in.flow.Client.Addr(), in.flow.OrigDst.Port())
+		in.w.p.cfg.Control.Lookup(in.w.loop, client, func(t *discover.Target, err error) {
 			if err == nil && !meshed(t.Load()) {
 				in.sniff.expired()
 			}

@@ -28,7 +28,7 @@ func main() {
 // passes on its command's).
 func run(ctx context.Context, a *app, args []string) int {
 	root := a.root()
-	root.SetArgs(args)
+	root.SetArgs(localArgs(args))
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
@@ -41,4 +41,19 @@ func run(ctx context.Context, a *app, args []string) int {
 		fmt.Fprintln(a.err, "meshctl:", e.err)
 	}
 	return e.code
+}
+
+// localArgs lets --local stand alone for the default mesh, as in `meshctl check
+// --local`, and take a name, as in `meshctl --local demo stat deploy`.
+func localArgs(args []string) []string {
+	out := append([]string(nil), args...)
+	for i, arg := range out {
+		if arg == "--" {
+			break
+		}
+		if arg == "--local" && (i+1 == len(out) || len(out[i+1]) > 0 && out[i+1][0] == '-') {
+			out[i] = "--local="
+		}
+	}
+	return out
 }

@@ -50,6 +50,7 @@ with its command's code.`,
 		a.uninjectCommand(),
 		a.statCommand(),
 		a.tapCommand(),
+		a.checkCommand(),
 		a.versionCommand(),
 	)
 	argErrors(c)

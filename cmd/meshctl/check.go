@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/tunmesh/tunmesh/api/query"
+	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/render"
+)
+
+const (
+	hints = "docs/local.md#"
+	// soon is how early an expiry is worth a warning.
+	soon = 60 * 24 * time.Hour
+	// leafSoon is the same of a workload's certificate, which lives a day and is
+	// renewed after 70 % of it.
+	leafSoon = 2 * time.Hour
+)
+
+func (a *app) checkCommand() *cobra.Command {
+	var (
+		output string
+		wait   time.Duration
+	)
+	c := &cobra.Command{
+		Use:   "check --local [NAME]",
+		Short: "Check this machine and a local mesh for problems",
+		Long: `Checks what a local mesh needs of this machine and, when one is running, that it
+is healthy. Exits with 1 when a check fails; warnings do not fail.`,
+		Example: `  meshctl check --local
+  meshctl check --local demo -o json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "table" && output != "json" && output != "short" {
+				return usage("-o %s: want table, json or short", output)
+			}
+			deadline := time.Now().Add(wait)
+			var cats []render.CheckCategory
+			for {
+				cats = a.checks(cmd.Context())
+				if render.Passed(cats) || time.Now().After(deadline) || cmd.Context().Err() != nil {
+					break
+				}
+				time.Sleep(500 * time.Millisecond)
+			}
+			var err error
+			if output == "json" {
+				err = render.ChecksJSON(a.out, cats)
+			} else {
+				err = render.Checks(a.out, cats, output == "short")
+			}
+			if err == nil && !render.Passed(cats) {
+				return &exitError{code: exitFailed}
+			}
+			return err
+		},
+	}
+	c.Flags().StringVarP(&output, "output", "o", "table", "table, short or json")
+	c.Flags().DurationVar(&wait, "wait", 0, "try failing checks again for so long")
+	return c
+}
+
+func check(description, anchor string, f func() error) render.CheckResult {
+	r := render.CheckResult{Description: description, Result: render.CheckSuccess}
+	if err := f(); err != nil {
+		r.Result, r.Error, r.Hint = render.CheckError, err.Error(), hints+anchor
+	}
+	return r
+}
+
+func warn(description, anchor string, f func() error) render.CheckResult {
+	r := check(description, anchor, f)
+	if r.Result == render.CheckError {
+		r.Result = render.CheckWarning
+	}
+	return r
+}
+
+// checks runs everything; a mesh that is not running is left out, with a line.
+func (a *app) checks(ctx context.Context) []render.CheckCategory {
+	cats := []render.CheckCategory{{Name: "local-machine", Checks: []render.CheckResult{
+		check("is root", "root", func() error { return needRoot("meshctl check --local") }),
+		check("/dev/net/tun can be opened", "tun", tunOpens),
+		check("network and user namespaces can be made", "namespaces", namespacesExist),
+		warn("the kernel names peers by pidfd (Linux 6.5)", "pidfd", peersByPidfd),
+		check("programs and CNI plugins are beside meshctl", "programs", programsAreThere),
+	}}}
+	dir, err := a.mesh()
+	running := render.CheckCategory{Name: "local-mesh"}
+	if err == nil && !dir.Held() {
+		err = fmt.Errorf("no local mesh %q is running: start one with meshctl local up", dir.Name())
+	}
+	if err != nil {
+		running.Checks = append(running.Checks, warn("a local mesh is running", "running", func() error { return err }))
+		return append(cats, running)
+	}
+	running.Checks = append(running.Checks, check("a local mesh is running", "running", func() error { return nil }))
+	var h *query.HealthResponse
+	running.Checks = append(running.Checks, check("the control plane answers", "control-plane", func() error {
+		q, done, err := a.query()
+		if err != nil {
+			return err
+		}
+		defer done()
+		ctx, cancel := context.WithTimeout(ctx, askWithin)
+		defer cancel()
+		h, err = q.Health(ctx, &query.HealthRequest{})
+		if err != nil {
+			return apiError(err)
+		}
+		return nil
+	}))
+	cats = append(cats, running)
+	if h == nil {
+		return cats
+	}
+	return append(cats, identityChecks(h, time.Now()), proxyChecks(h, time.Now()))
+}
+
+func identityChecks(h *query.HealthResponse, now time.Time) render.CheckCategory {
+	c := render.CheckCategory{Name: "identity"}
+	for _, cert := range h.GetCertificates() {
+		left := time.Unix(cert.GetNotAfterUnix(), 0).Sub(now)
+		c.Checks = append(c.Checks,
+			check(cert.GetName()+" is within its validity period", "certificates", func() error {
+				if left <= 0 {
+					return fmt.Errorf("%s expired %v ago", cert.GetSubject(), -left.Round(time.Minute))
+				}
+				return nil
+			}),
+			warn(cert.GetName()+" is valid for at least 60 days", "certificates", func() error {
+				if left > 0 && left < soon {
+					return fmt.Errorf("%s expires in %v", cert.GetSubject(), left.Round(time.Minute))
+				}
+				return nil
+			}))
+	}
+	return c
+}
+
+func proxyChecks(h *query.HealthResponse, now time.Time) render.CheckCategory {
+	var away, unready, expiring, versions []string
+	for _, p := range h.GetProxies() {
+		name := p.GetNamespace() + "/" + p.GetPod()
+		if !p.GetConnected() {
+			away = append(away, name)
+		}
+		if !p.GetReady() {
+			unready = append(unready, name)
+		}
+		if t := p.GetCertificateNotAfterUnix(); t > 0 && time.Unix(t, 0).Sub(now) < leafSoon {
+			expiring = append(expiring, name)
+		}
+		if v := p.GetVersion(); v != "" && v != h.GetVersion() {
+			versions = append(versions, name+" ("+v+")")
+		}
+	}
+	named := func(what string, pods []string) func() error {
+		return func() error {
+			if len(pods) == 0 {
+				return nil
+			}
+			return fmt.Errorf("%s: %s", what, strings.Join(pods, ", "))
+		}
+	}
+	return render.CheckCategory{Name: "data-plane", Checks: []render.CheckResult{
+		check("data plane proxies are connected", "proxies", named("not connected", away)),
+		check("data plane proxies are ready", "proxies", named("not ready", unready)),
+		check("data plane certificates are being renewed", "certificates", named("about to expire", expiring)),
+		warn("data plane and control plane versions match", "versions", named("another version", versions)),
+	}}
+}
+
+func tunOpens() error {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open /dev/net/tun: %w; load the tun module", err)
+	}
+	return unix.Close(fd)
+}
+
+func namespacesExist() error {
+	for _, n := range []string{"net", "user", "pid", "mnt", "uts", "ipc"} {
+		if _, err := os.Stat("/proc/self/ns/" + n); err != nil {
+			return fmt.Errorf("this kernel has no %s namespaces", n)
+		}
+	}
+	raw, err := os.ReadFile("/proc/sys/user/max_user_namespaces")
+	if err == nil && strings.TrimSpace(string(raw)) == "0" {
+		return fmt.Errorf("user namespaces are switched off: sysctl user.max_user_namespaces is 0")
+	}
+	return nil
+}
+
+func peersByPidfd() error {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("make a socket pair: %w", err)
+	}
+	defer unix.Close(fds[0])
+	defer unix.Close(fds[1])
+	const soPeerPIDFD = 77
+	fd, err := unix.GetsockoptInt(fds[0], unix.SOL_SOCKET, soPeerPIDFD)
+	if err != nil {
+		return fmt.Errorf("SO_PEERPIDFD: %w; the agent opens a pidfd of the peer's pid instead", err)
+	}
+	return unix.Close(fd)
+}
+
+func programsAreThere() error {
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	var missing []string
+	for _, p := range []string{"mesh-proxy", "mesh-control", "mesh-cni", "cni/bridge", "cni/host-local"} {
+		if _, err := os.Stat(filepath.Join(filepath.Dir(exe), p)); err != nil {
+			missing = append(missing, p)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("missing in %s: %s; make build puts them there", filepath.Dir(exe), strings.Join(missing, ", "))
+	}
+	return nil
+}

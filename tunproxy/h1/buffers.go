@@ -17,7 +17,8 @@ const (
 // loop only.
 type Buffers struct {
 	scratch []byte       // what is being parsed in this callback
-	head    message.Head // the head being delivered in this callback
+	head    message.Head // the head being parsed and delivered in this callback
+	framing framing      // of that head
 	free    [][]byte
 }
 

@@ -123,9 +123,8 @@ func (c *Client) head(b []byte) (int, bool) {
 	if text == "" {
 		return 0, true
 	}
-	h := &c.cfg.Buffers.head
-	var f framing
-	if err := parseResponse(text, c.cfg.MaxFields, h, &f); err != nil {
+	h, f := &c.cfg.Buffers.head, &c.cfg.Buffers.framing
+	if err := parseResponse(text, c.cfg.MaxFields, h, f); err != nil {
 		c.refuse(err)
 		return len(b), false
 	}
@@ -141,7 +140,7 @@ func (c *Client) head(b []byte) (int, bool) {
 		c.refuse(errSwitch)
 		return len(b), false
 	default:
-		c.respond(h, &f)
+		c.respond(h, f)
 	}
 	return len(text), false
 }

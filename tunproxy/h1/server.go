@@ -140,12 +140,11 @@ func (s *Server) head(b []byte) (int, bool) {
 		}
 		return n, true
 	}
-	h := &s.cfg.Buffers.head
-	var f framing
-	if err := parseRequest(text, s.cfg.MaxFields, s.cfg.Scheme, h, &f); err != nil {
+	h, f := &s.cfg.Buffers.head, &s.cfg.Buffers.framing
+	if err := parseRequest(text, s.cfg.MaxFields, s.cfg.Scheme, h, f); err != nil {
 		return s.refuse(err, b)
 	}
-	s.begin(h, &f)
+	s.begin(h, f)
 	return n + len(text), false
 }
 

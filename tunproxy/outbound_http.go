@@ -76,9 +76,10 @@ func (r *outboundRequests) open(x *exchange.Exchange, last error) {
 		return
 	}
 	e.begin()
-	g := e.group(kindFor(x.Request(), e))
+	kind := kindFor(x.Request(), e)
+	g := e.group(kind)
 	if s, ok := g.Open(); ok {
-		x.Opened(exchange.Upstream{Stream: s, Endpoint: e, Translate: e.translator()})
+		x.Opened(exchange.Upstream{Stream: s, Endpoint: e, Translate: e.translator(kind)})
 		return
 	}
 	t := &waiting{r: r, x: x, e: e, g: g, began: r.w.loop.Now()}
@@ -118,7 +119,7 @@ func (t *waiting) over() {
 // Ready implements upstream.Waiter.
 func (t *waiting) Ready(s message.Stream) {
 	t.over()
-	t.x.Opened(exchange.Upstream{Stream: s, Endpoint: t.e, Translate: t.e.translator()})
+	t.x.Opened(exchange.Upstream{Stream: s, Endpoint: t.e, Translate: t.e.translator(t.g.Kind())})
 }
 
 // Failed implements upstream.Waiter: nothing of the request left, so another

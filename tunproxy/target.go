@@ -257,10 +257,14 @@ func (e *endpoint) settle() {
 	}
 }
 
-// translator prepares requests for e: the hop has a language of its own.
-func (e *endpoint) translator() exchange.Translator {
-	if e.plain() {
+// translator prepares requests for a connection to e: the hop for requests has
+// a language of its own, the one for upgrades is HTTP/1 as it is.
+func (e *endpoint) translator(k upstream.Kind) exchange.Translator {
+	switch {
+	case e.plain():
 		return orig.ToServer{}
+	case k == upstream.HTTP1:
+		return orig.FromClient{}
 	}
 	return e.tg.w.toSidecar
 }

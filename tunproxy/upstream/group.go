@@ -90,6 +90,9 @@ type conn struct {
 // Endpoint is where the group leads.
 func (g *Group) Endpoint() Endpoint { return g.key.e }
 
+// Kind is what the group's connections speak.
+func (g *Group) Kind() Kind { return g.key.kind }
+
 // Live reports whether a connection is there that takes streams, now or soon.
 func (g *Group) Live() bool { return len(g.conns) > 0 }
 

@@ -30,7 +30,15 @@ type recorder struct {
 	onData func(s message.Stream, p []byte)
 }
 
+// heard checks that an event may come at all.
+func (r *recorder) heard() {
+	if r.ended || r.aborted {
+		panic("an event after the end")
+	}
+}
+
 func (r *recorder) Head(s message.Stream, h *message.Head, end bool) {
+	r.heard()
 	r.heads = append(r.heads, h.Clone())
 	r.ended = r.ended || end
 	if r.onHead != nil {
@@ -42,6 +50,7 @@ func (r *recorder) Head(s message.Stream, h *message.Head, end bool) {
 }
 
 func (r *recorder) Data(s message.Stream, p []byte, end bool) {
+	r.heard()
 	r.body.Write(p)
 	r.ended = r.ended || end
 	if !r.lazy {
@@ -56,13 +65,19 @@ func (r *recorder) Data(s message.Stream, p []byte, end bool) {
 }
 
 func (r *recorder) Trailers(s message.Stream, f []message.Field) {
+	r.heard()
 	r.trailers = append([]message.Field{}, f...)
 	r.ended = true
 	if r.onEnd != nil {
 		r.onEnd(s)
 	}
 }
-func (r *recorder) Drained(_ message.Stream, n int) { r.drained += n }
+func (r *recorder) Drained(_ message.Stream, n int) {
+	if r.aborted {
+		panic("drained after the abort")
+	}
+	r.drained += n
+}
 func (r *recorder) Aborted(_ message.Stream, code message.Code, err error) {
 	if r.aborted {
 		panic("aborted twice")

@@ -117,6 +117,9 @@ func (p *Plane) Stop() {
 	p.plane = nil
 }
 
+// Logger logs to the test.
+func (p *Plane) Logger() *slog.Logger { return p.cfg.Logger }
+
 // Plane is the running plane.
 func (p *Plane) Plane() *control.Plane { return p.plane }
 

@@ -37,7 +37,7 @@ func (c Conflist) JSON() ([]byte, error) {
 	if c.Name == "" || len(c.Subnets) == 0 {
 		return nil, errors.New("render a conflist: a name and a subnet are needed")
 	}
-	main := map[string]any{"type": "bridge", "bridge": c.Bridge, "isGateway": true, "hairpinMode": true}
+	main := map[string]any{"type": "bridge", "bridge": c.Bridge, "isGateway": true}
 	switch {
 	case c.Main == "ptp":
 		main = map[string]any{"type": "ptp"}

@@ -30,7 +30,8 @@ func (p *Plugin) Del(ctx context.Context, args *skel.CmdArgs) error {
 		if args.Netns == "" {
 			return p.drop(ctx, conf, args.ContainerID, st.Made.Discard)
 		}
-		st.Made.Netns, st.Made.NetnsID = args.Netns, podnet.ID{}
+		// The path may be used again (a PID in it, say): NetnsID stays and tells.
+		st.Made.Netns = args.Netns
 		return p.drop(ctx, conf, args.ContainerID, st.Made.Teardown)
 	case errors.Is(err, fs.ErrNotExist):
 		if !podnet.Exists(conf.uplinkPath(args.ContainerID)) {

@@ -148,8 +148,9 @@ func (w *world) del(l *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
 
 // call is one call of our plugin alone, behind a chain that ran without it.
 type call struct {
-	conf map[string]any
-	args skel.CmdArgs
+	conf   map[string]any
+	args   skel.CmdArgs
+	result *types100.Result
 }
 
 // before runs the chain without its last and returns the call that would follow.
@@ -162,7 +163,7 @@ func (w *world) before(c plugin.Conflist, rt *libcni.RuntimeConf) (*call, func()
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	out := &call{conf: map[string]any{}, args: skel.CmdArgs{ContainerID: rt.ContainerID, Netns: rt.NetNS, IfName: rt.IfName, Args: "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;K8S_POD_UID=u1"}}
+	out := &call{result: r, conf: map[string]any{}, args: skel.CmdArgs{ContainerID: rt.ContainerID, Netns: rt.NetNS, IfName: rt.IfName, Args: "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;K8S_POD_UID=u1"}}
 	if err := json.Unmarshal(l.Plugins[len(l.Plugins)-1].Bytes, &out.conf); err != nil {
 		w.t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/flow"
 	"github.com/tunmesh/tunmesh/tunproxy/h2"
 	"github.com/tunmesh/tunmesh/tunproxy/mtls"
+	"github.com/tunmesh/tunmesh/tunproxy/tap"
 	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
 )
 
@@ -59,8 +60,8 @@ type Config struct {
 	Describe any
 	// Grace bounds draining; 0: two minutes.
 	Grace time.Duration
-	// Observers hear of every exchange, besides metrics.
-	Observers []exchange.Observer
+	// Tap shows requests to whoever watches; nil: to nobody.
+	Tap *tap.Hub
 }
 
 const defaultGrace = 2 * time.Minute
@@ -100,7 +101,10 @@ func New(cfg Config) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a sidecar: %w", err)
 	}
-	p.observers = append([]exchange.Observer{requestMetrics{cfg.Metrics}}, cfg.Observers...)
+	p.observers = []exchange.Observer{requestMetrics{cfg.Metrics}}
+	if cfg.Tap != nil {
+		p.observers = append(p.observers, tapped{p, cfg.Tap})
+	}
 	cfg.Metrics.Registry.Collect(p.collect)
 	for _, l := range p.stack.Loops() {
 		w := newWorker(p, l)

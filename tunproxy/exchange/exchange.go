@@ -131,6 +131,8 @@ type Exchange struct {
 	// Quiet is set by the Opener before its answer: observers are not told of
 	// this exchange (a probe of the kubelet's).
 	Quiet bool
+	// Memo is for one of the observers to keep something from Request to End.
+	Memo any
 }
 
 // Serve takes the exchange that begins on a new downstream stream. It fits as

@@ -1,0 +1,87 @@
+package tunproxy
+
+import (
+	"maps"
+
+	"github.com/tunmesh/tunmesh/tunproxy/exchange"
+	"github.com/tunmesh/tunmesh/tunproxy/flow"
+	"github.com/tunmesh/tunmesh/tunproxy/message"
+	"github.com/tunmesh/tunmesh/tunproxy/tap"
+)
+
+// tapped shows exchanges to whoever watches. Without a watcher it costs one
+// atomic load for each request.
+type tapped struct {
+	p   *Proxy
+	hub *tap.Hub
+}
+
+// Request implements exchange.Observer.
+func (o tapped) Request(x *exchange.Exchange) {
+	if !o.hub.Active() {
+		return
+	}
+	m := o.meta(x)
+	if s := o.hub.Begin(&m, x.Request()); s != nil {
+		x.Memo = s
+	}
+}
+
+// Response implements exchange.Observer.
+func (tapped) Response(x *exchange.Exchange, h *message.Head) {
+	if s, ok := x.Memo.(*tap.Span); ok {
+		s.Response(h)
+	}
+}
+
+// End implements exchange.Observer.
+func (tapped) End(x *exchange.Exchange, r *exchange.Result) {
+	if s, ok := x.Memo.(*tap.Span); ok {
+		s.End(tap.Result{Bytes: r.ResponseBytes, GRPC: r.GRPCStatus, WasReset: r.WasReset, Reset: r.Reset, Trailers: r.Trailers})
+	}
+}
+
+// meta describes both ends of an exchange, as far as they are known here.
+func (o tapped) meta(x *exchange.Exchange) tap.Meta {
+	f := x.Flow()
+	m := tap.Meta{Direction: f.Direction, Route: map[string]string{"kind": "default", "name": "http"}}
+	own := o.p.policy().Labels()
+	if f.Direction == flow.Inbound {
+		m.Source = tap.Peer{Addr: f.Client, Labels: identified(nil, "client_id", f.Peer)}
+		m.Destination = tap.Peer{Addr: f.OrigDst, Labels: own}
+		m.TLS = tlsOf(f.Peer)
+		return m
+	}
+	m.Source = tap.Peer{Addr: f.Client, Labels: own}
+	m.Destination = tap.Peer{Addr: f.OrigDst}
+	if e, ok := x.Endpoint().(*endpoint); ok {
+		peer := e.peer(flow.HTTP1, "")
+		labels := maps.Clone(e.tg.snap.Labels)
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		maps.Copy(labels, e.from.Labels)
+		m.Destination = tap.Peer{Addr: e.up.Addr, Labels: identified(labels, "server_id", peer)}
+		m.TLS = tlsOf(peer)
+	}
+	return m
+}
+
+func identified(labels map[string]string, name string, p flow.Peer) map[string]string {
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels["tls"] = tlsOf(p)
+	if p.Security == flow.Mutual {
+		labels[name] = p.ID.ServerName()
+	}
+	return labels
+}
+
+// tlsOf is "true", or the reason of none.
+func tlsOf(p flow.Peer) string {
+	if p.Security == flow.NoTLS {
+		return p.Reason.String()
+	}
+	return p.TLSLabel()
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -68,6 +69,7 @@ func (a *app) localCommand() *cobra.Command {
 		a.localLogsCommand(),
 		a.localForwardCommand(),
 		a.localDownCommand(),
+		a.localDemoCommand(),
 	)
 	return c
 }
@@ -129,13 +131,13 @@ func (a *app) awaitPods(ctx context.Context, c ctl.Client, within time.Duration)
 			default:
 				p.say(fmt.Sprintf("%d of %d pods ready", s.Ready, s.Pods))
 			}
-		} else if ctx.Err() == nil {
+		} else if errors.Is(err, ctl.ErrDown) {
 			return err
 		}
 		select {
 		case <-ctx.Done():
 			if last.Control && last.Agent {
-				return fmt.Errorf("%d of %d pods are ready after %v; waiting:\n  %s", last.Ready, last.Pods, within, strings.Join(last.Waiting, "\n  "))
+				return fmt.Errorf("%d of %d pods are ready after %v:\n  %s", last.Ready, last.Pods, within, strings.Join(last.Waiting, "\n  "))
 			}
 			return fmt.Errorf("the control plane (answers: %v) or the node agent (%v) is not up after %v", last.Control, last.Agent, within)
 		case <-tick.C:

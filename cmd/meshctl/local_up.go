@@ -9,6 +9,7 @@ import (
 
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/ctl"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/holder"
+	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/state"
 	"github.com/tunmesh/tunmesh/control/files"
 )
 
@@ -135,12 +136,12 @@ func (a *app) upForeground(ctx context.Context, manifests []files.File, flags up
 	case <-ctx.Done():
 	case <-l.Done():
 	}
-	return a.leave(ctx, l, client, flags.grace)
+	return a.leave(l, client, flags.grace, ctx.Err() != nil)
 }
 
-// leave ends a mesh in the foreground, and what it left.
-func (a *app) leave(ctx context.Context, l *holder.Launched, client ctl.Client, grace time.Duration) error {
-	asked := ctx.Err() != nil
+// leave ends a mesh in the foreground, and removes what it left. Unless that was
+// asked for, the holder's end is an error.
+func (a *app) leave(l *holder.Launched, client ctl.Client, grace time.Duration, asked bool) error {
 	p := a.progress()
 	defer p.done()
 	l.Leave()
@@ -162,6 +163,7 @@ func (a *app) leave(ctx context.Context, l *holder.Launched, client ctl.Client, 
 	if err := client.Dir.Remove(); err != nil {
 		return err
 	}
+	_ = state.RemoveRoot() // others may be up
 	if err := l.Err(); err != nil && !asked {
 		return fmt.Errorf("the mesh %q ended: %w; its last words: %s", client.Dir.Name(), err, words)
 	}

@@ -111,7 +111,7 @@ func New(nc net.Conn, c Config) *Conn {
 		peer:    settings{maxStreams: beforeSettings, window: frame.InitialWindow, maxFrame: frame.MinMaxSize},
 	}
 	k.room.L = &k.mu
-	k.reader = reader{conn: k, dec: hpack.NewDecoder(hpack.NewInterner(), nil)}
+	k.reader = reader{conn: k, dec: hpack.NewDecoder(hpack.NewInterner(), hpack.NewClassifier(func(string, string) uint8 { return 0 }))}
 	k.out = append(k.out, frame.Preface...)
 	k.out = frame.AppendSettings(k.out,
 		frame.Setting{ID: frame.EnablePush, Value: 0},

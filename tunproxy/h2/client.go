@@ -90,7 +90,7 @@ func (c *Conn) roomForStreams() {
 		if free <= 0 {
 			break
 		}
-		if len(s.heads) > 0 {
+		if s.heads.len() > 0 {
 			c.makeReady(s)
 			free--
 		}

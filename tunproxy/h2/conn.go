@@ -280,7 +280,8 @@ func (c *Conn) take(s *stream) {
 		c.in.s = nil
 	}
 	s.queue.clear(c.mem)
-	s.heads, s.trailers = nil, nil
+	s.heads.clear()
+	s.trailers = nil
 	c.activity = c.loop.Now()
 	if s.id != 0 {
 		c.streams.remove(s.id)

@@ -1,6 +1,9 @@
 package h2
 
-import "github.com/tunmesh/tunmesh/tunproxy/hpack"
+import (
+	"github.com/tunmesh/tunmesh/tunproxy/hpack"
+	"github.com/tunmesh/tunmesh/tunproxy/message"
+)
 
 const (
 	readSize  = 64 << 10 // of the shared read buffer: a TLS record or a batch of segments
@@ -8,7 +11,7 @@ const (
 	largeSize = 16<<10 + 64
 	// Spares beyond these go to the garbage collector.
 	maxSpareChunks  = 64
-	maxSpareStreams = 256
+	maxSpareStreams = 1024
 	maxSpareOutputs = 4
 	// maxSpareOutput is the largest output buffer worth keeping, in bytes.
 	maxSpareOutput = 256 << 10
@@ -96,11 +99,61 @@ func (m *Memory) stream() *stream {
 }
 
 func (m *Memory) freeStream(s *stream) {
-	chunks := s.queue.chunks
-	*s = stream{queue: queue{chunks: chunks[:0]}}
+	*s = stream{queue: queue{chunks: s.queue.chunks[:0]}, heads: headQueue{all: s.heads.all[:0]}}
 	if len(m.streams) < maxSpareStreams {
 		m.streams = append(m.streams, s)
 	}
+}
+
+// headQueue is a stream's heads that wait for room. It copies them into storage
+// that is used again.
+type headQueue struct {
+	all   []pendingHead
+	first int
+}
+
+type pendingHead struct {
+	head message.Head
+	end  bool
+}
+
+// maxSpareFields is how many fields' storage is worth keeping.
+const maxSpareFields = 32
+
+func (q *headQueue) len() int { return len(q.all) - q.first }
+
+func (q *headQueue) push(h *message.Head, end bool) {
+	n := len(q.all)
+	if n < cap(q.all) {
+		q.all = q.all[:n+1]
+	} else {
+		q.all = append(q.all, pendingHead{})
+	}
+	p := &q.all[n]
+	fields := append(p.head.Fields[:0], h.Fields...)
+	p.head, p.end = *h, end
+	p.head.Fields = fields
+}
+
+// next is the first; it is valid until pop.
+func (q *headQueue) next() *pendingHead { return &q.all[q.first] }
+
+func (q *headQueue) pop() {
+	if q.first++; q.first == len(q.all) {
+		q.clear()
+	}
+}
+
+func (q *headQueue) clear() {
+	for i := range q.all {
+		fields := q.all[i].head.Fields
+		clear(fields)
+		if cap(fields) > maxSpareFields {
+			fields = nil
+		}
+		q.all[i] = pendingHead{head: message.Head{Fields: fields[:0]}}
+	}
+	q.all, q.first = q.all[:0], 0
 }
 
 // queue is a stream's body bytes that wait for window or room.

@@ -131,13 +131,15 @@ func (c *Conn) fill() {
 // advance moves the next of s's heads, data or trailers into the output. It
 // reports whether there is more that could go.
 func (c *Conn) advance(s *stream) bool {
-	if len(s.heads) > 0 {
+	if s.heads.len() > 0 {
 		if s.id == 0 && !c.giveID(s) {
 			return false
 		}
-		p := s.heads[0]
-		s.heads = s.heads[1:]
-		c.encodeHead(s, p.head, p.end)
+		p := s.heads.next()
+		c.encodeHead(s, &p.head, p.end)
+		if !s.closed { // its end may have closed it, which clears the queue
+			s.heads.pop()
+		}
 		return true
 	}
 	if n := s.queue.size; n > 0 {

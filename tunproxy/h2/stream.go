@@ -22,7 +22,7 @@ type stream struct {
 	prev, next *stream
 
 	// Sending. What can't go at once waits: heads, then queue, then trailers.
-	heads       []pendingHead
+	heads       headQueue
 	queue       queue
 	trailers    []message.Field
 	hasTrailers bool
@@ -49,11 +49,6 @@ type stream struct {
 	released    bool
 }
 
-type pendingHead struct {
-	head *message.Head
-	end  bool
-}
-
 // SetReceiver implements message.Stream.
 func (s *stream) SetReceiver(r message.Receiver) {
 	if !s.released {
@@ -77,11 +72,11 @@ func (s *stream) SendHead(h *message.Head, end bool) {
 		c.encodeHead(s, h, end)
 		return
 	}
-	if h.Informational() && len(s.heads) >= c.cfg.Limits.Informational {
+	if h.Informational() && s.heads.len() >= c.cfg.Limits.Informational {
 		c.resetLater(s, message.EnhanceYourCalm, ErrInformational)
 		return
 	}
-	s.heads = append(s.heads, pendingHead{h.Clone(), end})
+	s.heads.push(h, end)
 	c.makeReady(s)
 }
 
@@ -127,7 +122,7 @@ func (s *stream) SendTrailers(f []message.Field) {
 }
 
 // waiting reports whether something must go before what is sent now.
-func (s *stream) waiting() bool { return len(s.heads) > 0 || s.queue.size > 0 }
+func (s *stream) waiting() bool { return s.heads.len() > 0 || s.queue.size > 0 }
 
 // Consumed implements message.Stream.
 func (s *stream) Consumed(n int) {

@@ -16,6 +16,7 @@ type Conn struct {
 	h             aio.Handler
 
 	in       []byte // received, unread
+	store    []byte // empty: the largest array that in ever had
 	limit    int    // of in
 	inEOF    bool
 	wantsOut bool // a Write was short
@@ -113,7 +114,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.Peek(p)
 	if n > 0 {
 		full := len(c.in) >= c.limit
-		c.in = c.in[n:]
+		if c.in = c.in[n:]; len(c.in) == 0 {
+			c.in = c.store
+		}
 		if full && c.peer.wantsOut {
 			c.peer.wantsOut = false
 			c.peer.mark(false, true)
@@ -136,6 +139,9 @@ func (c *Conn) Write(p []byte) (int, error) {
 	n := min(len(p), c.peer.limit-len(c.peer.in))
 	if n > 0 {
 		c.peer.in = append(c.peer.in, p[:n]...)
+		if cap(c.peer.in) > cap(c.peer.store) {
+			c.peer.store = c.peer.in[:0]
+		}
 		c.peer.bytesIn += uint64(n)
 		c.bytesOut += uint64(n)
 		c.peer.mark(true, false)

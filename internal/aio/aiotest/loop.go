@@ -22,6 +22,9 @@ type Loop struct {
 	timers []*timer
 	defers []func()
 	ready  []*Conn
+	// Emptied lists, to be used again: benchmarks count allocations.
+	spareDefers []func()
+	spareReady  []*Conn
 
 	mu     sync.Mutex
 	posted []func()
@@ -131,17 +134,21 @@ func (l *Loop) Pass() bool {
 		}
 	}
 	ready := l.ready
-	l.ready = nil
+	l.ready, l.spareReady = l.spareReady, nil
 	for _, c := range ready {
 		ran = true
 		c.deliver()
 	}
+	clear(ready)
+	l.spareReady = ready[:0]
 	defers := l.defers
-	l.defers = nil
+	l.defers, l.spareDefers = l.spareDefers, nil
 	for _, f := range defers {
 		ran = true
 		f()
 	}
+	clear(defers)
+	l.spareDefers = defers[:0]
 	return ran
 }
 

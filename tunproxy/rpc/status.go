@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -63,6 +64,12 @@ func (s *Status) Error() string {
 }
 
 func (s *Status) Unwrap() error { return s.Cause }
+
+// Is makes a server that noticed a deadline first, or a cancellation, look like
+// the context that it was of.
+func (s *Status) Is(target error) bool {
+	return s.Code == DeadlineExceeded && target == context.DeadlineExceeded || s.Code == Canceled && target == context.Canceled
+}
 
 // CodeOf is the code of a call's error; OK for nil.
 func CodeOf(err error) Code {

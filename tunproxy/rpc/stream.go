@@ -41,6 +41,9 @@ type Stream struct {
 	consumed int
 }
 
+// ID is the stream's identifier on the connection.
+func (s *Stream) ID() uint32 { return s.id }
+
 // Start opens a stream and sends its head; method is "/package.Service/Method".
 // timeout, when positive, is told to the server.
 func (c *Conn) Start(method string, timeout time.Duration, h Handler) (*Stream, error) {

@@ -31,6 +31,9 @@ func each(what string, b []byte, f func(field) error) error {
 		if fd.num, fd.typ, n = protowire.ConsumeTag(b); n < 0 {
 			return fmt.Errorf("decode %s: %w", what, protowire.ParseError(n))
 		}
+		if fd.num > protowire.MaxValidNumber {
+			return fmt.Errorf("decode %s: field number %d", what, fd.num)
+		}
 		b = b[n:]
 		switch fd.typ {
 		case protowire.VarintType:

@@ -33,8 +33,12 @@ func newNode(t *testing.T) *node {
 // pod joins the bridge as the bridge plugin does it.
 func (n *node) pod(addrs ...string) (*nettest.Space, podnet.Network) {
 	n.t.Helper()
+	return n.join(nettest.New(n.t, fmt.Sprintf("pod%d", n.pods+1)), addrs...)
+}
+
+func (n *node) join(p *nettest.Space, addrs ...string) (*nettest.Space, podnet.Network) {
+	n.t.Helper()
 	n.pods++
-	p := nettest.New(n.t, fmt.Sprintf("pod%d", n.pods))
 	veth := fmt.Sprintf("veth%d", n.pods)
 	n.Veth(veth, p, "eth0")
 	n.Attach(veth, "br0")
@@ -150,6 +154,31 @@ func reach(t *testing.T, what string, from *nettest.Space, src, dst netip.Addr) 
 		t.Errorf("%s: ping: %v", what, err)
 	} else if peer != dst {
 		t.Errorf("%s: %s answers the ping, not %s", what, peer, dst)
+	}
+}
+
+// A pod with a user namespace owns its network namespace; the uplink's is the node's.
+func TestPodWithAUserNamespace(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	p, m := n.join(nettest.NewOwned(t, "owned"), "10.77.0.4", "fd77::4")
+	capture(t, &m)
+	before := p.Picture()
+	u := mesh(t, &m)
+	leave := nettest.Join(t, p, "eth0", u, "wire0")
+	for i, a := range addrs("10.77.0.1", "fd77::1") {
+		n.Serve(netip.AddrPortFrom(a, 7000))
+		reach(t, "pod to node", p, m.Addrs[i], a)
+	}
+	if err := m.Check(); err != nil {
+		t.Errorf("check: %v", err)
+	}
+	leave()
+	if err := m.Teardown(quiet()); err != nil {
+		t.Fatal(err)
+	}
+	if d := nettest.Changes(before, p.Picture()); d != "" {
+		t.Errorf("the pod's namespace is changed:\n%s", d)
 	}
 }
 

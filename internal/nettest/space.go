@@ -5,9 +5,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -48,6 +50,36 @@ func New(tb TB, kind string) *Space {
 	made := make(chan error, 1)
 	go makeSpace(path, made)
 	if err := <-made; err != nil {
+		tb.Fatalf("make network namespace: %v", err)
+	}
+	tb.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
+	s := Open(tb, path)
+	s.Up("lo")
+	return s
+}
+
+// NewOwned makes a namespace that is owned by a user namespace of its own, as
+// containers with user namespaces have it: root in there rules it, and is
+// nobody elsewhere.
+func NewOwned(tb TB, kind string) *Space {
+	tb.Helper()
+	NeedRoot(tb)
+	path := filepath.Join(tb.TempDir(), kind)
+	if err := os.WriteFile(path, nil, 0o444); err != nil {
+		tb.Fatalf("make network namespace: %v", err)
+	}
+	owner := exec.Command("sleep", "60")
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
+	owner.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNET, UidMappings: ids, GidMappings: ids, Credential: &syscall.Credential{},
+	}
+	if err := owner.Start(); err != nil {
+		tb.Skipf("needs user namespaces: %v", err)
+	}
+	err := unix.Mount(fmt.Sprintf("/proc/%d/ns/net", owner.Process.Pid), path, "", unix.MS_BIND, "")
+	_ = owner.Process.Kill()
+	_ = owner.Wait()
+	if err != nil {
 		tb.Fatalf("make network namespace: %v", err)
 	}
 	tb.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })

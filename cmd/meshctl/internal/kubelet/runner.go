@@ -231,6 +231,7 @@ func (r *runner) spec() (sandbox.Container, error) {
 	return sandbox.Container{
 		Name: r.c.Name, Argv: command(r.c, env), Env: env, Dir: r.c.WorkingDir,
 		Identity: id, Mounts: mounts(r.c, env, r.vols),
+		ReadOnly: r.c.SecurityContext != nil && isTrue(r.c.SecurityContext.ReadOnlyRootFilesystem),
 	}, nil
 }
 

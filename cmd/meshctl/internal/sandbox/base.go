@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -27,7 +28,7 @@ type Base struct {
 type BaseConfig struct {
 	// Dir is an empty folder on a tmpfs that only the holder's mount namespace has.
 	Dir string
-	// Bins is the folder shown at BinDir; "" shows an empty one.
+	// Bins is the folder whose programs are shown at BinDir; "" shows none.
 	Bins string
 	// Sealed are programs in Bins that pods may run and not read: the kernel
 	// then lets nobody in the pod trace them or look into them, whatever their
@@ -39,7 +40,7 @@ type BaseConfig struct {
 // NewBase prepares the shared parts.
 func NewBase(ctx context.Context, cfg BaseConfig) (*Base, error) {
 	b := &Base{dir: cfg.Dir, bins: cfg.Bins, log: cfg.Log}
-	for _, d := range []string{"proc", "sys", "dev", "sealed", "bin", "pods"} {
+	for _, d := range []string{"proc", "sys", "dev", "bin", "pods"} {
 		if err := os.Mkdir(b.path(d), 0o755); err != nil {
 			return nil, fmt.Errorf("make the sandbox base: %w", err)
 		}
@@ -128,71 +129,69 @@ func (b *Base) bindInit() error {
 	if err != nil {
 		return err
 	}
-	if err := CheckExecutable(exe); err != nil {
-		return err
-	}
-	if err := touch(b.path("init")); err != nil {
-		return err
-	}
-	return unix.Mount(exe, b.path("init"), "", unix.MS_BIND, "")
+	return b.program(exe, "init", false)
 }
 
-// bindBins shows the folder of programs by its inode: a folder below a private
-// home, as a clone under /root is, works as well. Sealed ones are covered with
-// a copy of mode 0111.
+// bindBins shows the folder's programs, each by its inode: whoever may not
+// enter the folder, or the home that it lies in, may run them all the same.
 func (b *Base) bindBins(sealed []string) error {
 	if b.bins == "" {
 		return nil
 	}
-	if err := CheckExecutable(b.bins); err != nil {
+	entries, err := os.ReadDir(b.bins)
+	if err != nil {
 		return err
 	}
-	if err := unix.Mount(b.bins, b.path("bin"), "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("show %s: %w", b.bins, err)
-	}
-	for _, name := range sealed {
-		cp := b.path("sealed", name)
-		if err := copyProgram(filepath.Join(b.bins, name), cp); errors.Is(err, os.ErrNotExist) {
-			continue // it cannot be started then, and says so itself
-		} else if err != nil {
-			return err
+	for _, e := range entries {
+		if !e.Type().IsRegular() {
+			continue
 		}
-		if err := unix.Mount(cp, b.path("bin", name), "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("seal %s: %w", name, err)
+		if err := b.program(filepath.Join(b.bins, e.Name()), "bin/"+e.Name(), slices.Contains(sealed, e.Name())); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func copyProgram(from, to string) error {
+// program shows a file at a place of the base. One that pods, which are other
+// users, could not run, or must not read, is a copy.
+func (b *Base) program(from, to string, sealed bool) error {
+	fi, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	at := b.path(to)
+	switch open := fi.Mode().Perm()&0o005 == 0o005; {
+	case sealed:
+		return copyProgram(from, at, 0o111)
+	case !open:
+		return copyProgram(from, at, 0o755)
+	}
+	if err := touch(at); err != nil {
+		return err
+	}
+	if err := unix.Mount(from, at, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("show %s: %w", from, err)
+	}
+	return nil
+}
+
+func copyProgram(from, to string, mode os.FileMode) error {
 	in, err := os.Open(from)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o111)
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = io.Copy(out, in)
 	if err == nil {
-		err = out.Chmod(0o111)
+		err = out.Chmod(mode)
 	}
 	if err := errors.Join(err, out.Close()); err != nil {
 		return fmt.Errorf("copy %s: %w", from, err)
-	}
-	return nil
-}
-
-// CheckExecutable says whether pods, which are other users, can run a program.
-func CheckExecutable(path string) error {
-	fi, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	if fi.Mode().Perm()&0o005 != 0o005 {
-		return fmt.Errorf("%s has mode %#o: pods run as other users and need it readable and executable; run: chmod o+rx %s",
-			path, fi.Mode().Perm(), path)
 	}
 	return nil
 }

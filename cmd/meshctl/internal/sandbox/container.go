@@ -44,6 +44,11 @@ func becomeContainer(gate *wire.Channel) error {
 	if err := mountAll(c.Mounts); err != nil {
 		return err
 	}
+	if c.ReadOnly {
+		if err := closeTemporary(); err != nil {
+			return err
+		}
+	}
 	if err := sendNamespaces(gate); err != nil {
 		return err
 	}
@@ -143,6 +148,18 @@ func mountAll(mounts []Mount) error {
 		return fmt.Errorf("leave the pod's volumes: %w", err)
 	}
 	return maskProc()
+}
+
+// closeTemporary makes the container's own tmpfs read-only, when all that is to
+// be mounted in them is.
+func closeTemporary() error {
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	for _, p := range []string{"/tmp", "/run", "/var/tmp"} {
+		if err := unix.MountSetattr(unix.AT_FDCWD, p, 0, &attr); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("make %s read-only: %w", p, err)
+		}
+	}
+	return nil
 }
 
 // bindVolume mounts a volume, or a path in it. The path is opened without ever

@@ -60,7 +60,7 @@ func (b *Base) Start(ctx context.Context, spec Spec) (_ *Pod, err error) {
 	if err := b.build(root, spec.Points); err != nil {
 		return nil, err
 	}
-	if err := p.spawn(root, spec); err != nil {
+	if err := p.spawn(b.path("init"), root, spec); err != nil {
 		return nil, err
 	}
 	go p.wait(b)
@@ -79,7 +79,7 @@ func (b *Base) Start(ctx context.Context, spec Spec) (_ *Pod, err error) {
 }
 
 // spawn starts the supervisor in its namespaces.
-func (p *Pod) spawn(root string, spec Spec) error {
+func (p *Pod) spawn(program, root string, spec Spec) error {
 	ch, far, err := wire.Pair()
 	if err != nil {
 		return err
@@ -87,7 +87,7 @@ func (p *Pod) spawn(root string, spec Spec) error {
 	defer far.Close()
 	p.ch = ch
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(spec.IDBase), Size: IDs}}
-	p.cmd = exec.Command("/proc/self/exe", cmdPod, root, spec.Hostname)
+	p.cmd = exec.Command(program, cmdPod, root, spec.Hostname)
 	p.cmd.Env = []string{"GOMAXPROCS=2", "GOGC=50"}
 	p.cmd.Stderr = os.Stderr
 	p.cmd.ExtraFiles = []*os.File{far}

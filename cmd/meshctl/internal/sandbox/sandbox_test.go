@@ -239,6 +239,25 @@ func TestVolumes(t *testing.T) {
 	}
 }
 
+func TestReadOnly(t *testing.T) {
+	e := newEnv(t)
+	p := e.pod(sandbox.Point{Path: "/tmp/cache"})
+	if err := p.SetVolume(e.ctx, sandbox.Volume{Name: "cache", Mode: 0o777}); err != nil {
+		t.Fatal(err)
+	}
+	script := "touch /tmp/x /run/x /var/tmp/x 2>/dev/null; touch /tmp/cache/x && ls /tmp /run /var/tmp 2>/dev/null | grep -c x"
+	for _, c := range []struct {
+		ro   bool
+		want string
+	}{{true, "0\n"}, {false, "3\n"}} {
+		out, _ := e.run(p, sandbox.Container{Name: "c", Identity: sandbox.Identity{}, ReadOnly: c.ro, Argv: sh(script),
+			Mounts: []sandbox.Mount{{Volume: "cache", Path: "/tmp/cache"}}})
+		if out != c.want {
+			t.Errorf("read-only %v: %q files were made, want %q", c.ro, out, c.want)
+		}
+	}
+}
+
 func TestExec(t *testing.T) {
 	e := newEnv(t)
 	p := e.pod()
@@ -306,15 +325,17 @@ func TestSealed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"open", "sealed"} {
+	// The folder is for root alone, as a clone in root's home is.
+	for _, name := range []string{"open", "sealed", "private"} {
 		raw, err := os.ReadFile("/bin/sleep")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(dir+"/"+name, raw, 0o755); err != nil {
+		mode := os.FileMode(0o755)
+		if name == "private" { // as a build with umask 077 makes them
+			mode = 0o700
+		}
+		if err := os.WriteFile(dir+"/"+name, raw, mode); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -328,8 +349,9 @@ func TestSealed(t *testing.T) {
 	p := e.pod()
 	// As the container's own root with every capability, in the same PID namespace.
 	out, _ := e.run(p, sandbox.Container{Name: "c", Identity: root(), Argv: sh(
-		`for p in open sealed; do /tunmesh/bin/$p 1000 & sleep 0.2; readlink /proc/$!/exe >/dev/null && echo $p traceable; ls /proc/$!/fd >/dev/null 2>&1 && echo $p descriptors; kill $!; done; cat /tunmesh/bin/sealed >/dev/null 2>&1 || echo unreadable`)})
-	if want := "open traceable\nopen descriptors\nunreadable\n"; out != want {
+		`for p in open sealed; do /tunmesh/bin/$p 1000 & sleep 0.2; readlink /proc/$!/exe >/dev/null && echo $p traceable; ls /proc/$!/fd >/dev/null 2>&1 && echo $p descriptors; kill $!; done; cat /tunmesh/bin/sealed >/dev/null 2>&1 || echo unreadable; private 0 && echo private runs`),
+		Env: []string{"PATH=/usr/bin:/bin:" + sandbox.BinDir}})
+	if want := "open traceable\nopen descriptors\nunreadable\nprivate runs\n"; out != want {
 		t.Errorf("got %q, want %q", out, want)
 	}
 }

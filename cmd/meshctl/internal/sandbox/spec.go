@@ -86,6 +86,9 @@ type Container struct {
 	Dir  string // working directory, "" = /
 	Identity
 	Mounts []Mount
+	// ReadOnly leaves only volumes and /dev/shm to write to: /tmp, /run and
+	// /var/tmp are empty and stay so. Otherwise they are the container's own.
+	ReadOnly bool
 }
 
 // Identity is what the process may do.

@@ -246,13 +246,22 @@ func (c *Conn) windowUpdate(h frame.Header, p []byte) error {
 // priority is ignored (RFC 9113, section 5.3.2) but for its form.
 func (c *Conn) priority(h frame.Header, p []byte) error {
 	c.noise()
-	s := c.streams.get(h.Stream)
+	var err *frame.Error
 	switch {
-	case s == nil:
 	case len(p) != 5:
-		c.breach(s, message.FrameSizeError, "a PRIORITY frame that is not 5 bytes long")
+		err = frame.Errorf(message.FrameSizeError, "a PRIORITY frame that is not 5 bytes long")
 	case frame.ParseDependency(p) == h.Stream:
-		c.breach(s, message.ProtocolError, "a stream that depends on itself")
+		err = frame.Errorf(message.ProtocolError, "a stream that depends on itself")
+	default:
+		return nil
 	}
+	if c.isIdle(h.Stream) { // there is nothing to reset
+		return err
+	}
+	if s := c.streams.get(h.Stream); s != nil {
+		c.breach(s, err.Code, err.Reason)
+		return nil
+	}
+	c.sendReset(h.Stream, err.Code)
 	return nil
 }

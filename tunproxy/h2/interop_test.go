@@ -92,7 +92,7 @@ func (b *bridge) Readable(aio.Conn) {
 	if p := b.end.Take(); len(p) > 0 {
 		b.in <- p
 	}
-	if b.end.EOF() {
+	if b.end.EOF() || b.end.WasReset() {
 		b.in <- nil
 	}
 }

@@ -45,6 +45,30 @@ func TestServerDrain(t *testing.T) {
 	}
 }
 
+// TestClientDrain: a client that drains finishes what is under way and leaves.
+func TestClientDrain(t *testing.T) {
+	w := newWorld(t, Config{}, Config{}, 0)
+	s, r := w.open()
+	s.SendHead(get("/"), true)
+	w.run()
+	w.client.Drain()
+	w.run()
+	if _, err := w.client.OpenStream(); !errors.Is(err, ErrDraining) || w.client.Stats().Closed {
+		t.Errorf("OpenStream: %v, %+v", err, w.client.Stats())
+	}
+	w.streams[0].SendHead(&message.Head{Status: 200}, true)
+	w.run()
+	if !r.ended || r.aborted || len(w.clientClosed) != 1 || w.clientClosed[0] != nil || len(w.serverClosed) != 1 || w.serverClosed[0] != nil {
+		t.Errorf("%+v, closed with %v and %v", r, w.clientClosed, w.serverClosed)
+	}
+	idle := newWorld(t, Config{}, Config{}, 0)
+	idle.client.Drain()
+	idle.run()
+	if !idle.cc.IsClosed() || !idle.sc.IsClosed() || idle.sc.WasReset() {
+		t.Error("an idle client does not leave in order")
+	}
+}
+
 func TestFinalGoAway(t *testing.T) {
 	p := rawClient(t, Config{}, nil)
 	p.headers(1, true, getFields...)

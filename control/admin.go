@@ -35,7 +35,7 @@ func newAdmin(p *Plane, m *meters) *http.Server {
 // serveAdmin serves until ctx ends.
 func serveAdmin(ctx context.Context, s *http.Server, l net.Listener) error {
 	failed := make(chan error, 1) // of one slot: Serve returns once
-	go func() { failed <- s.Serve(l) }()
+	go serveHTTP(s, l, failed)
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve admin requests: %w", err)
@@ -46,3 +46,5 @@ func serveAdmin(ctx context.Context, s *http.Server, l net.Listener) error {
 	}
 	return ignoreStopped(<-failed)
 }
+
+func serveHTTP(s *http.Server, l net.Listener, failed chan<- error) { failed <- s.Serve(l) }

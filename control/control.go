@@ -231,7 +231,7 @@ func (p *Plane) Run(ctx context.Context) error {
 // serve runs one gRPC server until ctx ends, then gives calls a moment.
 func serve(ctx context.Context, who string, s *grpc.Server, l net.Listener) error {
 	failed := make(chan error, 1) // of one slot: Serve returns once
-	go func() { failed <- s.Serve(l) }()
+	go serveGRPC(s, l, failed)
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve %s: %w", who, err)
@@ -242,6 +242,8 @@ func serve(ctx context.Context, who string, s *grpc.Server, l net.Listener) erro
 	s.GracefulStop()
 	return ignoreStopped(<-failed)
 }
+
+func serveGRPC(s *grpc.Server, l net.Listener, failed chan<- error) { failed <- s.Serve(l) }
 
 func ignoreStopped(err error) error {
 	if errors.Is(err, grpc.ErrServerStopped) || errors.Is(err, http.ErrServerClosed) {

@@ -309,7 +309,7 @@ func (p *Plane) Certificate(ctx context.Context, pod *corev1.Pod) tls.Certificat
 
 // Dial connects to the sidecars' API, with a client certificate or none. It
 // verifies the plane's identity against its anchors.
-func (p *Plane) Dial(cert *tls.Certificate) *grpc.ClientConn {
+func (p *Plane) Dial(cert *tls.Certificate, opts ...grpc.DialOption) *grpc.ClientConn {
 	p.t.Helper()
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(p.Anchors())
@@ -322,7 +322,8 @@ func (p *Plane) Dial(cert *tls.Certificate) *grpc.ClientConn {
 	if cert != nil {
 		cfg.Certificates = []tls.Certificate{*cert}
 	}
-	conn, err := grpc.NewClient(p.cfg.Listen, grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
+	opts = append([]grpc.DialOption{grpc.WithTransportCredentials(credentials.NewTLS(cfg))}, opts...)
+	conn, err := grpc.NewClient(p.cfg.Listen, opts...)
 	if err != nil {
 		p.t.Fatal(err)
 	}

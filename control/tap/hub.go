@@ -38,6 +38,9 @@ const (
 	maxQueue = 3000
 	// maxOpen bounds the requests of one watch that have begun and not ended.
 	maxOpen = 10000
+	// maxEvent bounds one event in bytes, and with maxQueue a watch's memory: the
+	// largest header fields that servers commonly take are 64 KB.
+	maxEvent = 96 << 10
 	// DefaultRPS is the limit where none is given.
 	DefaultRPS = 100
 	// maxRPS bounds what may be asked for.
@@ -257,7 +260,14 @@ func (h *Hub) watch(id uint64) *Watch {
 // deliver gives an event to its watch.
 func (h *Hub) deliver(p *proxy, e *api.Event) {
 	w := h.watch(e.GetTap())
-	if w == nil || e.GetPhase() == nil || !w.admit(p.pod.Key, e) {
+	if w == nil || e.GetPhase() == nil {
+		return
+	}
+	if proto.Size(e) > maxEvent {
+		w.lost.Add(1)
+		return
+	}
+	if !w.admit(p.pod.Key, e) {
 		return
 	}
 	e.Observer = p.pod.Key.String()

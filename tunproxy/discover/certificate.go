@@ -50,6 +50,7 @@ func (c *Client) certify(ctx context.Context, conn *rpc.Conn) error {
 	}
 	c.mu.Lock()
 	c.recertify = false
+	c.issued = c.cfg.Now()
 	c.mu.Unlock()
 	select { // a renewal that was asked for meanwhile is this one
 	case <-c.renewNow:
@@ -118,8 +119,11 @@ func (c *Client) renewer(ctx context.Context, conn *rpc.Conn, end context.Cancel
 		case <-timer.C:
 		case <-c.renewNow:
 			timer.Stop()
-			if !sleep(ctx, rand.N(c.cfg.RenewJitter)) { //nolint:gosec // not a secret
+			if !sleep(ctx, c.spread()) {
 				return
+			}
+			if c.wanted.Load() == c.generation.Load() {
+				continue // taken back, or done meanwhile
 			}
 		}
 		if err := c.certify(ctx, conn); err != nil {
@@ -133,6 +137,16 @@ func (c *Client) renewer(ctx context.Context, conn *rpc.Conn, end context.Cancel
 		end(errRenewed)
 		return
 	}
+}
+
+// spread is the wait before a renewal that was asked for: random, and not soon
+// after the last one, lest replicas that disagree about the generation for a
+// while make us renew with every word.
+func (c *Client) spread() time.Duration {
+	c.mu.Lock()
+	since := c.cfg.Now().Sub(c.issued)
+	c.mu.Unlock()
+	return max(0, 2*c.cfg.RenewJitter-since) + rand.N(c.cfg.RenewJitter) //nolint:gosec // not a secret
 }
 
 func (c *Client) untilRenewal() time.Duration {
@@ -152,7 +166,8 @@ func (c *Client) takeTrust(p []byte, _ bool) error {
 	if err := c.cfg.Store.Update(m.Anchors, nil); err != nil {
 		return err
 	}
-	if have := c.generation.Load(); have != 0 && m.Generation != have {
+	c.wanted.Store(m.Generation)
+	if m.Generation != c.generation.Load() {
 		select {
 		case c.renewNow <- struct{}{}:
 		default:

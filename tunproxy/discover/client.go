@@ -114,10 +114,12 @@ type Client struct {
 	policyChanged chan struct{}
 	recertify     bool // the control plane does not take our certificate
 	fruitful      bool // this connection brought something good
+	issued        time.Time
 
 	wake       chan struct{} // 1 slot: the queue is not empty
 	renewNow   chan struct{} // 1 slot: a new generation
-	generation atomic.Uint64 // of the certificate; 0: none yet
+	generation atomic.Uint64 // of the certificate
+	wanted     atomic.Uint64 // of the bundle that came last
 }
 
 // New makes a Client; Run makes it work. Lookup may be called before.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -23,8 +24,11 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/mtls/mtlstest"
 )
 
-// TestMain finds goroutines that outlive the sidecars that started them.
+// TestMain finds goroutines that outlive the sidecars that started them. A
+// world has a handful of event loops, each of which parks in the kernel with
+// its processor, as the one loop of a sidecar may; there are processors for all.
 func TestMain(m *testing.M) {
+	runtime.GOMAXPROCS(32)
 	code := m.Run()
 	if code == 0 {
 		if err := goleak.Find(); err != nil {

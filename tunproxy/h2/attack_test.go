@@ -119,6 +119,37 @@ func TestHonestPings(t *testing.T) {
 	}
 }
 
+// TestHonestResets: cancelling what was answered, or what takes long, is
+// everybody's right.
+func TestHonestResets(t *testing.T) {
+	p := rawClient(t, Config{}, func(message.Stream) *recorder {
+		return &recorder{onHead: func(s message.Stream, h *message.Head, _ bool) {
+			if h.Method == "GET" {
+				s.SendHead(&message.Head{Status: 200}, false)
+			}
+		}}
+	})
+	id := uint32(1)
+	for ; id < 6000; id += 2 {
+		p.headers(id, true, getFields...)
+		p.send(frame.AppendRST(nil, id, message.Cancel))
+	}
+	for range 5 {
+		first := id
+		for ; id < first+1500; id += 2 {
+			p.headers(id, true, postFields...)
+		}
+		p.loop.Advance(t, time.Second)
+		for ; first < id; first += 2 {
+			p.send(frame.AppendRST(nil, first, message.Cancel))
+		}
+	}
+	p.frames()
+	if len(p.closed) > 0 || p.count.Resets.Load() != 3000+3750 {
+		t.Errorf("closed %v after %d resets", p.closed, p.count.Resets.Load())
+	}
+}
+
 // TestContinuationFlood: blocks that never end are cut off by count, by size,
 // and cost no more memory than a header list may.
 func TestContinuationFlood(t *testing.T) {

@@ -88,9 +88,10 @@ type Timeouts struct {
 // refilled by PerSecond. When one is used up the connection is closed with
 // ENHANCE_YOUR_CALM and counted in Counters.
 type Limits struct {
-	// Resets counts streams that the peer opened and reset before their end, or
-	// made us reset by a breach of its own (rapid reset, MadeYouReset) or that
-	// were refused as too many. Default 1000, 200/s.
+	// Resets counts streams that a client opened and reset within a second and
+	// before any response (rapid reset), that the peer made us reset by a breach
+	// of its own (MadeYouReset), or that were refused as too many. Default 1000,
+	// 200/s.
 	Resets Rate
 	// Control counts SETTINGS, PING, PRIORITY, and frames of unknown types or
 	// for streams long closed. Default 1000, 200/s.

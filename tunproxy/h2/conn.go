@@ -226,6 +226,7 @@ func (c *Conn) newStream() *stream {
 	c.total++
 	c.count.Streams.Add(1)
 	c.activity = c.loop.Now()
+	s.at = c.activity
 	return s
 }
 

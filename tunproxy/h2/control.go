@@ -1,6 +1,8 @@
 package h2
 
 import (
+	"time"
+
 	"github.com/tunmesh/tunmesh/tunproxy/h2/frame"
 	"github.com/tunmesh/tunmesh/tunproxy/message"
 )
@@ -10,6 +12,11 @@ const (
 	keepalivePing uint64 = 0x74756e6d65736831
 	drainPing     uint64 = 0x74756e6d65736832
 )
+
+// rapidReset: a stream that its client resets before any response and before
+// this age cost it nothing, and us a request. Older ones are bounded by
+// MaxStreams, answered ones are requests that were served.
+const rapidReset = time.Second
 
 // maxDebug is how much of a GOAWAY's debug data is kept, in bytes.
 const maxDebug = 128
@@ -28,13 +35,14 @@ func (c *Conn) rstStream(h frame.Header, p []byte) error {
 	if code == message.RefusedStream && !c.server {
 		s.undelivered = true
 	}
+	rapid := c.server && s.headAt == 0 && c.loop.Now()-s.at < rapidReset
 	r := s.r
 	s.r = nil
 	c.forget(s, theyReset)
 	if r != nil {
 		r.Aborted(s, code, nil)
 	}
-	if c.server {
+	if rapid {
 		c.spend(&c.resets, c.cfg.Limits.Resets, &c.count.ResetFloods, "too many streams reset")
 	}
 	return nil

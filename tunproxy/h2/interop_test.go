@@ -121,7 +121,7 @@ func TestNetHTTPClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const calls = 300
+	const calls = 150
 	var wg sync.WaitGroup
 	errs := make(chan error, calls)
 	for i := range calls {
@@ -190,7 +190,7 @@ func TestNetHTTPServer(t *testing.T) {
 	c := NewClient(ours, Config{Keepalive: Keepalive{Interval: -1}})
 	var rs []*recorder
 	var sizes []int
-	const calls = 500
+	const calls = 200
 	ended := 0
 	open := func() {
 		for len(rs) < calls {

@@ -1,6 +1,8 @@
 package h2
 
 import (
+	"time"
+
 	"github.com/tunmesh/tunmesh/tunproxy/message"
 )
 
@@ -16,6 +18,7 @@ type stream struct {
 	c  *Conn
 	id uint32 // 0: a client's that waits for its turn
 	r  message.Receiver
+	at time.Duration // opened
 
 	// in one of the connection's lists: ready or starved.
 	in         *list

@@ -12,6 +12,7 @@ import (
 type clock struct {
 	base  time.Time
 	now   time.Duration // since base, plus one second: gVisor takes zero for "never"
+	mono  tcpip.MonotonicTime
 	heap  []*timer
 	stops bool // the loop has ended: timers are not taken any more
 }
@@ -22,13 +23,16 @@ func newClock() *clock {
 	return c
 }
 
-func (c *clock) refresh() { c.now = time.Since(c.base) + time.Second }
+func (c *clock) refresh() {
+	c.now = time.Since(c.base) + time.Second
+	c.mono = tcpip.MonotonicTime{}.Add(c.now)
+}
 
 // Now implements tcpip.Clock.
 func (*clock) Now() time.Time { return time.Now() }
 
 // NowMonotonic implements tcpip.Clock.
-func (c *clock) NowMonotonic() tcpip.MonotonicTime { return tcpip.MonotonicTime{}.Add(c.now) }
+func (c *clock) NowMonotonic() tcpip.MonotonicTime { return c.mono }
 
 // AfterFunc implements tcpip.Clock: f runs on the loop.
 func (c *clock) AfterFunc(d time.Duration, f func()) tcpip.Timer { return c.after(d, f) }

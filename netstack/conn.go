@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -39,7 +40,9 @@ type conn struct {
 	dial          *dial // until the handshake is over
 	err           error // why it broke; kept
 	in, out       uint64
-	copied        int // read since the receive buffer was looked at
+	copied        int           // read since the receive buffer was looked at
+	crowd         int           // segments taken without a look at their memory
+	owedAt        time.Duration // since when an ACK is owed
 
 	shaking bool // the handshake is under way
 	gone    bool // the endpoint is over and out of the table
@@ -47,6 +50,7 @@ type conn struct {
 	told    bool // Closed was delivered
 	finned  bool // CloseWrite was called
 
+	owing    bool // in loop.owed
 	queued   bool // in loop.ready
 	readable bool // news for Readable
 	writable bool // news for Writable
@@ -208,10 +212,7 @@ func (c *conn) fail(err tcpip.Error) {
 
 // tell delivers Closed when everything is over, and read.
 func (c *conn) tell() {
-	if c.told || c.closed || c.h == nil || c.unread() > 0 {
-		return
-	}
-	if c.err == nil && !(c.finned && c.peerDone()) {
+	if c.told || c.closed || c.h == nil || c.err == nil && !(c.finned && c.peerDone()) || c.unread() > 0 {
 		return
 	}
 	c.told = true

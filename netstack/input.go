@@ -44,11 +44,60 @@ func (l *loop) segment(c *conn, ln *link.Link, netLen, total int) {
 		return
 	}
 	pkt := l.take(c.side, ln, netLen, thLen, total)
-	l.core.tcp.segment(c.ep, c.id, pkt)
+	if c.crowd < crowdLimit && l.core.tcp.data(c.ep, c.id, pkt) {
+		c.crowd++
+		l.owe(c, total-netLen-thLen)
+	} else {
+		l.core.tcp.segment(c.ep, c.id, pkt)
+	}
 	pkt.DecRef()
 	if c.over() {
 		c.enqueue()
 	}
+}
+
+// crowdLimit is how many segments of a connection are taken without gVisor's
+// look at the memory they hold; reading everything resets it.
+const crowdLimit = 64
+
+// owe notes that n received bytes wait for their ACK.
+func (l *loop) owe(c *conn, n int) {
+	if c.flow.Owe(n); c.flow.Due >= link.HoldBytes {
+		c.payAck()
+		return
+	}
+	if !c.owing {
+		c.owing, c.owedAt = true, l.clock.now
+		l.owed = append(l.owed, c)
+	}
+}
+
+// payAck sends the ACK that is owed, unless a packet carried it meanwhile.
+func (c *conn) payAck() {
+	if c.flow.Due > 0 && !c.over() {
+		c.flow.Through = true
+		c.l.core.tcp.ack(c.ep)
+	}
+	c.flow.Due, c.flow.Through = 0, false
+}
+
+// payAcks sends the ACKs that were owed long enough; with parking, all but
+// those of connections that have patience.
+func (l *loop) payAcks(parking bool) {
+	if len(l.owed) == 0 {
+		return
+	}
+	kept := l.owed[:0]
+	for _, c := range l.owed {
+		if c.flow.Due > 0 && l.clock.now-c.owedAt < link.HoldTime && (!parking || c.flow.Patient()) {
+			kept = append(kept, c)
+			continue
+		}
+		c.payAck()
+		c.owing = false
+	}
+	clear(l.owed[len(kept):])
+	l.owed = kept
 }
 
 // checkTCP looks at the lengths and the checksum of a segment and returns the

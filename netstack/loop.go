@@ -27,6 +27,8 @@ const (
 	postLimit = 1 << 16
 	// inboxLimit bounds packets that other loops read for this one.
 	inboxLimit = 1024
+	// yieldEvery is how often other goroutines are let in at least.
+	yieldEvery = 100 * time.Microsecond
 	// retryRead is the pause after a read error that may pass, and readPatience
 	// how long such errors may go on before the device is given up.
 	retryRead    = 10 * time.Millisecond
@@ -52,9 +54,12 @@ type loop struct {
 	handshakes int // accepted connections whose handshake is not over
 
 	ready, readySpare []*conn
+	owed              []*conn // whose received bytes wait for an ACK
 	tasks, deferred   funcs
+	mover             mover // of the CopyTo that runs
 
-	readable [2]bool // a side may have packets
+	yielded  time.Duration // when other goroutines had their turn
+	readable [2]bool       // a side may have packets
 	faults   [2]fault
 	resets   [2]bucket
 	counters [2]sideCounters
@@ -187,9 +192,8 @@ func (l *loop) pass() error {
 		l.takeMail()
 	}
 	idle := l.settle()
+	l.flush(false)
 	for _, ln := range l.links {
-		ln.FlushAcks(false)
-		ln.Flush()
 		if err := ln.Gone(); err != nil {
 			return err
 		}
@@ -315,17 +319,33 @@ func (l *loop) takeMail() {
 	}
 }
 
+// impatient reports whether an ACK waits that should not while the loop sleeps.
+func (l *loop) impatient() bool {
+	for _, c := range l.owed {
+		if c.flow.Due > 0 && !c.flow.Patient() {
+			return true
+		}
+	}
+	return l.links[0].Holding() || l.links[1].Holding()
+}
+
+// flush writes what the stack sent, and ACKs that waited long enough, or all.
+func (l *loop) flush(acks bool) {
+	l.payAcks(acks)
+	for _, ln := range l.links {
+		ln.FlushAcks(acks)
+		ln.Flush()
+	}
+}
+
 // park waits for something to do. ACKs that are held while the other side may
 // still answer go out first.
 func (l *loop) park() error {
-	if l.links[0].Holding() || l.links[1].Holding() {
+	if l.impatient() {
 		if n, err := l.poll(); n > 0 || err != nil {
 			return err
 		}
-		for _, ln := range l.links {
-			ln.FlushAcks(true)
-			ln.Flush()
-		}
+		l.flush(true)
 	}
 	if l.s.cfg.Spin > 0 {
 		for start := time.Now(); time.Since(start) < l.s.cfg.Spin; {
@@ -338,6 +358,11 @@ func (l *loop) park() error {
 	if d, ok := l.clock.next(); ok {
 		timeout = int(min((d+time.Millisecond-1)/time.Millisecond, 60_000))
 	}
+	if len(l.owed) > 0 { // what is left has patience, up to a point
+		if ms := int(link.HoldTime / time.Millisecond); timeout < 0 || timeout > ms {
+			timeout = ms
+		}
+	}
 	l.mu.Lock()
 	if l.mail.Load() || l.halted.Load() || timeout == 0 {
 		l.mu.Unlock()
@@ -347,7 +372,7 @@ func (l *loop) park() error {
 	l.mu.Unlock()
 
 	var events [3]unix.EpollEvent
-	n, err := unix.EpollWait(l.epfd, events[:], timeout)
+	n, err := l.wait(events[:], timeout)
 
 	l.mu.Lock()
 	l.sleeping = false
@@ -358,6 +383,25 @@ func (l *loop) park() error {
 		l.drainSignal()
 	}
 	return l.polled(events[:max(n, 0)], err)
+}
+
+// wait waits for events. The first millisecond it does so without the
+// scheduler's knowledge: told of every short wait, the runtime's monitor takes
+// the processor away and gives it back each time, and stays awake at 20 µs
+// intervals to do so. Goroutines that wait for this processor run before.
+func (l *loop) wait(events []unix.EpollEvent, timeout int) (int, error) {
+	if l.clock.now-l.yielded > yieldEvery {
+		l.yielded = l.clock.now
+		runtime.Gosched()
+	}
+	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 1, 0, 0)
+	if e != 0 {
+		return 0, e
+	}
+	if n > 0 || timeout == 1 {
+		return int(n), nil
+	}
+	return unix.EpollWait(l.epfd, events, timeout)
 }
 
 // poll looks without waiting; the scheduler need not know.

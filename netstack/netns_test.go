@@ -60,6 +60,10 @@ func newPod(t *testing.T, mtu, queues int) *pod {
 	p.app.Route("eth0", "::/0", "")
 	p.uplink.Route("wire0", kPod4.String()+"/32", "")
 	p.uplink.Route("wire0", kPod6.String()+"/128", "")
+	// Neighbours are found once, here, and not while something is timed.
+	for _, far := range []netip.Addr{kFar4, kFar6} {
+		waitFor(t, func() bool { _, err := p.uplink.Ping(far, time.Second); return err == nil })
+	}
 	t.Cleanup(func() {
 		for _, fd := range append(p.appFDs, p.wireFDs...) {
 			_ = unix.Close(fd)

@@ -4,6 +4,7 @@ import (
 	"io"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
 )
@@ -63,6 +64,9 @@ func (c *conn) read(p []byte, peek bool) (int, error) {
 		return 0, c.readError(err)
 	}
 	if !peek {
+		if res.Count < len(p) {
+			c.crowd = 0
+		}
 		c.consumed(res.Count)
 	}
 	return res.Count, nil
@@ -146,22 +150,25 @@ func (c *conn) CopyTo(dst aio.Conn) (total int64, err error, ok bool) { //nolint
 		d.wants = true
 		return 0, aio.ErrWouldBlock, true
 	}
+	m := &c.l.mover
 	for {
 		n := c.unread()
 		if n == 0 {
-			_, err := c.ep.Read(&sink{}, tcpip.ReadOptions{Peek: true})
-			if err == nil {
-				return total, aio.ErrWouldBlock, true // cannot be: nothing was there
-			}
-			return total, c.readError(err), true
+			c.crowd = 0
+			return total, c.drained(), true
 		}
-		m := mover{from: c, left: n}
-		w, werr := d.ep.Write(&m, tcpip.WriteOptions{Atomic: true})
+		m.from, m.left, m.err = c, n, nil
+		w, werr := d.ep.Write(m, tcpip.WriteOptions{Atomic: true})
 		total += w
 		d.out += uint64(w)
 		c.consumed(int(w))
 		switch werr.(type) {
 		case nil:
+			if int(w) == n {
+				// Nothing came meanwhile: this goroutine is the only one.
+				c.crowd = 0
+				return total, c.drained(), true
+			}
 		case *tcpip.ErrWouldBlock:
 			d.wants = true
 			return total, aio.ErrWouldBlock, true
@@ -174,6 +181,19 @@ func (c *conn) CopyTo(dst aio.Conn) (total int64, err error, ok bool) { //nolint
 	}
 }
 
+// drained says why there is nothing left to read: more may come, or not.
+func (c *conn) drained() error {
+	switch c.ep.EndpointState() {
+	case tcp.StateEstablished, tcp.StateFinWait1, tcp.StateFinWait2:
+		return aio.ErrWouldBlock
+	}
+	_, err := c.ep.Read(&sink{}, tcpip.ReadOptions{Peek: true})
+	if err == nil {
+		return aio.ErrWouldBlock
+	}
+	return c.readError(err)
+}
+
 // mover is the payloader of CopyTo: it reads from one endpoint into the slice
 // that the other offers. An early EOF would make gVisor try for ever with its
 // lock held, so what goes wrong is a real error.
@@ -181,6 +201,7 @@ type mover struct {
 	from *conn
 	left int
 	err  tcpip.Error
+	out  sink
 }
 
 // Len implements tcpip.Payloader.
@@ -194,8 +215,9 @@ func (m *mover) Read(b []byte) (int, error) {
 	case len(b) == 0:
 		return 0, nil // gVisor asks whether this is the end
 	}
-	w := sink{b[:min(len(b), m.left)]}
-	res, err := m.from.ep.Read(&w, tcpip.ReadOptions{})
+	m.out.p = b[:min(len(b), m.left)]
+	res, err := m.from.ep.Read(&m.out, tcpip.ReadOptions{})
+	m.out.p = nil
 	if err != nil {
 		m.err = err
 		return 0, io.ErrUnexpectedEOF

@@ -9,23 +9,57 @@ import (
 )
 
 const (
-	// holdBytes is how much may wait for its ACK: at 64 KB the sender hears.
-	holdBytes = 64 << 10
-	// holdTime is how long an ACK waits while the loop is busy. 1 ms is too
+	// HoldBytes is how much may wait for its ACK: at 64 KB the sender hears.
+	HoldBytes = 64 << 10
+	// HoldTime is how long an ACK waits while the loop is busy. 1 ms is too
 	// short at 64 connections, and a timer alone costs bulk two thirds.
-	holdTime = 10 * time.Millisecond
+	HoldTime = 10 * time.Millisecond
+
+	patientTurns = 3
+	patientBytes = 2 * 536
 )
 
-// Flow is a connection's slot for one bare ACK. It is the owner that gVisor
-// stamps on the connection's packets. gVisor has no delayed ACK: without the
-// slot a ping-pong writes two packets for every one that carries bytes.
+// Flow is what a link knows about a connection: the ACK it owes. It is the
+// owner that gVisor stamps on the connection's packets. gVisor has no delayed
+// ACK: left alone, a ping-pong writes two packets for every one that carries
+// bytes.
+//
+// An ACK waits in one of two ways. Bytes that the stack took in without
+// answering are Due, and whoever lets it do that calls for the ACK in time. A
+// bare ACK that the stack did build is held here.
 type Flow struct {
+	// Due is how many received bytes no packet has acknowledged. The link sets it
+	// to zero when one leaves.
+	Due int
+	// turns counts how often in a row one segment came in and its ACK left with
+	// bytes; answered is whether bytes left since the last segment.
+	turns    uint8
+	answered bool
+	// Through lets the next bare ACK pass: somebody waited for it long enough.
+	Through bool
+
 	held    *stack.PacketBuffer
 	heldAt  time.Duration
 	lastAck uint32 // of the packet that left last
 	started bool   // lastAck means something
 	listed  bool   // in Link.held
 }
+
+// Owe adds a segment of n received bytes.
+func (f *Flow) Owe(n int) {
+	if !f.answered {
+		f.turns = 0 // two in a row: the other end is not waiting for our bytes
+	}
+	f.answered = false
+	f.Due += n
+}
+
+// Patient reports whether the ACK that is due may wait although nobody is busy:
+// the two ends have taken turns, so it will leave with the next bytes, and what
+// waits is less than the two segments after which an ACK is a must (RFC 5681
+// section 4.2). Without it every message at low load costs one more packet, a
+// third of the whole.
+func (f *Flow) Patient() bool { return f.turns >= patientTurns && f.Due < patientBytes }
 
 var _ tcpip.PacketOwner = (*Flow)(nil)
 
@@ -47,10 +81,18 @@ func (l *Link) hold(f *Flow, pkt *stack.PacketBuffer) bool {
 		return false
 	}
 	ack := binary.BigEndian.Uint32(th[8:])
-	if !bareAck(th) || pkt.Data().Size() > 0 {
-		if f.held != nil {
+	due, through := f.Due, f.Through
+	f.Due, f.Through = 0, false
+	if through || !bareAck(th) || pkt.Data().Size() > 0 {
+		if f.held != nil || due > 0 && !through {
 			f.drop() // this packet carries the ACK, or ends the matter
 			l.Counters.AcksMerged.Add(1)
+		}
+		if !through {
+			if f.turns < patientTurns && due > 0 {
+				f.turns++
+			}
+			f.answered = true
 		}
 		f.lastAck, f.started = ack, th[13]&flagACK != 0
 		return false
@@ -70,7 +112,7 @@ func (l *Link) hold(f *Flow, pkt *stack.PacketBuffer) bool {
 	if !f.started {
 		waiting = 1
 	}
-	if !plain || waiting <= 0 || waiting >= holdBytes {
+	if !plain || waiting <= 0 || waiting >= HoldBytes {
 		f.lastAck, f.started = ack, true
 		return false
 	}
@@ -119,7 +161,7 @@ func (l *Link) FlushAcks(all bool) {
 	}
 	now, kept := l.now(), l.held[:0]
 	for _, f := range l.held {
-		if f.held != nil && !all && now-f.heldAt < holdTime {
+		if f.held != nil && !all && now-f.heldAt < HoldTime {
 			kept = append(kept, f)
 			continue
 		}

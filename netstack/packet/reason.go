@@ -1,5 +1,7 @@
 package packet
 
+import "fmt"
+
 // Reason says why a packet went nowhere. The names are stable: they are the
 // label of a metric.
 type Reason uint8
@@ -42,4 +44,18 @@ func (r Reason) String() string {
 		return names[r]
 	}
 	return "unknown"
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (r *Reason) UnmarshalText(b []byte) error {
+	for i := range numReasons {
+		if i.String() == string(b) {
+			*r = i
+			return nil
+		}
+	}
+	return fmt.Errorf("read a reason: %q is none", b)
 }

@@ -60,7 +60,8 @@ type Source struct {
 	files     map[string]*file
 	manifests map[catalog.Ref]catalog.Object // last good; nil: none yet
 	applied   map[catalog.Ref]catalog.Object
-	unchecked error // why the manifests as they are now are not in force
+	unchecked error    // why the manifests as they are now are not in force
+	notes     []string // that were logged already
 
 	mu      sync.Mutex
 	problem error
@@ -226,7 +227,7 @@ func (s *Source) readFile(name string) (changed bool) {
 		return false
 	}
 	now := stampOf(info)
-	if now == old.stamp {
+	if now == old.stamp && now != (stamp{}) {
 		return false
 	}
 	f := &file{stamp: now}
@@ -251,7 +252,16 @@ func (f *file) manifests() bool {
 	return f.set != nil && len(f.set.origins) > 0
 }
 
+// settled is the age at which a file's time tells its content from another's: a
+// kernel's file times are some milliseconds coarse, and the inode of a file that
+// was replaced may be the next one's.
+const settled = 50 * time.Millisecond
+
+// stampOf is zero for a file so young that it must be read once more.
 func stampOf(info fs.FileInfo) stamp {
+	if age := time.Since(info.ModTime()); age >= 0 && age < settled {
+		return stamp{}
+	}
 	st := stamp{size: info.Size(), mtime: info.ModTime().UnixNano()}
 	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
 		st.inode = sys.Ino
@@ -289,9 +299,13 @@ func (s *Source) compose() (map[catalog.Ref]catalog.Object, error) {
 	if err := Check(all); err != nil {
 		return nil, err
 	}
-	for _, w := range Warnings(all) {
-		s.cfg.Logger.Info("about the manifests", "note", w)
+	notes := Warnings(all)
+	for _, w := range notes {
+		if !slices.Contains(s.notes, w) {
+			s.cfg.Logger.Info("about the manifests", "note", w)
+		}
 	}
+	s.notes = notes
 	objects, err := objectsOf(all)
 	if err != nil {
 		s.cfg.Logger.Warn("annotation not understood", "err", err)

@@ -55,6 +55,11 @@ type Mesh struct {
 	bin  Bin
 }
 
+// Named is a mesh that is not started; its name is the test process's own.
+func Named(bin Bin, name string) *Mesh {
+	return &Mesh{Name: fmt.Sprintf("%s-%d", name, os.Getpid()), bin: bin}
+}
+
 // Up starts a mesh with the manifests (YAML text) and waits until all its pods
 // are ready; the test's end takes it down and shows the logs of a failed one.
 func Up(t *testing.T, bin Bin, name string, manifests ...string) *Mesh {
@@ -62,7 +67,7 @@ func Up(t *testing.T, bin Bin, name string, manifests ...string) *Mesh {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: runs pods in namespaces")
 	}
-	m := &Mesh{Name: fmt.Sprintf("%s-%d", name, os.Getpid()), bin: bin}
+	m := Named(bin, name)
 	file := filepath.Join(t.TempDir(), "app.yaml")
 	if err := os.WriteFile(file, []byte(strings.Join(manifests, "\n---\n")), 0o600); err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -234,7 +235,7 @@ func dialCommand() *cobra.Command {
 		Use: "dial HOST:PORT", Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			results := map[string]int{}
-			var slowest, fastest int64 = 0, 1 << 62
+			var took []int64
 			for range n {
 				addr, err := net.ResolveTCPAddr("tcp", args[0])
 				if err != nil {
@@ -243,8 +244,7 @@ func dialCommand() *cobra.Command {
 				}
 				start := time.Now()
 				conn, err := net.DialTimeout("tcp", addr.String(), timeout)
-				us := time.Since(start).Microseconds()
-				slowest, fastest = max(slowest, us), min(fastest, us)
+				took = append(took, time.Since(start).Microseconds())
 				switch {
 				case err == nil:
 					results["connected"]++
@@ -255,7 +255,12 @@ func dialCommand() *cobra.Command {
 					results[err.Error()]++
 				}
 			}
-			return answer(map[string]any{"results": results, "slowest_us": slowest, "fastest_us": fastest})
+			slices.Sort(took)
+			median := int64(0)
+			if len(took) > 0 {
+				median = took[len(took)/2]
+			}
+			return answer(map[string]any{"results": results, "median_us": median})
 		},
 	}
 	c.Flags().IntVarP(&n, "count", "n", 1, "connections, one after the other")

@@ -1,0 +1,285 @@
+package lifecycle
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/tunmesh/tunmesh/test/meshtest"
+)
+
+// machine is what a mesh must leave as it was.
+func machine(t *testing.T) map[string]string {
+	t.Helper()
+	m := map[string]string{}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m["mounts"] = string(mounts)
+	for name, args := range map[string][]string{
+		"links": {"-o", "link"}, "addresses": {"-o", "addr"}, "rules": {"rule"}, "rules of IPv6": {"-6", "rule"},
+		"routes": {"route", "show", "table", "all"}, "namespaces": {"netns"},
+	} {
+		out, err := exec.Command("ip", args...).Output()
+		if err != nil {
+			t.Fatalf("ip %v: %v", args, err)
+		}
+		// Lifetimes of addresses count down by themselves.
+		m[name] = string(out)
+		if name == "addresses" {
+			m[name] = lifetimes(m[name])
+		}
+	}
+	for _, root := range []string{"/proc/sys/net", "/proc/sys/kernel", "/proc/sys/vm", "/proc/sys/user"} {
+		_ = filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return nil
+			}
+			if raw, err := os.ReadFile(p); err == nil {
+				m["sysctl "+p] = string(raw)
+			}
+			return nil
+		})
+	}
+	return m
+}
+
+func lifetimes(s string) string {
+	var out []string
+	for line := range strings.Lines(s) {
+		before, _, _ := strings.Cut(line, "valid_lft")
+		out = append(out, before)
+	}
+	return strings.Join(out, "\n")
+}
+
+// before takes the machine twice, so that what changes by itself is left out.
+func before(t *testing.T) map[string]string {
+	t.Helper()
+	a := machine(t)
+	time.Sleep(200 * time.Millisecond)
+	b := machine(t)
+	for k := range a {
+		if a[k] != b[k] {
+			delete(a, k)
+		}
+	}
+	return a
+}
+
+func same(t *testing.T, was map[string]string) {
+	t.Helper()
+	now := machine(t)
+	for _, k := range slices.Sorted(maps.Keys(was)) {
+		if v, ok := now[k]; !ok || v != was[k] {
+			t.Errorf("%s changed from\n%s\nto\n%s", k, was[k], v)
+		}
+	}
+}
+
+// family lists the processes below pid, and pid.
+func family(pid int) []int {
+	children := map[int][]int{}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, s := range stats {
+		raw, err := os.ReadFile(s)
+		if err != nil {
+			continue
+		}
+		f := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+		ppid, _ := strconv.Atoi(f[1])
+		me, _ := strconv.Atoi(filepath.Base(filepath.Dir(s)))
+		children[ppid] = append(children[ppid], me)
+	}
+	all := []int{pid}
+	for i := 0; i < len(all); i++ {
+		all = append(all, children[all[i]]...)
+	}
+	return all
+}
+
+func alive(pids []int) []int {
+	return slices.DeleteFunc(slices.Clone(pids), func(pid int) bool {
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err != nil || strings.Contains(string(raw), ") Z ")
+	})
+}
+
+const sleeper = `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: sleeper}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: sleeper}}
+  template:
+    metadata: {labels: {app: sleeper}, annotations: {tunmesh.io/inject: enabled}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - {name: c, image: x, command: [sh, -c, "trap exit TERM; while true; do sleep 0.1; done"]}
+`
+
+// A holder that is killed takes everything with it; down and the next up clean
+// what it left.
+func TestKilledHolder(t *testing.T) {
+	needRoot(t)
+	was := before(t)
+	m := meshtest.Up(t, bin, "killed", sleeper)
+	for _, again := range []string{"up", "down"} {
+		pid, err := m.HolderPID()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := family(pid)
+		if len(all) < 8 { // holder, control, agent, keeper, two supervisors, two apps, two proxies
+			t.Fatalf("only %d processes below the holder", len(all))
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		meshtest.Eventually(t, 5*time.Second, "all processes are gone", func() bool { return len(alive(all)) == 0 })
+		same(t, was)
+		if out, err := m.Command(t.Context(), "local", "ps").CombinedOutput(); err == nil || !strings.Contains(string(out), "is not running") {
+			t.Errorf("ps of a killed mesh: %v, %s", err, out)
+		}
+		if again == "up" {
+			m.Ctl(t, "local", "up", "--detach")
+			m.Ctl(t, "local", "apply", "-f", write(t, sleeper), "--wait", "60s")
+		}
+	}
+	m.Ctl(t, "local", "down")
+	if _, err := os.Stat("/run/tunmesh-local/" + m.Name); err == nil {
+		t.Error("down left the state folder")
+	}
+	same(t, was)
+}
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	f := filepath.Join(t.TempDir(), "m.yaml")
+	if err := os.WriteFile(f, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// A mesh in the foreground ends with its launcher: asked by Ctrl-C, or killed.
+func TestForeground(t *testing.T) {
+	needRoot(t)
+	was := before(t)
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
+		t.Run(sig.String(), func(t *testing.T) {
+			m := meshtest.Named(bin, "fore")
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			up := m.Command(ctx, "local", "up", "-f", write(t, sleeper))
+			var said bytes.Buffer
+			up.Stderr = &said
+			if err := up.Start(); err != nil {
+				t.Fatal(err)
+			}
+			meshtest.Eventually(t, time.Minute, "the mesh is up", func() bool {
+				out, _ := m.Command(ctx, "local", "ps").Output()
+				return strings.Count(string(out), "2/2") == 2
+			})
+			pid, err := m.HolderPID()
+			if err != nil {
+				t.Fatal(err)
+			}
+			all := family(pid)
+			if err := up.Process.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+			err = up.Wait()
+			meshtest.Eventually(t, 15*time.Second, "all processes are gone", func() bool { return len(alive(all)) == 0 })
+			if sig == syscall.SIGKILL {
+				m.Ctl(t, "local", "down")
+			} else if err != nil {
+				t.Errorf("up ended with %v: %s", err, said.String())
+			}
+			if _, err := os.Stat("/run/tunmesh-local/" + m.Name); err == nil {
+				t.Error("the state folder is left")
+			}
+			same(t, was)
+		})
+	}
+}
+
+// Control plane and agent are started again; pods do not notice.
+func TestPartsRestart(t *testing.T) {
+	needRoot(t)
+	m := meshtest.Up(t, bin, "parts", sleeper)
+	holder, err := m.HolderPID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := func() map[string]int {
+		out := map[string]int{}
+		for _, pid := range family(holder) {
+			raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			arg := strings.Split(string(raw), "\x00")
+			if len(arg) > 1 {
+				out[filepath.Base(arg[0])+" "+arg[1]] = pid
+			}
+		}
+		return out
+	}
+	was := names()
+	for _, part := range []string{"mesh-control --dir", "mesh-cni agent"} {
+		pid := was[part]
+		if pid == 0 {
+			t.Fatalf("no %s among %v", part, was)
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		meshtest.Eventually(t, 10*time.Second, part+" runs again", func() bool {
+			now := names()[part]
+			return now != 0 && now != pid
+		})
+	}
+	for _, p := range m.Pods(t) {
+		if p.Restarts != 0 || !p.Ready {
+			t.Errorf("pod %s: ready %v, %d restarts", p.Name, p.Ready, p.Restarts)
+		}
+	}
+	// And new pods come up.
+	m.Ctl(t, "local", "apply", "-f", write(t, strings.Replace(sleeper, "replicas: 2", "replicas: 3", 1)), "--wait", "60s")
+}
+
+func TestSideBySide(t *testing.T) {
+	needRoot(t)
+	a := meshtest.Up(t, bin, "left", sleeper)
+	b := meshtest.Up(t, bin, "right", sleeper)
+	pa, pb := a.Pod(t, "sleeper"), b.Pod(t, "sleeper")
+	uid := func(pid int) string {
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(raw), "Uid:")
+		return strings.Fields(rest)[0]
+	}
+	if ua, ub := uid(pa.PIDs["app"]), uid(pb.PIDs["app"]); ua == ub || ua == "0" {
+		t.Errorf("the pods of two meshes run as %s and %s", ua, ub)
+	}
+	a.Ctl(t, "local", "down")
+	if p := b.Pod(t, "sleeper"); !p.Ready {
+		t.Errorf("the end of one mesh touched the other: %+v", p)
+	}
+	if out, err := b.Command(t.Context(), "local", "up", "--detach").CombinedOutput(); err == nil || !strings.Contains(string(out), "is running already") {
+		t.Errorf("a second up: %v, %s", err, out)
+	}
+}

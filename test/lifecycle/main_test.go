@@ -1,0 +1,42 @@
+// Package lifecycle tests the local runtime as people use it: a mesh comes up,
+// runs pods as a kubelet would, and leaves the machine as it was, however it
+// ends.
+package lifecycle
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/tunmesh/tunmesh/test/meshtest"
+)
+
+// bin has the programs, built once.
+var bin meshtest.Bin
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	if os.Geteuid() != 0 {
+		return m.Run() // every test skips
+	}
+	dir, err := os.MkdirTemp("", "lifecycle")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		bin, err = meshtest.Build(dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it makes user, mount and network namespaces")
+	}
+}

@@ -19,13 +19,19 @@ type server interface {
 }
 
 // serveHTTP speaks HTTP to a client on c. hop: the client is a sidecar, whose
-// silence is noticed soon; other clients may not like to be pinged.
+// silence is noticed soon; other clients may not like to be pinged. The
+// connection is counted under l; nil: it is not.
 func (w *worker) serveHTTP(c aio.Conn, p flow.Protocol, hop bool, l *telemetry.Labels, accept func(message.Stream), closed func()) {
-	t := w.track(c, l, telemetry.Src)
+	var t *transport
+	if l != nil {
+		t = w.track(c, l, telemetry.Src)
+	}
 	var s server
 	over := func(err error) {
 		delete(w.servers, s)
-		t.close(err)
+		if t != nil {
+			t.close(err)
+		}
 		closed()
 	}
 	if p == flow.HTTP2 {

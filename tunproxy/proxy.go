@@ -239,8 +239,8 @@ func (p *Proxy) printMetrics(w io.Writer) error {
 func (p *Proxy) began() { p.active.Add(1) }
 func (p *Proxy) ended() { p.active.Add(-1) }
 
-// serveAdmin answers requests to the admin port that came over the wire.
+// serveAdmin answers requests to the admin port that came over the wire. They
+// are not the app's traffic and count as none.
 func (w *worker) serveAdmin(c aio.Conn, f *flow.Secured) {
-	l := w.p.inboundLabels(f)
-	w.serveHTTP(c, f.Protocol, f.Peer.Security == flow.Mutual, &l, w.p.admin.Serve, func() {})
+	w.serveHTTP(c, f.Protocol, f.Peer.Security == flow.Mutual, nil, w.p.admin.Serve, func() {})
 }

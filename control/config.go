@@ -52,6 +52,9 @@ type Config struct {
 	// MeshNetworks are the ranges of pods' and Services' addresses: one of them
 	// that is nobody's is refused. Empty = unknown addresses are outside the mesh.
 	MeshNetworks []netip.Prefix
+	// HostAddresses are addresses within MeshNetworks that are the nodes' own, such
+	// as a bridge's: reached as places outside the mesh.
+	HostAddresses []netip.Addr
 	// ClusterNetworks are what the cluster-* inbound policies take for the
 	// cluster. Default policy.DefaultNetworks.
 	ClusterNetworks []netip.Prefix
@@ -114,5 +117,5 @@ func (c Config) withDefaults() (Config, error) {
 
 // catalog returns the catalog's part of the config.
 func (c Config) catalog() catalog.Config {
-	return catalog.Config{TrustDomain: c.TrustDomain, ClusterDomain: c.ClusterDomain, Networks: c.MeshNetworks}
+	return catalog.Config{TrustDomain: c.TrustDomain, ClusterDomain: c.ClusterDomain, Networks: c.MeshNetworks, Hosts: c.HostAddresses}
 }

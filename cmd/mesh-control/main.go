@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 	"strings"
@@ -36,6 +37,7 @@ type flags struct {
 	inboundPolicy   string
 	meshNetworks    string
 	clusterNetworks string
+	hosts           []string
 	logLevel        string
 	logFormat       string
 	cfg             control.Config
@@ -72,6 +74,7 @@ func command(logs io.Writer) *cobra.Command {
 	fs.StringVar(&f.cfg.TrustDomain, "trust-domain", "cluster.local", "trust domain of all identities")
 	fs.StringVar(&f.cfg.ClusterDomain, "cluster-domain", "cluster.local", "domain of all names")
 	fs.StringVar(&f.meshNetworks, "mesh-networks", "", "comma-separated ranges of pods' and Services' addresses: one of them that is nobody's is refused")
+	fs.StringSliceVar(&f.hosts, "host-addresses", nil, "comma-separated addresses within --mesh-networks that are the nodes' own, such as a bridge's")
 	fs.StringVar(&f.clusterNetworks, "cluster-networks", policy.DefaultNetworks, "comma-separated ranges that cluster-* inbound policies take for the cluster")
 	fs.StringVar(&f.inboundPolicy, "default-inbound-policy", "all-unauthenticated", "all-unauthenticated, all-authenticated, cluster-unauthenticated, cluster-authenticated, deny or audit")
 	fs.DurationVar(&f.cfg.ScrapeInterval, "scrape-interval", 0, "time between two scrapes of a sidecar (0 = 1.5s)")
@@ -92,6 +95,13 @@ func (f *flags) config(logs io.Writer) (control.Config, error) {
 	}
 	if cfg.MeshNetworks, err = policy.ParseNetworks(f.meshNetworks); err != nil {
 		return cfg, fmt.Errorf("--mesh-networks: %w", err)
+	}
+	for _, s := range f.hosts {
+		ip, err := netip.ParseAddr(s)
+		if err != nil {
+			return cfg, fmt.Errorf("--host-addresses: %w", err)
+		}
+		cfg.HostAddresses = append(cfg.HostAddresses, ip)
 	}
 	if cfg.ClusterNetworks, err = policy.ParseNetworks(f.clusterNetworks); err != nil {
 		return cfg, fmt.Errorf("--cluster-networks: %w", err)

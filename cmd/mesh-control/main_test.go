@@ -27,6 +27,7 @@ func TestFlagErrors(t *testing.T) {
 		`--source "kube"`:          append([]string{"--source", "kube"}, base...),
 		"--default-inbound-policy": append([]string{"--default-inbound-policy", "allow"}, base...),
 		"--mesh-networks":          append([]string{"--mesh-networks", "10"}, base...),
+		"--host-addresses":         append([]string{"--host-addresses", "10.0.0.0/8"}, base...),
 		"--cluster-networks":       append([]string{"--cluster-networks", "x"}, base...),
 		`--log-level "loud"`:       append([]string{"--log-level", "loud"}, base...),
 		`--log-format "xml"`:       append([]string{"--log-format", "xml"}, base...),

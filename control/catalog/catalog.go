@@ -18,6 +18,9 @@ type Config struct {
 	// An address in one of them that is nobody's is refused rather than taken for
 	// a place outside the mesh. Empty: every unknown address is outside.
 	Networks []netip.Prefix
+	// Hosts are addresses within Networks that are the nodes' own, such as a
+	// bridge's: outside the mesh, not nobody's.
+	Hosts []netip.Addr
 	// OpaquePorts replaces DefaultOpaquePorts; nil = the default.
 	OpaquePorts *PortSet
 }
@@ -27,6 +30,7 @@ type Catalog struct {
 	trustDomain   string
 	clusterDomain string
 	networks      []netip.Prefix
+	hosts         set[netip.Addr]
 	opaque        *PortSet
 	synced        chan struct{} // closed by Sync
 
@@ -81,7 +85,12 @@ func New(cfg Config) (*Catalog, error) {
 		}
 		cfg.OpaquePorts = ports
 	}
+	hosts := set[netip.Addr]{}
+	for _, ip := range cfg.Hosts {
+		hosts[ip.Unmap()] = struct{}{}
+	}
 	return &Catalog{
+		hosts:         hosts,
 		trustDomain:   cfg.TrustDomain,
 		clusterDomain: cfg.ClusterDomain,
 		networks:      slices.Clone(cfg.Networks),

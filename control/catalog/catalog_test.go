@@ -18,7 +18,7 @@ func newCatalog(t *testing.T, changes ...catalog.Change) *catalog.Catalog {
 	t.Helper()
 	c, err := catalog.New(catalog.Config{Networks: []netip.Prefix{
 		netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:1::/64"),
-	}})
+	}, Hosts: []netip.Addr{netip.MustParseAddr("10.1.255.1")}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,6 +142,8 @@ func TestResolve(t *testing.T) {
 			"POD DETECT default/a:1 | 10.1.0.1:1 ns/default/sa/web DETECT"},
 		{"a finished pod's address is nobody's", []catalog.Change{pod("a", "10.1.0.1", func(p *catalog.Pod) { p.Phase = "Failed" })}, "10.1.0.1:80", "NONE DETECT"},
 		{"an address of the mesh that is nobody's", nil, "10.1.7.7:80", "NONE DETECT"},
+		{"a node's own address among the mesh's", nil, "10.1.255.1:53", "EXTERNAL DETECT | 10.1.255.1:53 plain DETECT"},
+		{"a node's own address, known by a pod", []catalog.Change{pod("a", "10.1.0.9", func(p *catalog.Pod) { p.HostNetwork = true })}, "10.1.0.9:1", "EXTERNAL DETECT | 10.1.0.9:1 plain DETECT"},
 		{"an address elsewhere", nil, "192.0.2.1:443", "EXTERNAL DETECT | 192.0.2.1:443 plain DETECT"},
 		{"an external port where servers speak first", nil, "192.0.2.1:25", "EXTERNAL OPAQUE | 192.0.2.1:25 plain OPAQUE"},
 		{"a pod on the host's network is not behind the host's address", []catalog.Change{

@@ -17,15 +17,27 @@ func (c *Catalog) resolve(addr netip.AddrPort) *Target {
 	if p := c.podByIP(addr.Addr()); p != nil {
 		return c.resolvePod(addr, p)
 	}
-	for _, n := range c.networks {
-		if n.Contains(addr.Addr()) {
-			return &Target{Addr: addr, Kind: TargetNone}
-		}
+	if c.nobodys(addr.Addr()) {
+		return &Target{Addr: addr, Kind: TargetNone}
 	}
 	return &Target{
 		Addr: addr, Kind: TargetExternal, Protocol: c.hint(addr.Port(), ""),
 		Endpoints: []Endpoint{{Addr: addr, Weight: DefaultWeight, Ready: true, Protocol: c.hint(addr.Port(), "")}},
 	}
+}
+
+// nobodys reports an address of the mesh's ranges that is not a node's own
+// either: not one of the configured ones, and not a host-network pod's.
+func (c *Catalog) nobodys(ip netip.Addr) bool {
+	if _, ok := c.hosts[ip]; ok {
+		return false
+	}
+	for _, p := range c.podsByIP[ip] {
+		if p.HostNetwork && !p.Finished() {
+			return false
+		}
+	}
+	return slices.ContainsFunc(c.networks, func(n netip.Prefix) bool { return n.Contains(ip) })
 }
 
 // resolveService: the Service's TCP port, or nobody.

@@ -68,9 +68,9 @@ func (t *Target) Load() *Snapshot { return t.snap.Load() }
 // watched: its snapshot does not change any more. Look it up again.
 func (t *Target) Dropped() bool { return t.dropped.Load() }
 
-// Subscribe calls f on loop after each change, several changes at once if they
-// come fast, until cancel is called on loop. A target with subscribers is not
-// dropped.
+// Subscribe calls f on loop soon, so that no change before it is missed, and
+// then after each change, several at once if they come fast, until cancel is
+// called on loop. A target with subscribers is not dropped.
 func (t *Target) Subscribe(loop aio.Loop, f func()) (cancel func()) {
 	s := &sub{loop: loop, f: f}
 	t.mu.Lock()
@@ -79,6 +79,7 @@ func (t *Target) Subscribe(loop aio.Loop, f func()) (cancel func()) {
 		t.subs = map[*sub]struct{}{}
 	}
 	t.subs[s] = struct{}{}
+	s.notify()
 	return func() {
 		s.stopped.Store(true)
 		t.mu.Lock()

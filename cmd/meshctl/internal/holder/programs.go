@@ -40,12 +40,16 @@ func (h *holder) programs(pods, services []netip.Prefix) error {
 		level = "debug"
 	}
 	gateway := pods[0].Masked().Addr().Next()
+	var hosts []string // the bridge's own addresses: DNS over TCP goes there
+	for _, p := range pods {
+		hosts = append(hosts, p.Masked().Addr().Next().String())
+	}
 	dir := h.cfg.Dir
 	var err error
 	h.control, err = h.program("mesh-control",
 		"--dir", dir.Manifests(), "--dir", dir.Pods(), "--state-dir", dir.Control(),
 		"--listen", net.JoinHostPort("", fmt.Sprint(control.Port)), "--query-socket", dir.Query(),
-		"--mesh-networks", strings.Join(networks, ","), "--log-level", level)
+		"--mesh-networks", strings.Join(networks, ","), "--host-addresses", strings.Join(hosts, ","), "--log-level", level)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -140,19 +141,25 @@ func (a *app) demoShow(ctx context.Context, l *holder.Launched, duration time.Du
 }
 
 func (a *app) demoHints() string {
-	flag := ""
+	meshctl := "meshctl"
 	if a.local != "" {
-		flag = " --local " + a.local
+		meshctl += " --local " + a.local
 	}
-	return fmt.Sprintf(`The sample runs, every pod with a sidecar. In another terminal (as root):
-  meshctl%[1]s stat deploy -n %[2]s                       what you see below
-  meshctl%[1]s tap deploy/web -n %[2]s                    requests as they happen
-  meshctl%[1]s local ps                                     the pods
-  meshctl%[1]s local exec POD -- sh                         a shell in one (its name is in ps)
-  meshctl%[1]s local port-forward svc/web-svc -n %[2]s 8080:80   then open http://127.0.0.1:8080
-Ctrl-C ends it all.
-
-`, flag, demoNamespace)
+	var b strings.Builder
+	b.WriteString("The sample runs, every pod with a sidecar. In another terminal (as root):\n")
+	w := tabwriter.NewWriter(&b, 0, 8, 3, ' ', 0)
+	for _, h := range [][2]string{
+		{"stat deploy -n " + demoNamespace, "what you see below"},
+		{"tap deploy/web -n " + demoNamespace, "requests as they happen"},
+		{"local ps", "the pods"},
+		{"local exec POD -- sh", "a shell in one of them"},
+		{"local port-forward svc/web-svc -n " + demoNamespace + " 8080:80", "then open http://127.0.0.1:8080"},
+	} {
+		fmt.Fprintf(w, "  %s %s\t%s\n", meshctl, h[0], h[1])
+	}
+	_ = w.Flush()
+	b.WriteString("Ctrl-C ends it all.\n\n")
+	return b.String()
 }
 
 // live says whether the output is a terminal on which lines may be replaced.

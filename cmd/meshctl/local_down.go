@@ -51,41 +51,34 @@ func (a *app) localDownCommand() *cobra.Command {
 	return c
 }
 
+// answerTime is what a holder may need beyond its pods' grace.
+const answerTime = 10 * time.Second
+
 // down ends one mesh: in good order, or, when that fails, by killing the holder.
 func (a *app) down(ctx context.Context, d state.Dir, grace time.Duration) error {
 	p := a.progress()
 	defer p.done()
 	if d.Held() {
+		h, err := holder.Find(d)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
 		p.say("ending the pods of " + d.Name())
-		asking, cancel := context.WithTimeout(ctx, grace+20*time.Second)
-		err := ctl.Client{Dir: d}.Down(asking, ctl.Down{Grace: grace})
-		cancel()
-		if err == nil {
-			err = awaitFree(ctx, d)
+		asking, cancel := context.WithTimeout(ctx, grace+answerTime)
+		defer cancel()
+		if err = (ctl.Client{Dir: d}).Down(asking, ctl.Down{Grace: grace}); err == nil {
+			err = h.Await(asking)
 		}
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 			fmt.Fprintf(a.err, "warning: the mesh %q does not end by itself (%v) and is killed\n", d.Name(), err)
-			if err := holder.KillHeld(ctx, d); err != nil {
+			if err := errors.Join(h.Kill(), h.Await(ctx)); err != nil {
 				return err
 			}
 		}
 	}
 	return d.Remove()
-}
-
-// awaitFree waits until the holder's process has ended.
-func awaitFree(ctx context.Context, d state.Dir) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	for d.Held() {
-		select {
-		case <-ctx.Done():
-			return errors.New("its holder still runs")
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-	return nil
 }

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -282,4 +283,78 @@ func TestSideBySide(t *testing.T) {
 	if out, err := b.Command(t.Context(), "local", "up", "--detach").CombinedOutput(); err == nil || !strings.Contains(string(out), "is running already") {
 		t.Errorf("a second up: %v, %s", err, out)
 	}
+}
+
+// A holder that hangs is killed by down.
+func TestHungHolder(t *testing.T) {
+	needRoot(t)
+	m := meshtest.Up(t, bin, "hung", sleeper)
+	pid, err := m.HolderPID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := family(pid)
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	c := m.Command(t.Context(), "local", "down", "--grace-period", "0s")
+	out, err := c.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "is killed") {
+		t.Errorf("down: %v, %s", err, out)
+	}
+	if left := alive(all); len(left) > 0 {
+		t.Errorf("%d processes are left", len(left))
+	}
+}
+
+// Whoever is not root is told what to type, and nothing is started.
+func TestNotRoot(t *testing.T) {
+	needRoot(t)
+	m := meshtest.Named(bin, "user")
+	for _, args := range [][]string{{"up"}, {"demo"}, {"ps"}, {"apply", "-f", "/dev/null"}, {"exec", "p", "--", "true"}, {"logs", "p"}, {"down"}} {
+		c := m.Command(t.Context(), append([]string{"local"}, args...)...)
+		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		out, err := c.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "sudo -E meshctl local "+args[0]) || strings.Count(string(out), "\n") != 1 {
+			t.Errorf("local %v: %v, %s", args, err, out)
+		}
+	}
+}
+
+// The demo, as a script runs it.
+func TestDemo(t *testing.T) {
+	needRoot(t)
+	was := before(t)
+	m := meshtest.Named(bin, "demo")
+	out := m.Ctl(t, "local", "demo", "--duration", "12s", "-o", "json")
+	var rows []struct {
+		Name    string
+		Meshed  string
+		Success *float64
+		RPS     *float64
+		TLS     *float64
+	}
+	if err := json.Unmarshal(out, &rows); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	served := 0
+	for _, r := range rows {
+		if r.Meshed != "1/1" {
+			t.Errorf("%s: meshed %s", r.Name, r.Meshed)
+		}
+		if r.RPS == nil {
+			continue // the bot is asked by nobody
+		}
+		served++
+		if *r.RPS <= 0 || r.TLS == nil || *r.TLS != 1 || r.Success == nil || *r.Success < 0.5 {
+			t.Errorf("%s: %s", r.Name, out)
+		}
+	}
+	if len(rows) != 4 || served != 3 {
+		t.Errorf("%d rows, %d with requests: %s", len(rows), served, out)
+	}
+	if _, err := os.Stat("/run/tunmesh-local/" + m.Name); err == nil {
+		t.Error("the state folder is left")
+	}
+	same(t, was)
 }

@@ -219,7 +219,7 @@ func (h *holder) untilEnd(ctx, parts context.Context, stop func()) error {
 	if errors.As(context.Cause(ctx), &d) {
 		grace = d.grace
 	}
-	drain, cancel := context.WithTimeout(parts, grace+15*time.Second)
+	drain, cancel := context.WithTimeout(parts, grace+5*time.Second)
 	defer cancel()
 	err := h.kubelet.Drain(drain, grace)
 	if err != nil {

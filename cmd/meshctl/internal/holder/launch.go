@@ -135,32 +135,54 @@ func (l *Launched) Kill() {
 	<-l.done
 }
 
-// KillHeld ends the holder of a mesh that does not answer, by what the state
-// folder says of it.
-func KillHeld(ctx context.Context, d state.Dir) error {
+// Held is the holder of a mesh that somebody else launched.
+type Held struct{ pidfd int }
+
+// Find takes hold of the process that holds a mesh.
+func Find(d state.Dir) (*Held, error) {
 	h, err := d.Holder()
-	if err != nil || h.PID <= 1 {
-		return fmt.Errorf("end the holder of %q: its process is not known: %w", d.Name(), err)
+	if err != nil {
+		return nil, fmt.Errorf("find the holder of %q: %w", d.Name(), err)
+	}
+	if h.PID <= 1 {
+		return nil, fmt.Errorf("find the holder of %q: it has not begun", d.Name())
 	}
 	fd, err := unix.PidfdOpen(h.PID, 0)
-	if err == nil {
-		defer unix.Close(fd)
-		if d.Held() { // still its pid: it lives, and nobody else claimed the mesh
-			err = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-		}
+	if err == nil && !d.Held() { // then the pid may be somebody else's by now
+		_ = unix.Close(fd)
+		err = unix.ESRCH
 	}
-	if err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("end the holder of %q: %w", d.Name(), err)
+	if err != nil {
+		return nil, fmt.Errorf("find the holder of %q: %w", d.Name(), err)
 	}
-	for d.Held() {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("end the holder of %q: %w", d.Name(), ctx.Err())
-		case <-time.After(20 * time.Millisecond):
-		}
+	return &Held{pidfd: fd}, nil
+}
+
+// Kill ends it at once, and all with it.
+func (h *Held) Kill() error {
+	if err := unix.PidfdSendSignal(h.pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("end the holder: %w", err)
 	}
 	return nil
 }
+
+// Await waits until it and all processes below it have ended.
+func (h *Held) Await(ctx context.Context) error {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(h.pidfd), Events: unix.POLLIN}}, 20)
+		switch {
+		case n > 0:
+			return nil
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return fmt.Errorf("wait for the holder: %w", err)
+		case ctx.Err() != nil:
+			return fmt.Errorf("wait for the holder: %w", ctx.Err())
+		}
+	}
+}
+
+// Close lets go of it.
+func (h *Held) Close() { _ = unix.Close(h.pidfd) }
 
 // LastWords is what the holder of a mesh wrote before it ended.
 func LastWords(d state.Dir) string { return rotate.Tail(d.Stderr(), 2048) }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -30,6 +31,9 @@ func ready(t *testing.T, annotations map[string]string) (*world, *nettest.Space,
 	p := nettest.New(t, "pod")
 	c, end := w.before(w.conflist("bridge", "1.1.0", subnet4, subnet6), w.runtime(p, "pod", annotations))
 	t.Cleanup(end)
+	if !p.Settled("eth0", 20*time.Second) {
+		t.Fatal("the pod's addresses do not settle")
+	}
 	return w, p, c
 }
 

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-const within = 3 * time.Second
+const within = 10 * time.Second
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 

@@ -81,7 +81,8 @@ func (d *layout) apply(s *space) error {
 }
 
 // assign gives the interface a host address. IPv6 enters its local route later,
-// on a thread of the kernel's: deleting it before that would be in vain.
+// on a thread of the kernel's: deleting it before that would be in vain, and
+// without it nothing is delivered.
 func (d *layout) assign(s *space, l netlink.Link, a netip.Addr) error {
 	x := Addr{Prefix: hostPrefix(a), Flags: unix.IFA_F_NOPREFIXROUTE}
 	if a.Is6() {
@@ -92,11 +93,8 @@ func (d *layout) assign(s *space, l netlink.Link, a netip.Addr) error {
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("add address %s to %s in %s: %w", a, d.name, s.path, err)
 	}
-	if !d.undelivered {
-		return nil
-	}
 	for end := time.Now().Add(settleWithin); ; time.Sleep(time.Millisecond) {
-		n, err := s.dropLocal(l, a)
+		n, err := s.entries(l, a, d.undelivered)
 		switch {
 		case err != nil:
 			return err
@@ -106,6 +104,15 @@ func (d *layout) assign(s *space, l netlink.Link, a netip.Addr) error {
 			return fmt.Errorf("add address %s to %s in %s: the kernel has not entered it within %s", a, d.name, s.path, settleWithin)
 		}
 	}
+}
+
+// entries counts the local routes of an address, and deletes them or not.
+func (s *space) entries(l netlink.Link, a netip.Addr, drop bool) (int, error) {
+	if drop {
+		return s.dropLocal(l, a)
+	}
+	locals, err := s.localRoutes(l, a)
+	return len(locals), err
 }
 
 func (s *space) setAttributes(l netlink.Link, mac string, mtu, txQueueLen int) error {

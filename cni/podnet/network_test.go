@@ -13,7 +13,7 @@ import (
 	"github.com/tunmesh/tunmesh/internal/nettest"
 )
 
-const within = 3 * time.Second
+const within = 10 * time.Second
 
 // node is a host with a bridge and meshed or plain pods on it.
 type node struct {
@@ -64,8 +64,8 @@ func (n *node) join(p *nettest.Space, addrs ...string) (*nettest.Space, podnet.N
 // found it unique, as main plugins do.
 func settled(t *testing.T, s *nettest.Space, link string) {
 	t.Helper()
-	if !s.Settled(link, 5*time.Second) {
-		t.Fatalf("the addresses of %s do not settle within 5 s", link)
+	if !s.Settled(link, 20*time.Second) {
+		t.Fatalf("the addresses of %s do not settle within 20 s", link)
 	}
 }
 

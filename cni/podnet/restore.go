@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// settleWithin bounds the wait for the kernel to call the interface ready and
-// its addresses unique. It takes milliseconds; without a carrier it never happens.
-const settleWithin = time.Second
+// settleWithin bounds the wait for what the kernel does on threads of its own:
+// milliseconds on an idle node, more on one that starts a hundred pods.
+const settleWithin = 5 * time.Second
 
 // moveBack undoes moveOut and whatever was done to the interface since.
 func (n *Network) moveBack() error {
@@ -186,24 +186,38 @@ func (s *space) restoreNeighbours(l netlink.Link, want *Link) error {
 	return nil
 }
 
-// settle waits until the interface is ready and no address of it is tentative.
+// settle waits until the interface is ready and its IPv6 addresses are: not
+// tentative, and entered as local routes. Without a carrier that never happens.
 func (s *space) settle(l netlink.Link) {
 	for end := time.Now().Add(settleWithin); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		now, err := s.nl.LinkByIndex(l.Attrs().Index)
-		if err != nil {
+		if err != nil || now.Attrs().RawFlags&unix.IFF_LOWER_UP == 0 {
 			return
 		}
 		if now.Attrs().OperState != netlink.OperUp && now.Attrs().OperState != netlink.OperUnknown {
 			continue
 		}
 		addrs, err := list(func() ([]netlink.Addr, error) { return s.nl.AddrList(l, unix.AF_INET6) })
-		if err != nil {
-			return
-		}
-		if !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 }) {
+		if err != nil || s.entered(l, addrs) {
 			return
 		}
 	}
+}
+
+func (s *space) entered(l netlink.Link, addrs []netlink.Addr) bool {
+	for _, a := range addrs {
+		if a.Flags&unix.IFA_F_TENTATIVE != 0 {
+			return false
+		}
+		p, ok := prefixOf(a.IPNet)
+		if !ok {
+			continue
+		}
+		if locals, err := s.localRoutes(l, p.Addr()); err != nil || len(locals) == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // mismatch formats differences as one error.

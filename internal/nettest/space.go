@@ -234,16 +234,23 @@ func (s *Space) Addrs(name string) (out []netip.Prefix) {
 	return out
 }
 
-// Settled waits until the kernel has given a link its link-local address and
-// found every address unique; false when that takes longer.
+// Settled waits until the kernel has given a link its link-local address, found
+// every address unique and entered it; false when that takes longer.
 func (s *Space) Settled(name string, within time.Duration) bool {
 	s.tb.Helper()
 	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		got, err := s.nl.AddrList(s.link(name), unix.AF_INET6)
+		l := s.link(name)
+		got, err := s.nl.AddrList(l, unix.AF_INET6)
 		s.must(err, "list addresses of %s", name)
-		tentative := func(a netlink.Addr) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 }
+		routes, err := s.nl.RouteListFiltered(unix.AF_INET6, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+		s.must(err, "list local routes")
 		linkLocal := func(a netlink.Addr) bool { return a.IP.IsLinkLocalUnicast() }
-		if slices.ContainsFunc(got, linkLocal) && !slices.ContainsFunc(got, tentative) {
+		unsettled := func(a netlink.Addr) bool {
+			return a.Flags&unix.IFA_F_TENTATIVE != 0 || !slices.ContainsFunc(routes, func(r netlink.Route) bool {
+				return r.LinkIndex == l.Attrs().Index && r.Type == unix.RTN_LOCAL && r.Dst != nil && r.Dst.IP.Equal(a.IP)
+			})
+		}
+		if slices.ContainsFunc(got, linkLocal) && !slices.ContainsFunc(got, unsettled) {
 			return true
 		}
 	}

@@ -34,8 +34,10 @@ machine is as it was. Root is needed.
 
 Pods reach each other, and nothing beyond: a connection to an address outside of
 the mesh fails with "network is unreachable" (from a meshed pod with "connection
-refused"), a name outside of it with "no such host". To reach a pod from here,
-use "meshctl local port-forward".
+refused"), a name outside of it with "no such host". A Service's cluster IP is
+served by sidecars, for TCP: a pod without one, and UDP, use the pods' own
+addresses, as a headless Service's name gives them. To reach a pod from here, use
+"meshctl local port-forward".
 
 A pod is meshed when it, its template or its namespace has the annotation
 tunmesh.io/inject: enabled, or when "meshctl inject" has rewritten its manifest.`

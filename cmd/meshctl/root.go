@@ -89,12 +89,6 @@ func (a *app) mesh() (state.Dir, error) {
 	return d, nil
 }
 
-// color says whether colours are wanted (https://no-color.org).
-func (a *app) color() bool {
-	f, ok := a.out.(*os.File)
-	return ok && isTerminal(f) && a.env("NO_COLOR") == "" && a.env("TERM") != "dumb"
-}
-
 // needRoot tells who is not root what to type.
 func needRoot(command string) error {
 	if os.Geteuid() == 0 {

@@ -3,7 +3,9 @@ package lifecycle
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/creack/pty"
 
 	"github.com/tunmesh/tunmesh/test/meshtest"
 )
@@ -117,6 +121,23 @@ spec:
 		if out, err := m.Command(t.Context(), append([]string{"local", "exec"}, bad...)...).CombinedOutput(); err == nil {
 			t.Errorf("exec %v succeeded: %s", bad, out)
 		}
+	}
+	// On a terminal the command has one of its own, of the same size.
+	tty := m.Command(t.Context(), "local", "exec", "web", "--", "sh")
+	master, err := pty.StartWithSize(tty, &pty.Winsize{Rows: 33, Cols: 77})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	if _, err := master.WriteString("sleep 0.3; stty size; tty; exit 9\n"); err != nil {
+		t.Fatal(err)
+	}
+	screen, _ := io.ReadAll(master) // ends with EIO
+	if err := tty.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 9 {
+		t.Errorf("exec on a terminal: %v", err)
+	}
+	if s := string(screen); !strings.Contains(s, "33 77") || !strings.Contains(s, "/dev/pts/") {
+		t.Errorf("the terminal showed %q", s)
 	}
 	for _, target := range []string{"svc/web", "web"} {
 		port := map[string]string{"svc/web": "7000", "web": "7000"}[target]

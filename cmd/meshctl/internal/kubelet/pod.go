@@ -196,7 +196,6 @@ func (p *pod) refresh(ctx context.Context, sb *sandbox.Pod, have []sandbox.Volum
 			t = time.NewTimer(ttl * 8 / 10)
 			renew = t.C
 		}
-		byToken := false
 		select {
 		case <-ctx.Done():
 			return
@@ -204,35 +203,36 @@ func (p *pod) refresh(ctx context.Context, sb *sandbox.Pod, have []sandbox.Volum
 			return
 		case <-p.sync:
 		case <-renew:
-			byToken = true
 		}
 		if t != nil {
 			t.Stop()
 		}
-		if err := p.rewrite(ctx, sb, &have, byToken); err != nil && ctx.Err() == nil {
+		now, newTTL, err := p.rewrite(ctx, sb, have)
+		if err != nil && ctx.Err() == nil {
 			p.k.cfg.Log.Warn("refresh a pod's volumes", "pod", key(p.object.Namespace, p.object.Name), "error", err)
 			ttl = max(ttl/8, time.Second) // sooner again
 			continue
 		}
-		_, ttl, _ = volumes(p.snapshot(), p.set(), p.k.cfg.Tokens)
+		have, ttl = now, newTTL
 	}
 }
 
-func (p *pod) rewrite(ctx context.Context, sb *sandbox.Pod, have *[]sandbox.Volume, tokens bool) error {
-	now, _, err := volumes(p.snapshot(), p.set(), p.k.cfg.Tokens)
+// rewrite changes the volumes that are not as they should be; tokens are always
+// new ones.
+func (p *pod) rewrite(ctx context.Context, sb *sandbox.Pod, have []sandbox.Volume) ([]sandbox.Volume, time.Duration, error) {
+	now, ttl, err := volumes(p.snapshot(), p.set(), p.k.cfg.Tokens)
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
 	for i, v := range now {
-		if v.Files == nil || !tokens && sameFiles(v, (*have)[i]) {
+		if v.Files == nil || sameFiles(v, have[i]) {
 			continue
 		}
 		if err := sb.SetVolume(ctx, v); err != nil {
-			return err
+			return nil, 0, err
 		}
 	}
-	*have = now
-	return nil
+	return now, ttl, nil
 }
 
 func sameFiles(a, b sandbox.Volume) bool {

@@ -147,28 +147,39 @@ func New(cfg Config) (*Client, error) {
 // dropped.
 func (c *Client) Lookup(loop aio.Loop, dst netip.AddrPort, done func(*Target, error)) (cancel func()) {
 	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
-	c.mu.Lock()
-	t := c.targets[dst]
-	if t == nil {
-		t = c.add(dst)
-	}
-	if t != nil {
-		t.touch()
-	}
-	c.mu.Unlock()
+	t, w := c.find(loop, dst, done)
 	switch {
+	case w != nil:
+		return func() { t.forget(w); w.cancel() }
 	case t == nil:
 		done(nil, fmt.Errorf("look up %s: %w", dst, ErrTooMany))
-	case t.snap.Load() != nil:
-		done(t, nil)
 	default:
-		w, ok := t.wait(loop, c.cfg.LookupTimeout, done)
-		if ok {
-			return func() { t.forget(w); w.cancel() }
-		}
-		done(nil, fmt.Errorf("look up %s: %w", dst, ErrTooMany))
+		done(t, nil)
 	}
 	return nothing
+}
+
+// find finds a target with an answer, or a waiter for one, or nothing when
+// there is no room. A target that is waited for, or was just asked for, is not
+// dropped: hence the one lock.
+func (c *Client) find(loop aio.Loop, dst netip.AddrPort, done func(*Target, error)) (*Target, *waiter) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.targets[dst]
+	if t == nil {
+		if t = c.add(dst); t == nil {
+			return nil, nil
+		}
+	}
+	t.touch()
+	if t.snap.Load() != nil {
+		return t, nil
+	}
+	w := t.wait(loop, c.cfg.LookupTimeout, done)
+	if w == nil {
+		return nil, nil
+	}
+	return t, w
 }
 
 func nothing() {}

@@ -9,12 +9,14 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -31,6 +33,10 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/mtls/mtlstest"
 	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
 // plane is a control plane that does what a test says.
 type plane struct {

@@ -156,24 +156,24 @@ func (t *Target) publish(s *Snapshot) {
 	}
 }
 
-// wait adds a waiter; false: too many wait already. It runs on loop.
-func (t *Target) wait(loop aio.Loop, limit time.Duration, done func(*Target, error)) (*waiter, bool) {
+// wait adds a waiter; nil: too many wait already. It runs on loop.
+func (t *Target) wait(loop aio.Loop, limit time.Duration, done func(*Target, error)) *waiter {
 	w := &waiter{loop: loop, done: done}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.snap.Load() != nil { // just now
 		loop.Post(func() { w.finish(t, nil) })
-		return w, true
+		return w
 	}
 	if len(t.waiting) >= maxWaiting {
-		return nil, false
+		return nil
 	}
 	t.waiting = append(t.waiting, w)
 	w.timer = loop.AfterFunc(limit, func() {
 		t.forget(w)
 		w.finish(nil, fmt.Errorf("look up %s: %w", t.addr, ErrNoAnswer))
 	})
-	return w, true
+	return w
 }
 
 func (t *Target) forget(w *waiter) {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tunmesh/tunmesh/tunproxy/rpc"
@@ -51,7 +52,7 @@ type watching struct {
 	w       *watch
 	stream  *rpc.Stream
 	counted func(error)
-	good    bool // of the reader's goroutine
+	good    atomic.Bool // the last message was taken
 }
 
 // start opens the stream on conn, unless there is one. It may block for
@@ -88,21 +89,21 @@ func (h *watching) Message(s *rpc.Stream, p []byte) {
 	if !mine {
 		return
 	}
-	if err := w.take(p, !h.good); err != nil {
+	if err := w.take(p, !h.good.Load()); err != nil {
 		w.client.cfg.Logger.Warn("control plane's update refused, the last good one stays", "watch", w.name, "err", err)
 		w.client.refused.Add(1)
-		h.good = false
+		h.good.Store(false)
 		s.Cancel()
 		return
 	}
-	h.good = true
+	h.good.Store(true)
 	w.client.heard()
 }
 
 // End implements rpc.Handler.
 func (h *watching) End(_ *rpc.Stream, err error) {
 	h.counted(err)
-	h.w.ended(h, err, h.good)
+	h.w.ended(h, err, h.good.Load())
 }
 
 // ended plans the next stream. While the connection is over nothing comes of

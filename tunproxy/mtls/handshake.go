@@ -51,15 +51,16 @@ func Server(raw aio.Conn, p Params, done func(*Conn, error)) (cancel func()) {
 	return begin(raw, p, serverRole, done)
 }
 
-// A handshake is one on its way. Its fields are the loop's but for tls while
-// the goroutine runs.
+// A handshake is one on its way. Its fields are the loop's but for tls, which
+// is the goroutine's until it posts finish.
 type handshake struct {
 	store *Store
 	role  role
 	raw   aio.Conn
 	loop  aio.Loop
 	shim  *shim
-	tls   *tls.Conn
+	cfg   *tls.Config
+	tls   *tls.Conn // once its turn has come
 	want  []spiffe.ID
 	timer aio.Timer
 	done  func(*Conn, error)
@@ -73,12 +74,8 @@ func begin(raw aio.Conn, p Params, r role, done func(*Conn, error)) (cancel func
 		h.loop.Post(func() { h.finish(err) })
 		return func() { h.cancel() }
 	}
-	h.shim = newShim(raw)
-	if r == clientRole {
-		h.tls = tls.Client(h.shim, cfg)
-	} else {
-		h.tls = tls.Server(h.shim, cfg)
-	}
+	h.cfg = cfg
+	h.shim = newShim(raw, p.Store.cpu)
 	raw.SetHandler(h.shim)
 	h.timer = h.loop.AfterFunc(h.store.cfg.Timeout, h.expire)
 	run, waits := h.store.gates[r].enter(h)
@@ -109,9 +106,22 @@ func (p *Params) config(r role, raw aio.Conn) (*tls.Config, error) {
 func (h *handshake) run() {
 	gate := &h.store.gates[h.role]
 	for one := h; one != nil; one = gate.next() {
-		err := one.tls.Handshake()
+		err := one.shake()
 		one.loop.Post(func() { one.finish(err) })
 	}
+}
+
+// shake computes, on one of few places for that: a burst of handshakes must
+// not keep the loops from running. The shim leaves the place while it waits.
+func (h *handshake) shake() error {
+	h.store.cpu <- struct{}{}
+	defer func() { <-h.store.cpu }()
+	if h.role == clientRole {
+		h.tls = tls.Client(h.shim, h.cfg)
+	} else {
+		h.tls = tls.Server(h.shim, h.cfg)
+	}
+	return h.tls.Handshake()
 }
 
 // expire is the deadline's end.

@@ -36,6 +36,7 @@ func (againError) Unwrap() error   { return aio.ErrWouldBlock }
 type shim struct {
 	raw  aio.Conn
 	loop aio.Loop
+	cpu  chan struct{} // a handshake's place to compute; see handshake.shake
 
 	local, remote netip.AddrPort
 
@@ -51,8 +52,8 @@ type shim struct {
 	conn *Conn // after attach
 }
 
-func newShim(raw aio.Conn) *shim {
-	s := &shim{raw: raw, loop: raw.Loop(), local: raw.Local(), remote: raw.Remote()}
+func newShim(raw aio.Conn, cpu chan struct{}) *shim {
+	s := &shim{raw: raw, loop: raw.Loop(), cpu: cpu, local: raw.Local(), remote: raw.Remote()}
 	s.wake.L = &s.mu
 	return s
 }
@@ -64,12 +65,10 @@ func (s *shim) Read(p []byte) (int, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(s.in) == 0 {
-		if s.err != nil {
-			s.sawEOF = s.sawEOF || errors.Is(s.err, io.EOF)
-			return 0, s.err
-		}
-		s.wake.Wait()
+	s.wait()
+	if len(s.in) == 0 {
+		s.sawEOF = s.sawEOF || errors.Is(s.err, io.EOF)
+		return 0, s.err
 	}
 	n := copy(p, s.in)
 	s.in = s.in[n:]
@@ -78,6 +77,21 @@ func (s *shim) Read(p []byte) (int, error) {
 		s.turn()
 	}
 	return n, nil
+}
+
+// wait waits for bytes or an error, with s.mu held, away from the place to
+// compute.
+func (s *shim) wait() {
+	if len(s.in) > 0 || s.err != nil {
+		return
+	}
+	<-s.cpu
+	for len(s.in) == 0 && s.err == nil {
+		s.wake.Wait()
+	}
+	s.mu.Unlock() // who has the place may need the lock to leave it
+	s.cpu <- struct{}{}
+	s.mu.Lock()
 }
 
 func (s *shim) readLoop(p []byte) (int, error) {

@@ -1,22 +1,16 @@
 package mtls
 
 import (
-	"bytes"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"net/url"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/tunmesh/tunmesh/internal/hop"
 	"github.com/tunmesh/tunmesh/internal/spiffe"
 )
 
@@ -25,45 +19,17 @@ type Config struct {
 	// MaxHandshakes is how many handshakes of each role run at once; each has a
 	// goroutine and about 40 KB. 0: 256.
 	MaxHandshakes int
-	// MaxWaiting is how many more may wait for their turn. 0: 4096.
+	// MaxWaiting is how many more may wait for their turn. 0: 16384.
 	MaxWaiting int
+	// MaxComputing is how many handshakes of both roles compute at once, and so
+	// compete with the loops for processors. 0: all processors but one, and one.
+	MaxComputing int
 	// Timeout bounds a handshake with its wait for a turn. 0: 5 s.
 	Timeout time.Duration
 	// MaxSessions is how many endpoints' session tickets a client keeps. 0: 512.
 	MaxSessions int
 	// Now is the wall clock. nil: time.Now.
 	Now func() time.Time
-}
-
-// A Certificate is a chain, DER, leaf first, with the leaf's key.
-type Certificate struct {
-	Chain [][]byte
-	Key   *ecdsa.PrivateKey
-}
-
-// NewKey makes a workload's key: ECDSA on P-256.
-func NewKey() (*ecdsa.PrivateKey, error) {
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("make a workload key: %w", err)
-	}
-	return k, nil
-}
-
-// SigningRequest is a PKCS #10 request, DER, that names id as its only URI SAN
-// and nothing else.
-func SigningRequest(key *ecdsa.PrivateKey, id spiffe.ID) ([]byte, error) {
-	u, err := url.Parse(id.String())
-	if err != nil || id.IsZero() {
-		return nil, fmt.Errorf("certificate request for %q: not an identity", id)
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-		Subject: pkix.Name{}, URIs: []*url.URL{u},
-	}, key)
-	if err != nil {
-		return nil, fmt.Errorf("certificate request for %s: %w", id, err)
-	}
-	return der, nil
 }
 
 // A Store holds what is in force now: trust anchors and, once there is one,
@@ -73,9 +39,10 @@ func SigningRequest(key *ecdsa.PrivateKey, id spiffe.ID) ([]byte, error) {
 type Store struct {
 	cfg     Config
 	layout  layout
-	buffers sync.Pool // *[bufferSize]byte: read buffers of busy connections
-	batches sync.Pool // *batch: records on their way out
-	gates   [2]gate   // by role
+	buffers sync.Pool     // *[bufferSize]byte: read buffers of busy connections
+	batches sync.Pool     // *batch: records on their way out
+	gates   [2]gate       // by role
+	cpu     chan struct{} // places to compute a handshake
 
 	current atomic.Pointer[snapshot]
 	mu      sync.Mutex
@@ -102,7 +69,10 @@ func NewStore(c Config) *Store {
 		c.MaxHandshakes = 256
 	}
 	if c.MaxWaiting <= 0 {
-		c.MaxWaiting = 4096
+		c.MaxWaiting = 16384
+	}
+	if c.MaxComputing <= 0 {
+		c.MaxComputing = max(1, runtime.GOMAXPROCS(0)-1)
 	}
 	if c.Timeout <= 0 {
 		c.Timeout = 5 * time.Second
@@ -113,7 +83,7 @@ func NewStore(c Config) *Store {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	s := &Store{cfg: c, layout: findLayout(), changed: make(chan struct{})}
+	s := &Store{cfg: c, layout: findLayout(), changed: make(chan struct{}), cpu: make(chan struct{}, c.MaxComputing)}
 	for i := range s.gates {
 		s.gates[i] = gate{max: c.MaxHandshakes, maxWaiting: c.MaxWaiting}
 	}
@@ -218,113 +188,6 @@ func (s *Store) check(c *Certificate, anchors *x509.CertPool) (*tls.Certificate,
 	return &tls.Certificate{Certificate: c.Chain, PrivateKey: c.Key, Leaf: chain[0]}, nil
 }
 
-func (s *Store) build(anchorsDER [][]byte, anchors *x509.CertPool, cert *tls.Certificate) *snapshot {
-	n := &snapshot{
-		anchorsDER: anchorsDER, anchors: anchors, cert: cert,
-		sessions: newSessions(s.cfg.MaxSessions), verified: newVerified(),
-	}
-	if cert == nil {
-		return n
-	}
-	n.id, _ = identity(cert.Leaf)
-	n.notAfter = cert.Leaf.NotAfter
-	n.server = s.base()
-	n.server.NextProtos = []string{hop.ALPNRequests, hop.ALPNBytes, hop.ALPNUpgrade}
-	n.server.ClientAuth = tls.RequireAnyClientCert
-	own := n.id.ServerName()
-	n.server.GetCertificate = func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
-		if h.ServerName != own {
-			return nil, nil //nolint:nilnil // is answered with unrecognized_name
-		}
-		return cert, nil
-	}
-	n.server.VerifyConnection = func(cs tls.ConnectionState) error {
-		if cs.NegotiatedProtocol == "" {
-			return errNoProtocol
-		}
-		_, err := n.verify(cs.PeerCertificates, s.cfg.Now())
-		return err
-	}
-	return n
-}
-
-// base is what both roles have in common.
-func (s *Store) base() *tls.Config {
-	return &tls.Config{
-		Time:       s.cfg.Now,
-		MinVersion: tls.VersionTLS13,
-		MaxVersion: tls.VersionTLS13,
-		CurvePreferences: []tls.CurveID{
-			tls.X25519MLKEM768, tls.X25519, tls.CurveP256,
-		},
-		// Records as large as they come: each costs a nonce, a tag and, in the
-		// peer, a pass through the decryptor.
-		DynamicRecordSizingDisabled: true,
-	}
-}
-
-// ClientTLS is the configuration of a client that speaks to one of the accepted
-// identities, for blocking connections of goroutines (the control plane's).
-// withCertificate presents ours; without one in the Store that is an error.
-func (s *Store) ClientTLS(accept []spiffe.ID, alpn string, withCertificate bool) (*tls.Config, error) {
-	n := s.current.Load()
-	if withCertificate && n.cert == nil {
-		return nil, errNoOwnCertificate
-	}
-	c, err := s.client(n, accept, "", alpn, "")
-	if err != nil {
-		return nil, err
-	}
-	if !withCertificate {
-		c.GetClientCertificate = nil
-	}
-	return c, nil
-}
-
-// client is the configuration of one client connection. endpoint separates the
-// session tickets of servers that share a name.
-func (s *Store) client(n *snapshot, accept []spiffe.ID, serverName, alpn, endpoint string) (*tls.Config, error) {
-	switch {
-	case n.anchors == nil:
-		return nil, errNoAnchors
-	case len(accept) == 0:
-		return nil, errors.New("no identity to accept was given")
-	}
-	if serverName == "" {
-		serverName = accept[0].ServerName()
-	}
-	c := s.base()
-	c.ServerName = serverName
-	if alpn != "" {
-		c.NextProtos = []string{alpn}
-	}
-	// The chain is verified below; the standard check wants a host name.
-	c.InsecureSkipVerify = true
-	c.VerifyConnection = func(cs tls.ConnectionState) error {
-		if cs.NegotiatedProtocol != alpn {
-			return fmt.Errorf("%w: the server chose %q, want %q", ErrProtocol, cs.NegotiatedProtocol, alpn)
-		}
-		id, err := n.verify(cs.PeerCertificates, s.cfg.Now())
-		if err != nil {
-			return err
-		}
-		for _, a := range accept {
-			if id == a {
-				return nil
-			}
-		}
-		return wrongIdentity(id, accept)
-	}
-	if n.cert != nil {
-		cert := n.cert
-		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
-	}
-	if endpoint != "" {
-		c.ClientSessionCache = sessionsOf{cache: n.sessions, endpoint: endpoint}
-	}
-	return c, nil
-}
-
 // ID is who we are; ok is false before the first certificate.
 func (s *Store) ID() (id spiffe.ID, ok bool) {
 	n := s.current.Load()
@@ -346,25 +209,6 @@ func (s *Store) Left(share float64) time.Duration {
 	return n.since.Add(time.Duration(share * float64(life))).Sub(s.cfg.Now())
 }
 
-// ParsePEM reads trust anchors, DER, out of PEM text.
-func ParsePEM(text string) ([][]byte, error) {
-	var all [][]byte
-	for rest := []byte(text); ; {
-		var b *pem.Block
-		if b, rest = pem.Decode(rest); b == nil {
-			break
-		}
-		if b.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("trust anchors: a PEM block %q, want CERTIFICATE", b.Type)
-		}
-		all = append(all, b.Bytes)
-	}
-	if len(all) == 0 {
-		return nil, errors.New("trust anchors: no certificate in the PEM text")
-	}
-	return all, nil
-}
-
 // Valid reports whether there is a certificate that has not expired.
 func (s *Store) Valid() bool {
 	n := s.current.Load()
@@ -376,16 +220,4 @@ func (s *Store) Changed() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.changed
-}
-
-func equalDER(a, b [][]byte) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if !bytes.Equal(a[i], b[i]) {
-			return false
-		}
-	}
-	return true
 }

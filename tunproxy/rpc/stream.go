@@ -73,7 +73,7 @@ func (c *Conn) Start(method string, timeout time.Duration, h Handler) (*Stream, 
 		b = c.enc.Append(b, "user-agent", c.cfg.UserAgent, hpack.Always)
 	}
 	if timeout > 0 {
-		b = c.enc.Append(b, "grpc-timeout", strconv.FormatInt(max(1, timeout.Milliseconds()), 10)+"m", hpack.Without)
+		b = c.enc.Append(b, "grpc-timeout", strconv.FormatInt((timeout+time.Millisecond-1).Milliseconds(), 10)+"m", hpack.Without)
 	}
 	c.out = frame.FinishHeaders(b, at, frame.MinMaxSize)
 	c.signal()
@@ -174,10 +174,15 @@ func (s *Stream) finish(st *Status) {
 	s.handler.End(s, st)
 }
 
+// serverFirst is how much sooner than ours the server's clock may say that a
+// call's time is up.
+const serverFirst = 10 * time.Millisecond
+
 // Call makes a unary call. The answer is the caller's. ctx should have a
 // deadline: it is told to the server.
 func (c *Conn) Call(ctx context.Context, method string, req []byte) ([]byte, error) {
 	u := &unary{done: make(chan struct{})}
+	began := time.Now()
 	var timeout time.Duration
 	if d, ok := ctx.Deadline(); ok {
 		timeout = time.Until(d)
@@ -198,6 +203,9 @@ func (c *Conn) Call(ctx context.Context, method string, req []byte) ([]byte, err
 	switch {
 	case ctx.Err() != nil && u.err != nil:
 		return nil, fmt.Errorf("%s: %w", method, context.Cause(ctx))
+	case CodeOf(u.err) == Canceled && timeout > 0 && time.Since(began) > timeout-serverFirst:
+		// The server knows the deadline too, and resets the stream at it.
+		return nil, fmt.Errorf("%s: %w", method, context.DeadlineExceeded)
 	case u.err != nil:
 		return nil, fmt.Errorf("%s: %w", method, u.err)
 	case u.count != 1:

@@ -223,6 +223,6 @@ func (c *Conn) Peeked() []byte { return c.in }
 // of memory sees its subject's alone.
 func (c *Conn) Shrink() {
 	if len(c.in) == 0 {
-		c.in = nil
+		c.in, c.store = nil, nil
 	}
 }

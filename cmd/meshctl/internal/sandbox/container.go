@@ -14,6 +14,12 @@ import (
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/wire"
 )
 
+// What the supervisor gives to a container's first process, beside the gate (3).
+const (
+	fdStdout = 4
+	fdStderr = 5
+)
+
 // runContainer is the first process of a container until its program begins:
 // it mounts what is the container's own, waits for the word, gives up what the
 // program may not have and becomes it.
@@ -63,6 +69,11 @@ func becomeContainer(gate *wire.Channel) error {
 		return fmt.Errorf("enter workingDir %s: %w", dir, err)
 	}
 	unix.Umask(0o022)
+	for at, fd := range map[int]int{1: fdStdout, 2: fdStderr} {
+		if err := unix.Dup3(fd, at, 0); err != nil {
+			return fmt.Errorf("take the output: %w", err)
+		}
+	}
 	if err := become(c.Identity); err != nil {
 		return err
 	}

@@ -45,21 +45,30 @@ func (s *supervisor) start(c Container, fds []int) (started, []*os.File, error) 
 	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
+		gate.close()
 		return started{}, nil, errors.Join(err, far.Close())
 	}
-	files := []*os.File{null, nil, nil, far}
-	for i, fd := range fds {
-		if files[i+1], err = dupFile(fd); err != nil {
+	own := []*os.File{null, far}
+	defer func() {
+		for _, f := range own {
+			_ = f.Close()
+		}
+	}()
+	for _, fd := range fds {
+		f, err := dupFile(fd)
+		if err != nil {
+			gate.close()
 			return started{}, nil, err
 		}
+		own = append(own, f)
 	}
+	// Until the program begins, what is said is not the program's output.
+	files := []*os.File{null, os.Stderr, os.Stderr, far, own[2], own[3]}
 	proc, err := os.StartProcess(initPath, []string{"init", cmdContainer}, &os.ProcAttr{
 		Dir: "/", Env: []string{}, Files: files,
 		Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS, Setsid: true},
 	})
-	for _, f := range files {
-		_ = f.Close()
-	}
+	_ = far.Close() // else its end would not be seen
 	if err != nil {
 		gate.close()
 		return started{}, nil, fmt.Errorf("start %s: %w", c.Name, err)

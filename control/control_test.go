@@ -74,6 +74,7 @@ func TestCertify(t *testing.T) {
 	p := controltest.Start(t, nil, manifests)
 	pod := p.PutPod(webPod(1))
 	other := p.PutPod(client())
+	p.Settle()
 	c := identityapi.NewIdentityClient(p.Dial(nil))
 	id := spiffe.ID{TrustDomain: "cluster.local", Namespace: "default", ServiceAccount: "web"}
 	_, csr := controltest.CSR(t, id)
@@ -118,7 +119,7 @@ func TestCertify(t *testing.T) {
 	t.Run("a pod that was deleted", func(t *testing.T) {
 		tok := p.Token(pod)
 		p.DeletePod("default", "web-1")
-		eventually(t, "the pod is gone", func() bool { _, ok := p.Plane().Catalog().PodByUID(string(pod.UID)); return !ok })
+		p.Settle()
 		_, err := c.Certify(ctx(t), &identityapi.CertifyRequest{Csr: csr, Token: tok})
 		code(t, err, codes.Unauthenticated, "there is no pod")
 	})
@@ -162,6 +163,7 @@ func TestWhoMayCall(t *testing.T) {
 	p := controltest.Start(t, nil, manifests)
 	pod := p.PutPod(webPod(1))
 	p.PutPod(client())
+	p.Settle()
 	watch := func(conn *grpc.ClientConn, pod, target string) error {
 		s, err := destinationapi.NewDestinationClient(conn).Watch(ctx(t), &destinationapi.WatchRequest{Target: target, Pod: pod})
 		if err != nil {
@@ -195,6 +197,7 @@ func TestWhoMayCall(t *testing.T) {
 	// Certificates that were not issued here are refused by the handshake.
 	foreign := controltest.Start(t, nil, manifests)
 	fpod := foreign.PutPod(webPod(1))
+	foreign.Settle()
 	cert := foreign.Certificate(ctx(t), fpod)
 	code(t, watch(p.Dial(&cert), "default/web-1", "10.96.0.1:80"), codes.Unavailable, "")
 }
@@ -226,6 +229,7 @@ func TestDestination(t *testing.T) {
 	p := controltest.Start(t, nil, manifests)
 	me := p.PutPod(client())
 	p.PutPod(webPod(1))
+	p.Settle()
 	conn := p.As(ctx(t), me)
 	s, err := destinationapi.NewDestinationClient(conn).Watch(ctx(t), &destinationapi.WatchRequest{Target: "10.96.0.1:80", Pod: "default/client"})
 	if err != nil {
@@ -278,6 +282,7 @@ func TestDestinationKinds(t *testing.T) {
 		c.MeshNetworks = prefixes(t, "10.1.0.0/16,10.96.0.0/16")
 	}, manifests)
 	me := p.PutPod(client())
+	p.Settle()
 	c := destinationapi.NewDestinationClient(p.As(ctx(t), me))
 	for target, want := range map[string]destinationapi.Kind{
 		"10.96.0.1:80": destinationapi.Kind_SERVICE, "10.96.0.1:81": destinationapi.Kind_NONE, "10.1.1.1:5": destinationapi.Kind_POD,
@@ -332,6 +337,7 @@ func TestPolicy(t *testing.T) {
 		pod.Spec.Containers[0].StartupProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: 10}}}
 	}
 	pod := p.PutPod(q)
+	p.Settle()
 	s, err := policyapi.NewPolicyClient(p.As(ctx(t), pod)).Watch(ctx(t), &policyapi.WatchRequest{Pod: "default/web-1"})
 	if err != nil {
 		t.Fatal(err)
@@ -384,6 +390,7 @@ func TestRestart(t *testing.T) {
 	p := controltest.Start(t, nil, manifests)
 	me := p.PutPod(client())
 	p.PutPod(webPod(1))
+	p.Settle()
 	anchors := string(p.Anchors())
 	conn := p.As(ctx(t), me)
 	watch := func() error {
@@ -406,6 +413,7 @@ func TestRestart(t *testing.T) {
 		t.Errorf("stopping took %v", d)
 	}
 	p.Resume()
+	p.Settle()
 	if string(p.Anchors()) != anchors {
 		t.Error("another authority after the restart")
 	}
@@ -502,6 +510,7 @@ func TestSlowStreamDelaysNobody(t *testing.T) {
 	for i := range 50 {
 		p.PutPod(webPod(i + 1))
 	}
+	p.Settle()
 	cert := p.Certificate(ctx(t), me)
 	var open sync.RWMutex
 	slow := p.Dial(&cert, grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {

@@ -125,6 +125,7 @@ func TestStat(t *testing.T) {
 	plain := inShop("web-2", "10.1.0.2", "web")
 	plain.Unmeshed = true
 	p.PutPod(plain)
+	p.Settle()
 	q := queryapi.NewQueryClient(p.Ask())
 	eventually(t, "both are scraped while they have counted nothing", func() bool {
 		s, _ := server.seen()
@@ -270,7 +271,7 @@ func TestEndpoints(t *testing.T) {
 	late := inShop("web-2", "10.1.0.2", "web")
 	late.NotReady, late.Unmeshed = true, true
 	p.PutPod(late)
-	eventually(t, "both pods", func() bool { return len(p.Plane().Catalog().Pods("shop")) == 2 })
+	p.Settle()
 	q := queryapi.NewQueryClient(p.Ask())
 	for _, a := range []string{"web.shop:80", "web.shop.svc:80", "web.shop.svc.cluster.local:80"} {
 		resp, err := q.Endpoints(ctx(t), &queryapi.EndpointsRequest{Authority: a})
@@ -295,6 +296,7 @@ func TestEndpoints(t *testing.T) {
 func attach(t *testing.T, p *controltest.Plane, q controltest.Pod) (tapapi.Tap_AttachClient, chan *tapapi.Command) {
 	t.Helper()
 	pod := p.PutPod(q)
+	p.Settle()
 	s, err := tapapi.NewTapClient(p.As(ctx(t), pod)).Attach(ctx(t))
 	if err != nil {
 		t.Fatal(err)
@@ -346,6 +348,7 @@ func TestTap(t *testing.T) {
 	p := controltest.Start(t, nil, shop)
 	proxy, commands := attach(t, p, inShop("web-1", "10.1.0.1", "web"))
 	p.PutPod(inShop("bot-1", "10.1.0.9", "bot"))
+	p.Settle()
 	q := queryapi.NewQueryClient(p.Ask())
 	eventually(t, "attached", func() bool {
 		h, err := q.Health(ctx(t), &queryapi.HealthRequest{})
@@ -505,6 +508,7 @@ func TestTapRefusesStrangers(t *testing.T) {
 	p := controltest.Start(t, nil, shop)
 	pod := p.PutPod(inShop("web-1", "10.1.0.1", "web"))
 	p.PutPod(controltest.Pod{Name: "other", IP: "10.1.0.2"})
+	p.Settle()
 	c := tapapi.NewTapClient(p.As(ctx(t), pod))
 	for name, tc := range map[string]struct {
 		first *tapapi.FromProxy

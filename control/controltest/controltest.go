@@ -19,6 +19,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -31,6 +32,8 @@ import (
 
 	identityapi "github.com/tunmesh/tunmesh/api/identity"
 	"github.com/tunmesh/tunmesh/control"
+	"github.com/tunmesh/tunmesh/control/catalog"
+	"github.com/tunmesh/tunmesh/control/object"
 	"github.com/tunmesh/tunmesh/control/token"
 	"github.com/tunmesh/tunmesh/internal/annotation"
 	"github.com/tunmesh/tunmesh/internal/spiffe"
@@ -44,6 +47,7 @@ type Plane struct {
 	// Socket is the query API's.
 	Socket string
 	cfg    control.Config
+	pods   map[catalog.Key]*catalog.Pod // as they were put last
 
 	plane *control.Plane
 	stop  context.CancelFunc
@@ -60,7 +64,7 @@ func Start(t testing.TB, change func(*control.Config), manifests ...string) *Pla
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	p := &Plane{
-		t: t, Manifests: filepath.Join(dir, "manifests"), Pods: filepath.Join(dir, "pods"),
+		t: t, pods: map[catalog.Key]*catalog.Pod{}, Manifests: filepath.Join(dir, "manifests"), Pods: filepath.Join(dir, "pods"),
 		State: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "query.sock"),
 	}
 	for _, d := range []string{p.Manifests, p.Pods} {
@@ -215,7 +219,8 @@ func (q Pod) Object() *corev1.Pod {
 	return pod
 }
 
-// PutPod writes a running pod, as the local runtime does.
+// PutPod writes a running pod, as the local runtime does; Settle waits until the
+// plane has read it.
 func (p *Plane) PutPod(q Pod) *corev1.Pod {
 	p.t.Helper()
 	pod := q.Object()
@@ -224,7 +229,32 @@ func (p *Plane) PutPod(q Pod) *corev1.Pod {
 		p.t.Fatal(err)
 	}
 	replace(p.t, p.podPath(pod.Namespace, pod.Name), text)
+	stripped, err := object.Pod(pod)
+	if err != nil {
+		p.t.Logf("put pod: %v", err)
+	}
+	p.pods[stripped.Key] = stripped
 	return pod
+}
+
+// Settle waits until the plane knows all pods as they were put and deleted last.
+func (p *Plane) Settle() {
+	p.t.Helper()
+	for end := time.Now().Add(10 * time.Second); !p.settled(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			p.t.Fatalf("the control plane does not know all pods after 10 s: %v", p.plane.Ready())
+		}
+	}
+}
+
+func (p *Plane) settled() bool {
+	c := p.plane.Catalog()
+	for k, want := range p.pods {
+		if have, ok := c.Pod(k); !ok || !reflect.DeepEqual(have, want) {
+			return false
+		}
+	}
+	return len(c.Pods("")) == len(p.pods)
 }
 
 // DeletePod removes a running pod.
@@ -233,6 +263,7 @@ func (p *Plane) DeletePod(namespace, name string) {
 	if err := os.Remove(p.podPath(namespace, name)); err != nil {
 		p.t.Fatal(err)
 	}
+	delete(p.pods, catalog.Key{Namespace: namespace, Name: name})
 }
 
 func (p *Plane) podPath(namespace, name string) string {

@@ -52,6 +52,7 @@ type sidecar struct {
 // start runs the client of a pod against a plane.
 func start(t *testing.T, p *controltest.Plane, pod *corev1.Pod) *sidecar {
 	t.Helper()
+	p.Settle()
 	token := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(token, []byte(p.Token(pod)), 0o600); err != nil {
 		t.Fatal(err)

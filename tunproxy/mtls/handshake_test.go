@@ -355,3 +355,24 @@ func TestGate(t *testing.T) {
 	}
 	time.Sleep(20 * time.Millisecond) // the first's goroutine ends
 }
+
+// A peer that is silent in the middle of a handshake takes no processor from
+// others.
+func TestSilentPeerTakesNoPlace(t *testing.T) {
+	ca := mtlstest.NewCA(t)
+	s := ca.Store(t, api, mtls.Config{MaxComputing: 1})
+	l := aiotest.NewLoop()
+	ends := 0
+	for range 5 {
+		_, b := aiotest.Pipe(l, 0)
+		mtls.Server(b, mtls.Params{Store: s}, func(*mtls.Conn, error) { ends++ })
+	}
+	a, b := aiotest.Pipe(l, 0)
+	p := params(s) // both ends share the one place
+	if e := dial(t, l, a, b, p, s); e.cerr != nil || e.serr != nil {
+		t.Errorf("%v, %v", e.cerr, e.serr)
+	}
+	l.Advance(t, 6*time.Second)
+	l.RunUntil(t, 5*time.Second, func() bool { return ends == 5 })
+	time.Sleep(20 * time.Millisecond) // their goroutines end
+}

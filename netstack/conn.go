@@ -161,6 +161,9 @@ func (c *conn) handshake() bool {
 			d.finish(nil, c.err)
 			return false
 		}
+		if c.err == aio.ErrRefused {
+			c.err = aio.ErrReset // the client took its SYN back
+		}
 		return true // the handler hears Closed
 	}
 	c.keepalive()

@@ -57,6 +57,7 @@ func (c *core) start(l *loop) error {
 	})
 	c.stack = s
 	c.tcp = s.TransportProtocolInstance(tcp.ProtocolNumber).(*inlineTCP)
+	c.tcp.loop = l
 	c.listen = c.tcp.listen(bufferDefault)
 	if err := c.options(); err != nil {
 		return err

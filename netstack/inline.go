@@ -78,6 +78,7 @@ func startHandshake(listenContext, segment unsafe.Pointer, opts header.TCPSynOpt
 type inlineTCP struct {
 	stack.TransportProtocol
 	stack *stack.Stack
+	loop  *loop // set once, before there are endpoints
 
 	// gVisor's counters, which queuePacket would have kept.
 	valid, invalid, resets *tcpip.StatCounter
@@ -97,6 +98,9 @@ func newInlineTCP(s *stack.Stack) stack.TransportProtocol {
 // QueuePacket implements the interface by which gVisor's demultiplexer hands
 // segments to a protocol that queues them.
 func (p *inlineTCP) QueuePacket(ep stack.TransportEndpoint, id stack.TransportEndpointID, pkt *stack.PacketBuffer) {
+	if p.loop.forgedAck(id, pkt) {
+		return
+	}
 	p.segment(ep.(*tcp.Endpoint), id, pkt)
 }
 
@@ -125,6 +129,19 @@ func (p *inlineTCP) accept(listenContext unsafe.Pointer, id stack.TransportEndpo
 		return nil, terr
 	}
 	return *(**tcp.Endpoint)(h), nil
+}
+
+// forged reports whether pkt would complete ep's handshake without knowing the
+// SYN-ACK, whose sequence number is iss. gVisor looks only where a listener
+// might have sent a cookie; here, whoever can send in another's name could open
+// connections in that name without ever seeing an answer (RFC 9293 section
+// 3.10.7.4 has the check).
+func (p *inlineTCP) forged(ep *tcp.Endpoint, iss uint32, pkt *stack.PacketBuffer) bool {
+	if ep.EndpointState() != tcp.StateSynRecv {
+		return false
+	}
+	th := header.TCP(pkt.TransportHeader().Slice())
+	return th.Flags()&header.TCPFlagAck != 0 && th.AckNumber() != iss+1
 }
 
 // segment handles a segment of ep. It borrows pkt.

@@ -47,6 +47,8 @@ func (l *loop) segment(c *conn, ln *link.Link, netLen, total int) {
 	if c.crowd < crowdLimit && l.core.tcp.data(c.ep, c.id, pkt) {
 		c.crowd++
 		l.owe(c, total-netLen-thLen)
+	} else if c.shaking && l.core.tcp.forged(c.ep, c.flow.ISS, pkt) {
+		l.refuseStray(c.side, c.id, pkt)
 	} else {
 		l.core.tcp.segment(c.ep, c.id, pkt)
 	}
@@ -233,12 +235,35 @@ func (l *loop) unknown(side aio.Side, key packet.Key, pkt *stack.PacketBuffer) {
 		l.syn(side, key, pkt)
 	case f&header.TCPFlagSyn != 0 && f&header.TCPFlagFin != 0:
 		l.drop(side, packet.Malformed)
-	case !l.resets[side].take(l.clock.now):
-		l.drop(side, packet.ResetLimit)
 	default:
-		l.counters[side].resets.Add(1)
-		l.core.reset(endpointID(key.Remote, key.Local), pkt)
+		l.refuseStray(side, endpointID(key.Remote, key.Local), pkt)
 	}
+}
+
+// refuseStray answers a segment with RST, within the rate.
+func (l *loop) refuseStray(side aio.Side, id stack.TransportEndpointID, pkt *stack.PacketBuffer) {
+	if header.TCP(pkt.TransportHeader().Slice()).Flags()&header.TCPFlagRst != 0 {
+		l.drop(side, packet.ResetIgnored)
+		return
+	}
+	if !l.resets[side].take(l.clock.now) {
+		l.drop(side, packet.ResetLimit)
+		return
+	}
+	l.counters[side].resets.Add(1)
+	l.core.reset(id, pkt)
+}
+
+// forgedAck refuses a reassembled segment that would complete a handshake
+// without knowing the SYN-ACK, and reports whether it was one.
+func (l *loop) forgedAck(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	side := sideOf(pkt.NICID)
+	c := l.flows[side][keyOf(addrPort(id.RemoteAddress, id.RemotePort), addrPort(id.LocalAddress, id.LocalPort))]
+	if c == nil || !c.shaking || !l.core.tcp.forged(c.ep, c.flow.ISS, pkt) {
+		return false
+	}
+	l.refuseStray(side, id, pkt)
+	return true
 }
 
 // unknownTCP is gVisor's handler for a segment, put together from fragments,

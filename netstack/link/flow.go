@@ -35,6 +35,8 @@ type Flow struct {
 	// bytes; answered is whether bytes left since the last segment.
 	turns    uint8
 	answered bool
+	// ISS is the sequence number of the SYN, or SYN-ACK, that was sent.
+	ISS uint32
 	// Through lets the next bare ACK pass: somebody waited for it long enough.
 	Through bool
 
@@ -81,6 +83,9 @@ func (l *Link) hold(f *Flow, pkt *stack.PacketBuffer) bool {
 		return false
 	}
 	ack := binary.BigEndian.Uint32(th[8:])
+	if th[13]&flagSYN != 0 {
+		f.ISS = binary.BigEndian.Uint32(th[4:])
+	}
 	due, through := f.Due, f.Through
 	f.Due, f.Through = 0, false
 	if through || !bareAck(th) || pkt.Data().Size() > 0 {
@@ -124,7 +129,10 @@ func (l *Link) hold(f *Flow, pkt *stack.PacketBuffer) bool {
 	return true
 }
 
-const flagACK = 0x10
+const (
+	flagSYN = 0x02
+	flagACK = 0x10
+)
 
 func bareAck(th []byte) bool { return th[13] == flagACK }
 

@@ -1,0 +1,25 @@
+package netstack_test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+	"gvisor.dev/gvisor/pkg/refs"
+)
+
+// TestMain finds goroutines and packets that a test left behind: gVisor counts
+// every packet, segment and chunk while it is told to look for leaks.
+func TestMain(m *testing.M) {
+	refs.SetLeakMode(refs.LeaksPanic)
+	code := m.Run()
+	if code == 0 {
+		if err := goleak.Find(goleak.IgnoreAnyFunction("github.com/tunmesh/tunmesh/internal/nettest.echo")); err != nil {
+			fmt.Fprintln(os.Stderr, "goroutines are left:", err)
+			code = 1
+		}
+		refs.DoLeakCheck() // panics with what is left
+	}
+	os.Exit(code)
+}

@@ -1,0 +1,178 @@
+package netstack_test
+
+import (
+	"errors"
+	"io"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/netstack"
+)
+
+// TestBackpressure: a reader that stops stops the writer, with little held
+// between; and all arrives once it reads on.
+func TestBackpressure(t *testing.T) {
+	conns := make(chan aio.Conn, 1)
+	w := newWorld(t, through, func(p *netstack.Pending) {
+		c, err := p.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		conns <- c // nobody reads
+	})
+	c := w.dial(at(server4, 80))
+	srv := <-conns
+	var written atomic.Int64
+	const total = 64 << 20
+	go func() {
+		buf := make([]byte, 64<<10)
+		for written.Load() < total {
+			n, err := c.Write(buf)
+			if written.Add(int64(n)); err != nil {
+				return
+			}
+		}
+	}()
+	// The writer stands still when nothing moved for a while.
+	for last := int64(-1); last != written.Load(); time.Sleep(150 * time.Millisecond) {
+		last = written.Load()
+	}
+	if n := written.Load(); n == 0 || n > 6<<20 {
+		t.Errorf("%d bytes were taken from a writer whose reader sleeps", n)
+	}
+	got := make(chan int64, 1)
+	srv.Loop().Post(func() {
+		n := aio.NetConn(srv)
+		go func() {
+			defer n.Close()
+			m, _ := io.CopyN(io.Discard, n, total)
+			got <- m
+		}()
+	})
+	select {
+	case n := <-got:
+		if n != total {
+			t.Errorf("%d of %d bytes arrived", n, total)
+		}
+	case <-time.After(30 * time.Second):
+		t.Errorf("stuck after %d bytes", written.Load())
+	}
+}
+
+// one echoes on the loop, without a goroutine.
+type one struct{ buf [512]byte }
+
+func (o *one) Readable(c aio.Conn) {
+	for {
+		n, err := c.Read(o.buf[:])
+		if n > 0 {
+			_, _ = c.Write(o.buf[:n])
+		}
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				c.Close()
+			}
+			return
+		}
+	}
+}
+func (*one) Writable(aio.Conn)      {}
+func (*one) Closed(aio.Conn, error) {}
+
+// TestManyIdleConnections: they cost memory and nothing else, and all of it
+// comes back.
+func TestManyIdleConnections(t *testing.T) {
+	count := 10_000
+	if testing.Short() {
+		count = 500
+	}
+	w := newWorld(t, through, func(p *netstack.Pending) {
+		if c, err := p.Accept(); err == nil {
+			c.SetHandler(&one{})
+		}
+	}, tune(func(c *netstack.Config) { c.MaxPending = 20_000 }))
+	_ = w.dial(at(server4, 999)).Close() // everything has started
+	waitFor(t, func() bool { return w.hop.Counters().TCP.Established == 0 })
+	goroutines, before := runtime.NumGoroutine(), heap()
+
+	loop := w.app.Loops()[0]
+	conns := make([]aio.Conn, 0, count)
+	failed := make(chan error, 1)
+	var dial func()
+	dial = func() {
+		dst := at(server4, uint16(1000+len(conns)%4)) // the pod's ports are 49,536 for each
+		loop.Dial(aio.DialRequest{Side: aio.Wire, Src: netip.AddrPortFrom(pod4, 0), Dst: dst, Timeout: 10 * time.Second, Done: func(c aio.Conn, err error) {
+			if err == nil {
+				conns = append(conns, c)
+			}
+			if err != nil || len(conns) == count {
+				failed <- err
+				return
+			}
+			dial()
+		}})
+	}
+	loop.Post(dial)
+	if err := <-failed; err != nil {
+		t.Fatalf("after %d connections: %v", len(conns), err)
+	}
+	waitFor(t, func() bool { return w.hop.Counters().TCP.Established == uint64(2*count) })
+	if n := runtime.NumGoroutine(); n > goroutines+5 {
+		t.Errorf("%d goroutines, %d before", n, goroutines)
+	}
+	each := (heap() - before) / int64(4*count) // endpoints: app, twice the hop, server
+	t.Logf("%d bytes of heap for each idle endpoint", each)
+	if each > 8<<10 && count > 1000 {
+		t.Errorf("an idle endpoint holds %d bytes", each)
+	}
+
+	// Every one still works, then ends.
+	answered := make(chan int, 1)
+	loop.Post(func() {
+		left := &countdown{n: count, done: answered}
+		for _, c := range conns {
+			c.SetHandler(left)
+			_, _ = c.Write([]byte{1})
+		}
+	})
+	select {
+	case <-answered:
+	case <-time.After(20 * time.Second):
+		t.Fatal("some connections do not answer")
+	}
+	waitForLong(t, 10*time.Second, func() bool {
+		return w.hop.Counters().TCP.Established == 0 && w.app.Counters().TCP.Established == 0 && w.server.Counters().TCP.Established == 0
+	})
+}
+
+// countdown closes each connection at its first byte.
+type countdown struct {
+	n    int
+	done chan<- int
+}
+
+func (c *countdown) Readable(k aio.Conn) {
+	var b [8]byte
+	if n, _ := k.Read(b[:]); n == 0 {
+		return
+	}
+	k.Close()
+	if c.n--; c.n == 0 {
+		c.done <- 0
+	}
+}
+func (*countdown) Writable(aio.Conn)      {}
+func (*countdown) Closed(aio.Conn, error) {}
+
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}

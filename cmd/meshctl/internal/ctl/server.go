@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/sandbox"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/wire"
 	"github.com/tunmesh/tunmesh/control/files"
@@ -160,7 +162,8 @@ func (s *Server) exec(ctx context.Context, ch *wire.Channel, m wire.Message, fds
 			return fmt.Errorf("exec: %d descriptors came, want %d", len(fds), len(std))
 		}
 		for i := range std {
-			fd, err := syscall.Dup(fds[i])
+			// Close-on-exec from the first: a pod that starts meanwhile must not inherit it.
+			fd, err := unix.FcntlInt(uintptr(fds[i]), unix.F_DUPFD_CLOEXEC, 0)
 			if err != nil {
 				return fmt.Errorf("exec: %w", err)
 			}

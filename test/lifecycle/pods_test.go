@@ -174,6 +174,38 @@ spec:
 	}
 }
 
+// What an exec writes to ends with it, also when pods are started meanwhile.
+func TestExecWhilePodsStart(t *testing.T) {
+	needRoot(t)
+	m := meshtest.Up(t, bin, "leak", sleeper)
+	c := m.Command(t.Context(), "local", "exec", m.Pod(t, "sleeper").Name, "--", "sh", "-c", "sleep 3; echo done")
+	r, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond)
+	m.Ctl(t, "local", "apply", "-f", write(t, strings.Replace(sleeper, "replicas: 2", "replicas: 5", 1)))
+	ended := make(chan string, 1)
+	go func() {
+		out, _ := io.ReadAll(r)
+		ended <- string(out)
+	}()
+	select {
+	case out := <-ended:
+		if out != "done\n" {
+			t.Errorf("it wrote %q", out)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("its output does not end")
+	}
+	if err := c.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 // status reads a pod's status as the control plane does.
 func status(t *testing.T, m *meshtest.Mesh, namespace, name string) map[string]any {
 	t.Helper()

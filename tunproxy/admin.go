@@ -4,13 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
-	"runtime/pprof"
-	"strconv"
+	"runtime"
 	"strings"
 	"sync/atomic"
-	"time"
+
+	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
 )
 
 // admin answers on port 4191. It owns what may be asked and from where; the
@@ -18,13 +17,11 @@ import (
 type admin struct {
 	// ready says why the sidecar can't serve yet; nil: it can.
 	ready    func() error
-	metrics  func(io.Writer) error
+	metrics  func() []byte
 	config   any // printed as JSON
 	level    *slog.LevelVar
 	shutdown func()
 	draining *atomic.Bool
-	// profile is held while a CPU profile is taken: there can be one at a time.
-	profiling atomic.Bool
 }
 
 // question is a request to the admin port.
@@ -66,6 +63,8 @@ func (a *admin) answer(q question) reply {
 		return get(q, a.printConfig)
 	case "/log-level":
 		return a.logLevel(q)
+	case "/debug/goroutines":
+		return get(q, goroutines)
 	case "/shutdown":
 		if q.Method != "POST" {
 			return text(405, "use POST")
@@ -73,10 +72,7 @@ func (a *admin) answer(q question) reply {
 		a.shutdown()
 		return text(200, "draining")
 	}
-	if name, ok := strings.CutPrefix(q.Path, "/debug/pprof/"); ok {
-		return get(q, func() reply { return a.profile(name, q.Query) })
-	}
-	return text(404, "not found: try /live /ready /metrics /config /log-level /shutdown /debug/pprof/NAME")
+	return text(404, "not found: try /live /ready /metrics /config /log-level /shutdown /debug/goroutines")
 }
 
 func get(q question, f func() reply) reply {
@@ -97,11 +93,7 @@ func (a *admin) readiness() reply {
 }
 
 func (a *admin) scrape() reply {
-	var b bytes.Buffer
-	if err := a.metrics(&b); err != nil {
-		return text(500, "write metrics: %v", err)
-	}
-	return reply{Status: 200, Type: "text/plain; version=0.0.4; charset=utf-8", Body: b.Bytes()}
+	return reply{Status: 200, Type: telemetry.ContentType, Body: a.metrics()}
 }
 
 func (a *admin) printConfig() reply {
@@ -127,44 +119,12 @@ func (a *admin) logLevel(q question) reply {
 	return text(405, "use GET or PUT")
 }
 
-// maxProfile bounds a CPU profile, in seconds.
-const maxProfile = 60
-
-// profile is what `go tool pprof` asks for.
-func (a *admin) profile(name, query string) reply {
-	var b bytes.Buffer
-	if name == "profile" {
-		seconds := 10
-		if v, ok := strings.CutPrefix(query, "seconds="); ok {
-			n, err := strconv.Atoi(v)
-			if err != nil || n < 1 || n > maxProfile {
-				return text(400, "seconds: want 1 to %d", maxProfile)
-			}
-			seconds = n
-		}
-		if !a.profiling.CompareAndSwap(false, true) {
-			return text(409, "a profile is being taken")
-		}
-		defer a.profiling.Store(false)
-		if err := pprof.StartCPUProfile(&b); err != nil {
-			return text(500, "start profile: %v", err)
-		}
-		time.Sleep(time.Duration(seconds) * time.Second) // the local shell's goroutine, never a loop's
-		pprof.StopCPUProfile()
-		return reply{Status: 200, Type: "application/octet-stream", Body: b.Bytes()}
-	}
-	p := pprof.Lookup(name)
-	if p == nil {
-		return text(404, "no profile %q: try profile, heap, allocs, goroutine, threadcreate", name)
-	}
-	verbose := 0
-	if n, ok := strings.CutPrefix(query, "debug="); ok {
-		verbose, _ = strconv.Atoi(n)
-	}
-	if err := p.WriteTo(&b, verbose); err != nil {
-		return text(500, "write profile: %v", err)
-	}
-	return reply{Status: 200, Type: "application/octet-stream", Body: b.Bytes()}
+// goroutines prints what every goroutine does. There is no profiler here:
+// runtime/pprof would cost each sidecar 1.3 MB of memory, and perf sees as much
+// from outside.
+func goroutines() reply {
+	b := make([]byte, 1<<20)
+	return reply{Status: 200, Type: "text/plain; charset=utf-8", Body: b[:runtime.Stack(b, true)]}
 }
 
 // statusText is the phrase of the statuses used here.
@@ -178,8 +138,6 @@ func statusText(status int) string {
 		return "Not Found"
 	case 405:
 		return "Method Not Allowed"
-	case 409:
-		return "Conflict"
 	case 503:
 		return "Service Unavailable"
 	}

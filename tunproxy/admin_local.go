@@ -74,7 +74,6 @@ func (a *admin) localConn(ctx context.Context, c net.Conn) {
 	q, err := readQuestion(c)
 	r := text(400, "%v", err)
 	if err == nil {
-		_ = c.SetDeadline(time.Now().Add(localDeadline + maxProfile*time.Second))
 		r = a.answer(q)
 	}
 	w := bufio.NewWriter(c)

@@ -18,9 +18,13 @@ func (a *admin) Serve(s message.Stream) {
 type adminStream struct {
 	admin *admin
 	q     question
-	head  bool // HEAD: no body in the answer
-	owed  int
+	head  bool   // HEAD: no body in the answer
+	rest  []byte // of the answer's body
 }
+
+// pieceSize is how much of an answer is given to the connection at a time: the
+// text of all metrics would otherwise be copied as a whole.
+const pieceSize = 16 << 10
 
 // Head implements message.Receiver.
 func (r *adminStream) Head(s message.Stream, h *message.Head, end bool) {
@@ -44,7 +48,7 @@ func (r *adminStream) Data(s message.Stream, p []byte, end bool) {
 func (r *adminStream) Trailers(s message.Stream, _ []message.Field) { r.answer(s) }
 
 // Drained implements message.Receiver.
-func (r *adminStream) Drained(message.Stream, int) {}
+func (r *adminStream) Drained(s message.Stream, _ int) { r.send(s) }
 
 // Aborted implements message.Receiver.
 func (r *adminStream) Aborted(message.Stream, message.Code, error) {}
@@ -64,7 +68,20 @@ func (r *adminStream) answer(s message.Stream) {
 		return
 	}
 	s.SendHead(h, false)
-	s.SendData(a.Body, true)
+	r.rest = a.Body
+	r.send(s)
+}
+
+// send gives the next piece.
+func (r *adminStream) send(s message.Stream) {
+	if len(r.rest) == 0 {
+		return
+	}
+	piece := r.rest[:min(pieceSize, len(r.rest))]
+	if r.rest = r.rest[len(piece):]; len(r.rest) == 0 {
+		r.rest = nil
+	}
+	s.SendData(piece, r.rest == nil)
 }
 
 var _ message.Receiver = (*adminStream)(nil)

@@ -3,7 +3,6 @@ package tunproxy
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -113,7 +112,7 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	p.admin = &admin{
 		ready:    cfg.Control.Ready,
-		metrics:  p.printMetrics,
+		metrics:  cfg.Metrics.Registry.Text,
 		config:   cfg.Describe,
 		level:    p.cfg.Level,
 		shutdown: p.Shutdown,
@@ -230,11 +229,6 @@ type pendingConn struct{ *netstack.Pending }
 
 func (p pendingConn) Client() netip.AddrPort  { return p.Src }
 func (p pendingConn) OrigDst() netip.AddrPort { return p.Dst }
-
-func (p *Proxy) printMetrics(w io.Writer) error {
-	_, err := p.cfg.Metrics.Registry.WriteTo(w)
-	return err
-}
 
 func (p *Proxy) began() { p.active.Add(1) }
 func (p *Proxy) ended() { p.active.Add(-1) }

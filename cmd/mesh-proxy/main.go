@@ -56,6 +56,7 @@ func run(args []string, out, errs io.Writer) int {
 		fmt.Fprintln(errs, "mesh-proxy: make the process undumpable:", err)
 		return exitFailed
 	}
+	smallHeap()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	level := new(slog.LevelVar)

@@ -24,6 +24,7 @@ type Registry struct {
 
 	mu        sync.Mutex
 	sets      int
+	last      int // bytes that Text returned the last time
 	overflows Counter
 	families  []printer
 }
@@ -66,12 +67,20 @@ type collector func(w *Writer)
 func (c collector) print(t *text)        { c(&Writer{t}) }
 func (c collector) retire(time.Time) int { return 0 }
 
-// WriteTo prints every family in the Prometheus text format, version 0.0.4.
-// It implements io.WriterTo.
+// WriteTo prints what Text returns. It implements io.WriterTo.
 func (r *Registry) WriteTo(w io.Writer) (int64, error) {
+	n, err := w.Write(r.Text())
+	return int64(n), err
+}
+
+// Text is every family in the Prometheus text format, version 0.0.4. It is the
+// caller's. The buffer is made as large as the last text: growing step by step
+// would leave several times as much garbage, in the smallest of heaps.
+func (r *Registry) Text() []byte {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.sweep()
-	t := &text{b: make([]byte, 0, 16<<10)}
+	t := &text{b: make([]byte, 0, r.last+r.last/16+4<<10)}
 	for _, f := range r.families {
 		f.print(t)
 	}
@@ -79,9 +88,8 @@ func (r *Registry) WriteTo(w io.Writer) (int64, error) {
 	t.sample("telemetry_label_sets", "", "", uint64(r.sets))
 	t.family("telemetry_overflow_total", "Total count of handles that share a set because too many exist.", counter)
 	t.sample("telemetry_overflow_total", "", "", r.overflows.Value())
-	r.mu.Unlock()
-	n, err := w.Write(t.b)
-	return int64(n), err
+	r.last = len(t.b)
+	return t.b
 }
 
 // ContentType is that of what WriteTo writes.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -9,12 +10,14 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 )
 
 func botCommand() *cobra.Command {
+	var addr string
 	b := &bot{}
 	c := &cobra.Command{
 		Use: "vote-bot", Short: "Vote without rest (HTTP/1.1)", Args: cobra.NoArgs,
@@ -26,11 +29,11 @@ func botCommand() *cobra.Command {
 				return fmt.Errorf("--web %q: want a URL such as http://web-svc.emojivoto", b.web)
 			}
 			b.log = slog.New(slog.NewTextHandler(os.Stderr, nil))
-			b.run(cmd.Context())
-			return nil
+			return b.serveAndRun(cmd.Context(), addr)
 		},
 	}
 	c.Flags().StringVar(&b.web, "web", "http://web-svc.emojivoto", "URL of the web service")
+	c.Flags().StringVar(&addr, "listen", ":8080", "address to tell at how many votes were cast")
 	c.Flags().Float64Var(&b.rps, "rps", 10, "requests per second")
 	return c
 }
@@ -38,11 +41,37 @@ func botCommand() *cobra.Command {
 // botPause is how long the bot rests after an error.
 const botPause = 500 * time.Millisecond
 
-// bot asks for the list and votes in turn, at a steady rate, one request at a time.
+// bot asks for the list, votes, and looks at the leaderboard in turn, at a
+// steady rate, one request at a time. It tells how many votes it has cast.
 type bot struct {
-	web string
-	rps float64
-	log *slog.Logger
+	web  string
+	rps  float64
+	log  *slog.Logger
+	cast atomic.Int64
+}
+
+// castAnswer is what the bot tells.
+type castAnswer struct {
+	Cast int64 `json:"cast"`
+}
+
+// serveAndRun votes and answers at addr until ctx ends.
+func (b *bot) serveAndRun(ctx context.Context, addr string) error {
+	m := http.NewServeMux()
+	m.HandleFunc("GET /votes", b.tell)
+	s := &http.Server{Addr: addr, Handler: m, ReadHeaderTimeout: callWithin}
+	defer context.AfterFunc(ctx, func() { _ = s.Close() })()
+	voted := make(chan struct{})
+	go func() { defer close(voted); b.run(ctx) }()
+	if err := s.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve at %s: %w", addr, err)
+	}
+	<-voted
+	return nil
+}
+
+func (b *bot) tell(w http.ResponseWriter, _ *http.Request) {
+	answer(w, castAnswer{Cast: b.cast.Load()})
 }
 
 func (b *bot) run(ctx context.Context) {
@@ -56,8 +85,12 @@ func (b *bot) run(ctx context.Context) {
 		case <-t.C:
 		}
 		path := "/api/list"
-		if i%2 == 1 {
+		switch i % 3 {
+		case 1:
 			path = "/api/vote?choice=" + url.QueryEscape(b.choice())
+			b.cast.Add(1)
+		case 2:
+			path = "/api/leaderboard"
 		}
 		if err := get(ctx, client, b.web+path); err != nil && ctx.Err() == nil {
 			b.log.Warn("request failed", "path", path, "error", err)

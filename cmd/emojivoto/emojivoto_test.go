@@ -16,7 +16,7 @@ import (
 )
 
 // app runs all three servers in process and returns the web server's URL.
-func app(t *testing.T, failureRate float64) string {
+func app(t *testing.T, failureRate float64, bot string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -32,7 +32,7 @@ func app(t *testing.T, failureRate float64) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	web := httptest.NewServer(newWeb(emoji.NewEmojiServiceClient(c), voting.NewVotingServiceClient(c)))
+	web := httptest.NewServer(newWeb(emoji.NewEmojiServiceClient(c), voting.NewVotingServiceClient(c), bot))
 	t.Cleanup(web.Close)
 	return web.URL
 }
@@ -52,7 +52,7 @@ func fetch(t *testing.T, u string) (int, []row) {
 }
 
 func TestEveryEmojiCanBeVotedFor(t *testing.T) {
-	web := app(t, 0)
+	web := app(t, 0, "")
 	_, all := fetch(t, web+"/api/list")
 	if len(all) != len(emojis()) {
 		t.Fatalf("%d emojis listed, want %d", len(all), len(emojis()))
@@ -64,8 +64,7 @@ func TestEveryEmojiCanBeVotedFor(t *testing.T) {
 			}
 		}
 	}
-	_, board := fetch(t, web+"/api/leaderboard")
-	for i, e := range board {
+	for i, e := range leaderboard(t, web).Rows {
 		if e.Votes != int64(i+1) {
 			t.Errorf("%s has %d votes, want %d", e.Shortcode, e.Votes, i+1)
 		}
@@ -76,7 +75,7 @@ func TestEveryEmojiCanBeVotedFor(t *testing.T) {
 }
 
 func TestOnlyTheDoughnutFails(t *testing.T) {
-	web := app(t, 1)
+	web := app(t, 1, "")
 	for _, e := range emojis() {
 		want := 200
 		if e.GetShortcode() == ":doughnut:" {
@@ -91,15 +90,32 @@ func TestOnlyTheDoughnutFails(t *testing.T) {
 	}
 }
 
-func TestBotVotes(t *testing.T) {
-	web := app(t, 0)
+func leaderboard(t *testing.T, web string) board {
+	t.Helper()
+	resp, err := http.Get(web + "/api/leaderboard")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var b board
+	if err := json.NewDecoder(resp.Body).Decode(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestBotVotesAndTells(t *testing.T) {
+	b := &bot{rps: 1000}
+	tells := httptest.NewServer(http.HandlerFunc(b.tell))
+	t.Cleanup(tells.Close)
+	web := app(t, 0, tells.URL)
+	b.web = web
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { defer close(done); (&bot{web: web, rps: 1000}).run(ctx) }()
+	go func() { defer close(done); b.run(ctx) }()
 	for {
-		_, board := fetch(t, web+"/api/leaderboard")
 		var sum int64
-		for _, e := range board {
+		for _, e := range leaderboard(t, web).Rows {
 			sum += e.Votes
 		}
 		if sum >= 20 {
@@ -108,4 +124,7 @@ func TestBotVotes(t *testing.T) {
 	}
 	cancel()
 	<-done
+	if got := leaderboard(t, web).Bot; got == nil || *got < 20 {
+		t.Errorf("the page says that the bot cast %v votes, want at least 20", got)
+	}
 }

@@ -21,21 +21,22 @@ import (
 var page string
 
 func webCommand() *cobra.Command {
-	var addr, emojiAddr, votingAddr string
+	var addr, emojiAddr, votingAddr, bot string
 	c := &cobra.Command{
 		Use: "web", Short: "Serve the page and its API (HTTP/1.1)", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runWeb(cmd.Context(), addr, emojiAddr, votingAddr)
+			return runWeb(cmd.Context(), addr, emojiAddr, votingAddr, bot)
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&addr, "listen", ":8080", "address to listen at")
 	f.StringVar(&emojiAddr, "emoji", "emoji-svc.emojivoto:8080", "address of the emoji service")
 	f.StringVar(&votingAddr, "voting", "voting-svc.emojivoto:8080", "address of the voting service")
+	f.StringVar(&bot, "bot", "", "URL of the vote bot, to show how busy it is")
 	return c
 }
 
-func runWeb(ctx context.Context, addr, emojiAddr, votingAddr string) error {
+func runWeb(ctx context.Context, addr, emojiAddr, votingAddr, bot string) error {
 	e, err := dialGRPC(emojiAddr)
 	if err != nil {
 		return err
@@ -48,7 +49,7 @@ func runWeb(ctx context.Context, addr, emojiAddr, votingAddr string) error {
 	defer v.Close()
 	s := &http.Server{
 		Addr:              addr,
-		Handler:           newWeb(emoji.NewEmojiServiceClient(e), voting.NewVotingServiceClient(v)),
+		Handler:           newWeb(emoji.NewEmojiServiceClient(e), voting.NewVotingServiceClient(v), bot),
 		ReadHeaderTimeout: callWithin,
 	}
 	done := make(chan struct{})
@@ -70,10 +71,12 @@ type web struct {
 	emoji  emoji.EmojiServiceClient
 	voting voting.VotingServiceClient
 	page   *template.Template
+	bot    string // URL, "" for none
+	client *http.Client
 }
 
-func newWeb(e emoji.EmojiServiceClient, v voting.VotingServiceClient) http.Handler {
-	w := &web{emoji: e, voting: v, page: template.Must(template.New("page").Parse(page))}
+func newWeb(e emoji.EmojiServiceClient, v voting.VotingServiceClient, bot string) http.Handler {
+	w := &web{emoji: e, voting: v, page: template.Must(template.New("page").Parse(page)), bot: bot, client: &http.Client{Timeout: callWithin}}
 	m := http.NewServeMux()
 	m.HandleFunc("GET /{$}", w.index)
 	m.HandleFunc("GET /api/list", w.list)
@@ -97,7 +100,7 @@ func (w *web) index(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	rw.Header().Set("Content-Type", "text/html; charset=utf-8")
-	_ = w.page.Execute(rw, rows)
+	_ = w.page.Execute(rw, board{Rows: rows, Bot: w.botVotes(r.Context())})
 }
 
 func (w *web) list(rw http.ResponseWriter, r *http.Request) {
@@ -121,7 +124,34 @@ func (w *web) leaderboard(rw http.ResponseWriter, r *http.Request) {
 		fail(rw, err)
 		return
 	}
-	answer(rw, rows)
+	answer(rw, board{Rows: rows, Bot: w.botVotes(r.Context())})
+}
+
+// board is the leaderboard: all emojis, and how many votes were the bot's.
+type board struct {
+	Rows []row  `json:"rows"`
+	Bot  *int64 `json:"bot"` // null when nobody knows
+}
+
+// botVotes asks the vote bot; the page does without when it does not answer.
+func (w *web) botVotes(ctx context.Context) *int64 {
+	if w.bot == "" {
+		return nil
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, w.bot+"/votes", nil)
+	if err != nil {
+		return nil
+	}
+	resp, err := w.client.Do(r)
+	if err != nil {
+		return nil
+	}
+	defer resp.Body.Close()
+	var a castAnswer
+	if resp.StatusCode != http.StatusOK || json.NewDecoder(resp.Body).Decode(&a) != nil {
+		return nil
+	}
+	return &a.Cast
 }
 
 // rows joins all emojis with their votes.

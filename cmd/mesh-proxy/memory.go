@@ -25,10 +25,7 @@ const (
 )
 
 // smallHeap tunes the runtime for a process of a few megabytes.
-func smallHeap() {
-
-	debug.SetGCPercent(gcPercent)
-}
+func smallHeap() { debug.SetGCPercent(gcPercent) }
 
 // shedPages gives pages of the program's own file back to the kernel, until ctx
 // ends. The kernel maps 64 KB around each page that is touched, so that start-up

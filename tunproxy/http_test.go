@@ -17,6 +17,7 @@ import (
 	"github.com/tunmesh/tunmesh/internal/aio"
 	"github.com/tunmesh/tunmesh/internal/hop"
 	"github.com/tunmesh/tunmesh/tunproxy/authz"
+	"github.com/tunmesh/tunmesh/tunproxy/discover"
 )
 
 // serveHTTP runs a real HTTP server, HTTP/1 and HTTP/2 with prior knowledge.
@@ -245,6 +246,63 @@ func TestSidecarErrors(t *testing.T) {
 	time.Sleep(20 * time.Millisecond)
 	if st, why := get(); st != 503 || why != "no endpoint" {
 		t.Errorf("no endpoint: %d %q", st, why)
+	}
+}
+
+// A Service whose only endpoint restarts is waited for, a little.
+func TestAnOnlyEndpointThatComesBack(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.pod("a", "10.0.0.1"), w.pod("b", "10.0.0.2")
+	b.serveHTTP(80, whoami("b"))
+	b.serve(9000, echo)
+	web := w.service("10.96.0.1:80", "10.0.0.2:80=b")
+	raw := w.service("10.96.0.1:9000", "10.0.0.2:9000=b")
+	c := a.client(true)
+	get := func() int {
+		resp, err := c.Get("http://10.96.0.1/")
+		if err != nil {
+			t.Error(err)
+			return 0
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode
+	}
+	connect := func() error {
+		conn, err := a.dialTo("10.96.0.1:9000")
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		_, _ = conn.Write([]byte{0, 1})
+		_, err = io.ReadFull(conn, make([]byte, 2))
+		return err
+	}
+	if st, err := get(), connect(); st != 200 || err != nil {
+		t.Fatal(st, err)
+	}
+	for _, target := range []*discover.Target{web, raw} {
+		s := *target.Load()
+		gone := s
+		gone.Endpoints = nil
+		target.Publish(&gone)
+		time.AfterFunc(300*time.Millisecond, func() { target.Publish(&s) })
+	}
+	time.Sleep(20 * time.Millisecond)
+	began := time.Now()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if st := get(); st != 200 {
+			t.Errorf("a request: %d", st)
+		}
+	})
+	wg.Go(func() {
+		if err := connect(); err != nil {
+			t.Errorf("a connect: %v", err)
+		}
+	})
+	wg.Wait()
+	if d := time.Since(began); d < 100*time.Millisecond || d > 2*time.Second {
+		t.Errorf("waited %v", d)
 	}
 }
 

@@ -39,7 +39,7 @@ type outbound struct {
 	up        aio.Conn      // TCP to ep; with hopped, ready for bytes
 	rtt       time.Duration // of the connect
 	hopped    bool
-	busy      bool   // a dial or a hop is under way
+	busy      bool   // a dial, a hop, or the wait for an endpoint is under way
 	cancelHop func() // of the hop under way
 
 	client aio.Conn // nil until accepted
@@ -80,7 +80,15 @@ func (o *outbound) found(t *discover.Target, err error) {
 // dial connects to an endpoint. Before the client was accepted this is what
 // makes refused mean refused.
 func (o *outbound) dial() {
+	o.busy = false
+	if o.over {
+		return
+	}
 	ep := o.tg.pick(o.tried)
+	if ep == nil && len(o.tried) == 0 && o.tg.park(o.dial) != nil {
+		o.busy = true
+		return
+	}
 	if ep == nil || len(o.tried) >= maxDials {
 		o.fail(errors.Join(errNoEndpoint, o.last))
 		return
@@ -95,9 +103,7 @@ func (o *outbound) dial() {
 		case err != nil:
 			o.settle(balance.Failure)
 			o.last = err
-			if !o.over {
-				o.dial()
-			}
+			o.dial()
 		case o.over:
 			c.Close()
 			o.settle(balance.Canceled)

@@ -71,6 +71,12 @@ func (r *outboundRequests) open(x *exchange.Exchange, last error) {
 		return
 	}
 	e := pickFor(rule.Backend, x, r.tg.used)
+	if e == nil {
+		if p := r.tg.park(func() { r.unparked(x) }); p != nil {
+			x.Waiting = p
+			return
+		}
+	}
 	if e == nil || x.Exhausted() {
 		x.Fail(noEndpoint(x, last))
 		return
@@ -94,11 +100,21 @@ func (r *outboundRequests) open(x *exchange.Exchange, last error) {
 
 // Cancel implements exchange.Opener.
 func (r *outboundRequests) Cancel(x *exchange.Exchange) {
-	if t, ok := x.Waiting.(*waiting); ok {
+	switch t := x.Waiting.(type) {
+	case *waiting:
 		t.over()
 		t.g.Forget(t)
 		t.e.Ended(exchange.Canceled, r.w.loop.Now()-t.began)
+	case *parked:
+		x.Waiting = nil
+		r.tg.leave(t)
 	}
+}
+
+// unparked asks again for a request that waited for the target's next endpoint.
+func (r *outboundRequests) unparked(x *exchange.Exchange) {
+	x.Waiting = nil
+	r.open(x, nil)
 }
 
 // waiting is a request that waits for a connection.

@@ -32,6 +32,11 @@ type target struct {
 	used  time.Duration
 	users int // HTTP connections of apps
 
+	// emptied is when the last endpoint left, while none is there; parked are
+	// those who wait for the next one.
+	emptied time.Duration
+	parked  []*parked
+
 	http   telemetry.HTTP // of requests without an endpoint
 	hasTel bool
 }
@@ -92,6 +97,51 @@ func (tg *target) refresh() {
 			m.Value.up = tg.upstream(e)
 		}
 	}
+	switch {
+	case tg.set.Len() > 0:
+		tg.unpark()
+	case len(removed) > 0:
+		tg.emptied = tg.w.loop.Now()
+		tg.w.loop.AfterFunc(emptyGrace, tg.unpark)
+	}
+}
+
+// emptyGrace is how long a Service whose last endpoint has just left is waited
+// for, before "nobody is there" is believed: an only replica that restarts is
+// back by then (Linkerd's failfast).
+const emptyGrace = 3 * time.Second
+
+// maxParked bounds who waits so, for each target.
+const maxParked = 4096
+
+// parked is somebody who waits for an endpoint. again is called once: whoever
+// it is asks anew.
+type parked struct{ again func() }
+
+// park keeps again until the target has an endpoint, or had none for
+// emptyGrace. It returns nil when there is nothing to wait for.
+func (tg *target) park(again func()) *parked {
+	if tg.set.Len() > 0 || tg.snap.Kind != discover.Service || tg.emptied == 0 ||
+		tg.w.loop.Now()-tg.emptied >= emptyGrace || len(tg.parked) >= maxParked {
+		return nil
+	}
+	p := &parked{again: again}
+	tg.parked = append(tg.parked, p)
+	return p
+}
+
+// unpark lets all who wait ask again.
+func (tg *target) unpark() {
+	all := tg.parked
+	tg.parked = nil
+	for _, p := range all {
+		p.again()
+	}
+}
+
+// leave takes p out, without a call.
+func (tg *target) leave(p *parked) {
+	tg.parked = slices.DeleteFunc(tg.parked, func(q *parked) bool { return q == p })
 }
 
 // without is the set's members but one.

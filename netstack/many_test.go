@@ -100,6 +100,7 @@ func TestManyIdleConnections(t *testing.T) {
 	waitFor(t, func() bool { return w.hop.Counters().TCP.Established == 0 })
 	goroutines, before := runtime.NumGoroutine(), heap()
 
+	start := time.Now()
 	loop := w.app.Loops()[0]
 	conns := make([]aio.Conn, 0, count)
 	failed := make(chan error, 1)
@@ -131,29 +132,41 @@ func TestManyIdleConnections(t *testing.T) {
 		t.Errorf("an idle endpoint holds %d bytes", each)
 	}
 
+	t.Logf("connected after %v", time.Since(start))
 	// Every one still works, then ends.
 	answered := make(chan int, 1)
 	loop.Post(func() {
-		left := &countdown{n: count, done: answered}
-		for _, c := range conns {
-			c.SetHandler(left)
-			_, _ = c.Write([]byte{1})
+		left := &countdown{left: conns, n: count, done: answered}
+		for range 256 { // at once; a ring does not hold all of them
+			left.next()
 		}
 	})
 	select {
 	case <-answered:
-	case <-time.After(20 * time.Second):
-		t.Fatal("some connections do not answer")
+	case <-time.After(40 * time.Second):
+		t.Fatalf("some connections do not answer: hop %+v", w.hop.Counters())
 	}
-	waitForLong(t, 10*time.Second, func() bool {
+	t.Logf("answered after %v", time.Since(start))
+	waitForLong(t, 20*time.Second, func() bool {
 		return w.hop.Counters().TCP.Established == 0 && w.app.Counters().TCP.Established == 0 && w.server.Counters().TCP.Established == 0
 	})
 }
 
-// countdown closes each connection at its first byte.
+// countdown sends a byte on one connection after the other, and closes each
+// when the byte comes back.
 type countdown struct {
+	left []aio.Conn
 	n    int
 	done chan<- int
+}
+
+func (c *countdown) next() {
+	if len(c.left) > 0 {
+		k := c.left[0]
+		c.left = c.left[1:]
+		k.SetHandler(c)
+		_, _ = k.Write([]byte{1})
+	}
 }
 
 func (c *countdown) Readable(k aio.Conn) {
@@ -162,6 +175,7 @@ func (c *countdown) Readable(k aio.Conn) {
 		return
 	}
 	k.Close()
+	c.next()
 	if c.n--; c.n == 0 {
 		c.done <- 0
 	}

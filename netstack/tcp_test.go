@@ -147,14 +147,26 @@ func TestHalfCloseByTheServer(t *testing.T) {
 func TestRefusedIsFast(t *testing.T) {
 	w := newWorld(t, through, (*netstack.Pending).Refuse)
 	for _, dst := range []netip.Addr{server4, server6} {
+		quickest(t, 10*time.Millisecond, func() {
+			if _, err := w.tryDial(at(dst, 81)); !errors.Is(err, aio.ErrRefused) {
+				t.Errorf("dial: %v", err)
+			}
+		})
+	}
+}
+
+// quickest runs f a few times and wants one of them to be within limit: the
+// machine may be busy with other things, but not always.
+func quickest(t *testing.T, limit time.Duration, f func()) {
+	t.Helper()
+	best := time.Hour
+	for range 5 {
 		start := time.Now()
-		_, err := w.tryDial(at(dst, 81))
-		if took := time.Since(start); took > 10*time.Millisecond {
-			t.Errorf("refused after %v", took)
-		}
-		if !errors.Is(err, aio.ErrRefused) {
-			t.Errorf("dial: %v", err)
-		}
+		f()
+		best = min(best, time.Since(start))
+	}
+	if best > limit {
+		t.Errorf("took %v at best, want at most %v", best, limit)
 	}
 }
 

@@ -62,6 +62,7 @@ func New(tb nettest.TB) *Net {
 	n.Uplink.Route("wire0", n.PodAddr.String()+"/32", "")
 	n.Pod.Addr("eth0", n.PodAddr.String()+"/32")
 	n.Pod.Route("eth0", "0.0.0.0/0", "")
+	manyPorts(n.Pod)
 	return n
 }
 
@@ -73,7 +74,15 @@ func (n *Net) Host() (*nettest.Space, netip.Addr) {
 	s.Veth("eth0", n.bridge, name)
 	n.bridge.Attach(name, "br0")
 	s.Addr("eth0", addr.String()+"/24")
+	manyPorts(s)
 	return s, addr
+}
+
+// manyPorts lets a client make connections for as long as it likes: without,
+// the ports in TIME_WAIT run out within seconds and connect searches for one.
+func manyPorts(s *nettest.Space) {
+	s.Sysctl("net/ipv4/ip_local_port_range", "1024 65535")
+	s.Sysctl("net/ipv4/tcp_tw_reuse", "1")
 }
 
 // RPS spreads the TUNs' receive processing over all of cpus CPUs, or none.

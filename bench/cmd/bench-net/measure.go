@@ -51,6 +51,7 @@ const (
 	directPeer   = "direct"
 	splicePeer   = "relay-iocopy"
 	bufferPeer   = "relay-64k"
+	dialledPeer  = "relay-64k-dialled" // not redirected: for comparison only
 	netstackPeer = "netstack"
 )
 
@@ -144,6 +145,12 @@ func (b *bench) start() {
 		p.process = b.process(p.from, nil, "relay", append(args, fmt.Sprintf("-listen=:%d", port), fmt.Sprintf("-mark=%d", topology.PeerMark))...)
 		return p
 	}
+	dialled := peer{name: dialledPeer}
+	var addr netip.Addr
+	dialled.from, addr = n.Host()
+	dialled.echo, dialled.sink = at(addr, 15001), at(addr, 15002)
+	dialled.process = b.process(dialled.from, nil, "relay", "-buffer=65536",
+		dialled.echo.String()+"="+echo.String(), dialled.sink.String()+"="+sink.String())
 	hop := peer{name: netstackPeer, from: n.Pod, echo: echo, sink: sink}
 	hop.process = b.process(nil, []int{n.AppFD, n.WireFD}, "hop", append([]string{"-addr=" + n.PodAddr.String(), fmt.Sprintf("-mtu=%d", topology.MTU)}, strings.Fields(b.f.hopFlags)...)...)
 	hop.stats = bufio.NewScanner(hop.process.Output())
@@ -151,6 +158,7 @@ func (b *bench) start() {
 		{name: directPeer, from: client, echo: echo, sink: sink},
 		relay(splicePeer),
 		relay(bufferPeer, "-buffer=65536"),
+		dialled,
 		hop,
 	}
 	for _, p := range b.peers {

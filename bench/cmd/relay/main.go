@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -23,13 +24,15 @@ func main() {
 	listen := flag.String("listen", ":15001", "address to accept at")
 	mark := flag.Int("mark", 0, "socket mark of outgoing connections, which must not be redirected again")
 	flag.Parse()
-	if err := run(*listen, *mark, *buffer); err != nil {
+	if err := run(*listen, flag.Args(), *mark, *buffer); err != nil {
 		fmt.Fprintln(os.Stderr, "relay: error:", err)
 		os.Exit(1)
 	}
 }
 
-func run(listen string, mark, buffer int) error {
+// run serves what is redirected to listen; or, if pairs LISTEN=TARGET are given,
+// what is dialled at them.
+func run(listen string, pairs []string, mark, buffer int) error {
 	control := func(_, _ string, c syscall.RawConn) error {
 		var failed error
 		err := c.Control(func(fd uintptr) {
@@ -40,6 +43,24 @@ func run(listen string, mark, buffer int) error {
 		return errors.Join(err, failed)
 	}
 	lc, d := net.ListenConfig{Control: control}, &net.Dialer{Control: control, Timeout: 5 * time.Second}
+	if len(pairs) == 0 {
+		return serve(lc, listen, func(c *net.TCPConn) {
+			to, err := target(c)
+			relay(c, d, to, err, buffer)
+		})
+	}
+	ended := make(chan error, len(pairs))
+	for _, p := range pairs {
+		at, to, ok := strings.Cut(p, "=")
+		if !ok {
+			return fmt.Errorf("%q: need LISTEN=TARGET", p)
+		}
+		go func() { ended <- serve(lc, at, func(c *net.TCPConn) { relay(c, d, to, nil, buffer) }) }()
+	}
+	return <-ended
+}
+
+func serve(lc net.ListenConfig, listen string, each func(*net.TCPConn)) error {
 	l, err := lc.Listen(context.Background(), "tcp4", listen)
 	if err != nil {
 		return err
@@ -49,7 +70,7 @@ func run(listen string, mark, buffer int) error {
 		if err != nil {
 			return err
 		}
-		go relay(c.(*net.TCPConn), d, buffer)
+		go each(c.(*net.TCPConn))
 	}
 }
 
@@ -72,8 +93,7 @@ func target(c *net.TCPConn) (addr string, err error) {
 	return addr, errors.Join(err, failed)
 }
 
-func relay(c *net.TCPConn, d *net.Dialer, buffer int) {
-	to, err := target(c)
+func relay(c *net.TCPConn, d *net.Dialer, to string, err error, buffer int) {
 	var up net.Conn
 	if err == nil {
 		up, err = d.Dial("tcp4", to)

@@ -3,14 +3,17 @@ package tunproxy_test
 import (
 	"bufio"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/tunproxy/mtls/mtlstest"
 )
 
 func echo(c net.Conn) {
@@ -175,6 +178,63 @@ func TestResetCrossesTwoSidecars(t *testing.T) {
 	}
 	if _, err := io.ReadAll(c); !errors.Is(err, aio.ErrReset) {
 		t.Fatalf("read: %v, want a reset", err)
+	}
+}
+
+// The app's own TLS is bytes to the mesh, inside mTLS where the peer is meshed.
+func TestTheAppsOwnTLS(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.pod("a", "10.0.0.1"), w.pod("b", "10.0.0.2")
+	out := w.hostOutside("10.0.0.9")
+	w.service("10.96.0.1:9000", "10.0.0.2:9000=b")
+	w.service("10.96.0.2:9000", "10.0.0.9:9000")
+	cert := w.ca.Issue(t, mtlstest.Leaf{URIs: []string{"spiffe://app/ns/x/sa/y"}})
+	cfg := &tls.Config{Certificates: []tls.Certificate{{Certificate: cert.Chain, PrivateKey: cert.Key}}}
+	for _, h := range []*host{b.host, out} {
+		h.serve(9000, func(c net.Conn) {
+			s := tls.Server(c, cfg)
+			_, _ = io.Copy(s, s)
+			_ = s.Close()
+		})
+	}
+	for _, dst := range []string{"10.96.0.1:9000", "10.96.0.2:9000"} {
+		c := tls.Client(a.dial(dst), &tls.Config{InsecureSkipVerify: true, ServerName: "app.example"})
+		if _, err := c.Write([]byte("hello")); err != nil {
+			t.Fatal(dst, err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
+			t.Fatal(dst, err)
+		}
+		_ = c.Close()
+	}
+	eventually(t, "metrics", func() bool {
+		return a.metric("tcp_open_total", `peer="dst"`, `tls="true"`, `server_id="b.test.sa.cluster.local"`) == 1 &&
+			a.metric("tcp_open_total", `peer="dst"`, `tls="opaque"`, `sni="app.example"`) == 1
+	})
+}
+
+func TestIPv6(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.pod("a", "fd00::1"), w.pod("b", "fd00::2")
+	w.service("[fd00:96::1]:9000", "[fd00::2]:9000=b")
+	w.service("[fd00:96::1]:80", "[fd00::2]:80=b")
+	b.serve(9000, echo)
+	b.serveHTTP(80, whoami("b"))
+	c := a.dial("[fd00:96::1]:9000")
+	_, _ = c.Write([]byte{0, 1})
+	if _, err := io.ReadFull(c, make([]byte, 2)); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := a.client(true).Get("http://[fd00:96::1]/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, _ := io.ReadAll(resp.Body); !strings.Contains(string(body), "from fd00::1") {
+		t.Errorf("%s", body)
+	}
+	if _, err := a.dialTo("[fd00::2]:82"); !errors.Is(err, aio.ErrRefused) {
+		t.Errorf("closed port: %v", err)
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 const (
 	// sweepEvery is how often a worker looks after what nobody tells it about:
 	// byte counts of long connections, targets that are unused.
-	sweepEvery = 2 * time.Second
+	sweepEvery = 5 * time.Second
 	// targetIdle is how long an unused target keeps its statistics and
 	// connections; the watch behind it is discover's to end.
 	targetIdle = time.Minute
@@ -71,9 +71,7 @@ func (w *worker) start() { w.loop.AfterFunc(sweepEvery, w.sweep) }
 
 func (w *worker) sweep() {
 	now := w.loop.Now()
-	for _, t := range w.tracked {
-		t.sample()
-	}
+	w.sample(0)
 	for t, tg := range w.targets {
 		if tg.users == 0 && now-tg.used > targetIdle {
 			tg.release()
@@ -81,6 +79,25 @@ func (w *worker) sweep() {
 		}
 	}
 	w.loop.AfterFunc(sweepEvery, w.sweep)
+}
+
+// sampleBatch is how many connections are looked at in one pass of the loop;
+// sampleGap is the time between batches. 10,000 connections take a second, and
+// nobody waits longer than for the look at 256.
+const (
+	sampleBatch = 256
+	sampleGap   = 20 * time.Millisecond
+)
+
+// sample counts bytes of connections from the given index on, in batches.
+func (w *worker) sample(from int) {
+	end := min(from+sampleBatch, len(w.tracked))
+	for i := from; i < end; i++ {
+		w.tracked[i].sample()
+	}
+	if end < len(w.tracked) {
+		w.loop.AfterFunc(sampleGap, func() { w.sample(end) })
+	}
 }
 
 // secure is mTLS as the client, for the dialler.

@@ -1,6 +1,7 @@
 package tunproxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -164,6 +165,22 @@ func TestAdminIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+func FuzzReadQuestion(f *testing.F) {
+	for _, s := range []string{
+		"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
+		"PUT /log-level?x HTTP/1.0\nContent-Length: 5\n\ndebug",
+		"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", "\r\n", " ", "",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		q, err := readQuestion(bytes.NewReader(b))
+		if err == nil && (q.Method == "" && b[0] != ' ' || len(q.Body) > localBody || !q.Local) {
+			t.Errorf("%q: %+v", b, q)
+		}
+	})
 }
 
 // answered is a stream that notes what the admin says.

@@ -100,6 +100,49 @@ func TestPeersThatProveNothing(t *testing.T) {
 	}
 }
 
+// What does not finish in time is aborted: a sidecar never outlives its grace.
+func TestGraceIsBounded(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.pod("a", "10.0.0.1"), w.pod("b", "10.0.0.2", withTune(func(c *tunproxy.Config) { c.Grace = 300 * time.Millisecond }))
+	b.serve(9000, echo)
+	c := a.dial("10.0.0.2:9000")
+	_, _ = c.Write([]byte{0, 1})
+	if _, err := io.ReadFull(c, make([]byte, 2)); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	b.proxy.Shutdown()
+	select {
+	case err := <-b.done:
+		b.done <- err
+	case <-time.After(10 * time.Second):
+		t.Fatal("still there")
+	}
+	if d := time.Since(began); d < 250*time.Millisecond || d > 5*time.Second {
+		t.Errorf("ended after %v", d)
+	}
+	if _, err := c.Read(make([]byte, 1)); err == nil {
+		t.Error("the connection outlived its sidecar")
+	}
+}
+
+// A TUN that is gone ends the sidecar, with an error.
+func TestABrokenDeviceEndsTheSidecar(t *testing.T) {
+	w := newWorld(t)
+	b := w.pod("b", "10.0.0.2")
+	_ = b.wireEnd.Close()
+	b.wireEnd.SetFault(errors.New("io error"))
+	select {
+	case err := <-b.done:
+		if err == nil || !strings.Contains(err.Error(), "run the sidecar") {
+			t.Errorf("ended with %v", err)
+		}
+		b.done <- nil
+	case <-time.After(10 * time.Second):
+		t.Fatal("goes on without its device")
+	}
+}
+
 // One bad endpoint among good ones costs nobody a request.
 func TestABadPeerIsAvoided(t *testing.T) {
 	w := newWorld(t)

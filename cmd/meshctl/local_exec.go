@@ -19,9 +19,10 @@ func (a *app) localExecCommand() *cobra.Command {
 	var namespace, container string
 	var noTTY bool
 	c := &cobra.Command{
-		Use:   "exec POD [-c CONTAINER] -- COMMAND [ARG...]",
+		Use:   "exec POD|TYPE/NAME [-c CONTAINER] -- COMMAND [ARG...]",
 		Short: "Run a command in a container; its exit code is passed on",
 		Long: `Run a command in a container, with the container's identity and environment.
+TYPE/NAME, as in deploy/web, is the first pod of a workload.
 With a terminal as stdin and stdout the command gets one too.`,
 		Example: "  sudo meshctl local exec web-0 -- curl -s http://voting:8080/",
 		Args: func(cmd *cobra.Command, args []string) error {

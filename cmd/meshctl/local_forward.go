@@ -22,7 +22,7 @@ const maxForwarded = 512
 func (a *app) localForwardCommand() *cobra.Command {
 	var namespace, address string
 	c := &cobra.Command{
-		Use:   "port-forward svc/NAME|POD LOCAL:REMOTE",
+		Use:   "port-forward svc/NAME|POD|TYPE/NAME LOCAL:REMOTE",
 		Short: "Relay a port of this machine to a port of a pod, until Ctrl-C",
 		Long: `Relay a port of this machine to a port of a pod. A connection appears in the pod
 as one from its own loopback; nothing is routed. For a Service the port is the
@@ -76,18 +76,13 @@ func portPair(s string) (local, remote uint16, err error) {
 
 func forwardTarget(client ctl.Client, namespace, what string, port uint16) (ctl.Dial, error) {
 	kind, name, named := strings.Cut(what, "/")
-	switch full := kinds()[strings.ToLower(kind)]; {
-	case !named:
-		name = what
-	case full == "service":
+	if named && kinds()[strings.ToLower(kind)] == "service" {
 		if namespace == "" {
 			namespace = "default"
 		}
 		return ctl.Dial{Namespace: namespace, Service: name, Port: port}, nil
-	case full != "pod":
-		return ctl.Dial{}, usage("%q: want svc/NAME or a pod", what)
 	}
-	p, err := findPod(client.Dir, namespace, name)
+	p, err := findPod(client.Dir, namespace, what)
 	if err != nil {
 		return ctl.Dial{}, err
 	}

@@ -23,7 +23,7 @@ func (a *app) localLogsCommand() *cobra.Command {
 	var namespace, container string
 	var follow bool
 	c := &cobra.Command{
-		Use:   "logs POD [-c CONTAINER]",
+		Use:   "logs POD|TYPE/NAME [-c CONTAINER]",
 		Short: "Print what a container wrote, over its restarts (the last one or two MiB)",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

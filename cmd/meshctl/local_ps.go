@@ -120,27 +120,54 @@ func readPods(dir state.Dir) ([]*corev1.Pod, error) {
 	return out, nil
 }
 
-// findPod finds a pod by name: in the namespace, or, when that is "", anywhere.
-func findPod(dir state.Dir, namespace, name string) (*corev1.Pod, error) {
+// findPod finds a pod by name, or the first of a workload's (deploy/web), in the
+// namespace, or, when that is "", anywhere.
+func findPod(dir state.Dir, namespace, what string) (*corev1.Pod, error) {
 	pods, err := readPods(dir)
 	if err != nil {
 		return nil, err
 	}
+	return selectPod(pods, namespace, what)
+}
+
+func selectPod(pods []*corev1.Pod, namespace, what string) (*corev1.Pod, error) {
+	kind, name, typed := strings.Cut(what, "/")
+	if !typed {
+		kind, name = "pod", what
+	}
+	full := kinds()[strings.ToLower(kind)]
+	switch full {
+	case "pod", "deployment", "statefulset", "daemonset":
+	default:
+		return nil, usage("%q: want a pod's name, deploy/NAME, sts/NAME or ds/NAME", what)
+	}
 	var found []*corev1.Pod
 	for _, p := range pods {
-		if p.Name == name && (namespace == "" || p.Namespace == namespace) {
-			found = append(found, p)
+		if namespace != "" && p.Namespace != namespace {
+			continue
+		}
+		if full == "pod" {
+			if p.Name == name {
+				found = append(found, p)
+			}
+			continue
+		}
+		for _, o := range p.OwnerReferences {
+			again := slices.ContainsFunc(found, func(f *corev1.Pod) bool { return f.Namespace == p.Namespace })
+			if strings.EqualFold(o.Kind, full) && o.Name == name && !again {
+				found = append(found, p)
+			}
 		}
 	}
 	switch {
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) > 1:
-		return nil, fmt.Errorf("pods named %s are in several namespaces: say which with -n", name)
+		return nil, fmt.Errorf("%s is in several namespaces: say which with -n", what)
 	case namespace != "":
-		return nil, fmt.Errorf("there is no pod %s in namespace %s; meshctl local ps lists them", name, namespace)
+		return nil, fmt.Errorf("there is no pod %s in namespace %s; meshctl local ps lists them", what, namespace)
 	}
-	return nil, fmt.Errorf("there is no pod %s; meshctl local ps lists them", name)
+	return nil, fmt.Errorf("there is no pod %s; meshctl local ps lists them", what)
 }
 
 // rowOf sums a pod up as kubectl does.

@@ -31,8 +31,8 @@ type Flow struct {
 	// Due is how many received bytes no packet has acknowledged. The link sets it
 	// to zero when one leaves.
 	Due int
-	// turns counts how often in a row one segment came in and its ACK left with
-	// bytes; answered is whether bytes left since the last segment.
+	// turns counts how often in a row one segment came in and then bytes left;
+	// answered is whether bytes left since the last segment.
 	turns    uint8
 	answered bool
 	// ISS is the sequence number of the SYN, or SYN-ACK, that was sent.
@@ -94,7 +94,7 @@ func (l *Link) hold(f *Flow, pkt *stack.PacketBuffer) bool {
 			l.Counters.AcksMerged.Add(1)
 		}
 		if !through {
-			if f.turns < patientTurns && due > 0 {
+			if f.turns < patientTurns && !f.answered {
 				f.turns++
 			}
 			f.answered = true

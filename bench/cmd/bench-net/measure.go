@@ -32,13 +32,14 @@ type workload struct {
 	sink   bool // towards the port that swallows
 	pinned bool // everything on one CPU
 	rps    bool // the TUNs spread their receive processing
+	more   int  // times as many rounds: short runs whose figure has two modes
 	only   string
 }
 
 // workloads: a single connection that is not pinned mostly measures wake-ups.
 // Bulk runs with one queue and RPS on both TUNs.
 var workloads = []workload{ //nolint:gochecknoglobals // a table
-	{name: "ping-1-pinned", args: []string{"ping", "-conns=1"}, pinned: true},
+	{name: "ping-1-pinned", args: []string{"ping", "-conns=1"}, pinned: true, more: 3},
 	{name: "ping-64", args: []string{"ping", "-conns=64"}},
 	{name: "bulk-1-rps", args: []string{"bulk", "-conns=1"}, sink: true, rps: true},
 	{name: "bulk-8-rps", args: []string{"bulk", "-conns=8"}, sink: true, rps: true},
@@ -101,7 +102,7 @@ func measure(s *scope, f flags) result.Document {
 			cpus = runtime.NumCPU()
 		}
 		b.net.RPS(cpus)
-		for round := range f.rounds {
+		for round := range f.rounds * max(w.more, 1) {
 			for i := range b.peers {
 				if p := &b.peers[i]; w.only == "" || w.only == p.name {
 					r := b.run(w, p)

@@ -68,7 +68,7 @@ fuzz: need-go ## Run every fuzzer for FUZZTIME (60s) each
 	@for f in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do \
 	  for name in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' $$f); do \
 	    echo "== $$name ($$(dirname $$f), $(FUZZTIME))"; \
-	    $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s ./$$(dirname $$f) || exit 1; \
+	    $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./$$(dirname $$f) || exit 1; \
 	  done; done
 
 .PHONY: bench-net

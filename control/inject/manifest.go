@@ -1,18 +1,14 @@
 package inject
 
 import (
-	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
 
 	"github.com/tunmesh/tunmesh/internal/annotation"
@@ -121,26 +117,44 @@ func (d *document) each(f func(map[string]any)) {
 	}
 }
 
+// split cuts a stream at its "---" lines; everything else stays byte for byte.
 func split(in []byte) ([]*document, error) {
 	var docs []*document
-	r := utilyaml.NewYAMLReader(bufioReader(in))
-	for n := 1; ; n++ {
-		raw, err := r.Read()
-		if errors.Is(err, io.EOF) {
-			return docs, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("document %d: %w", n, err)
+	for _, raw := range pieces(in) {
+		if len(bytes.TrimSpace(raw)) == 0 {
+			continue
 		}
 		d := &document{raw: raw}
 		if err := yaml.Unmarshal(raw, &d.obj); err != nil {
-			return nil, fmt.Errorf("document %d: %w", n, err)
+			return nil, fmt.Errorf("document %d: %w", len(docs)+1, err)
 		}
 		if d.obj != nil && (d.obj["kind"] == nil || d.obj["apiVersion"] == nil) {
-			return nil, fmt.Errorf("document %d: apiVersion and kind are missing: not a Kubernetes manifest", n)
+			return nil, fmt.Errorf("document %d: apiVersion and kind are missing: not a Kubernetes manifest", len(docs)+1)
 		}
 		docs = append(docs, d)
 	}
+	return docs, nil
+}
+
+func pieces(in []byte) [][]byte {
+	var out [][]byte
+	start, at := 0, 0
+	for line := range bytes.Lines(in) {
+		if isSeparator(line) {
+			out = append(out, in[start:at])
+			start = at + len(line)
+		}
+		at += len(line)
+	}
+	return append(out, in[start:])
+}
+
+// isSeparator: three dashes, and at most a comment after them. A document that
+// begins on the line of its dashes is not cut there, and is refused by YAML.
+func isSeparator(line []byte) bool {
+	rest, ok := bytes.CutPrefix(line, []byte("---"))
+	rest = bytes.TrimSpace(rest)
+	return ok && (len(rest) == 0 || rest[0] == '#')
 }
 
 type change func(namespace string, ann map[string]string, spec *corev1.PodSpec) (map[string]string, Reason, error)
@@ -308,5 +322,3 @@ func setAnnotations(meta map[string]any, a map[string]string) {
 	}
 	meta["annotations"] = m
 }
-
-func bufioReader(in []byte) *bufio.Reader { return bufio.NewReader(bytes.NewReader(in)) }

@@ -26,7 +26,8 @@ func (h *host) serveHTTP(port uint16, f http.HandlerFunc) *http.Server {
 	p.SetHTTP1(true)
 	p.SetUnencryptedHTTP2(true)
 	s := &http.Server{Handler: f, Protocols: p}
-	go func() { _ = s.Serve(h.listen(port)) }()
+	l := h.listen(port)
+	go func() { _ = s.Serve(l) }()
 	h.w.t.Cleanup(func() { _ = s.Close() })
 	return s
 }

@@ -15,8 +15,8 @@ import (
 // lost, new ones are served beside them, and all go when their clients do.
 func TestTenThousandIdleConnections(t *testing.T) {
 	n := 10_000
-	if testing.Short() {
-		n = 500
+	if testing.Short() || raced {
+		n = 1000
 	}
 	w := newWorld(t)
 	a, b := w.pod("a", "10.0.0.1"), w.pod("b", "10.0.0.2")

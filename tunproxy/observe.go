@@ -2,6 +2,8 @@ package tunproxy
 
 import (
 	"errors"
+	"sync/atomic"
+	"time"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
 	"github.com/tunmesh/tunmesh/tunproxy/authz"
@@ -54,7 +56,25 @@ func kindOf(err error) string {
 // handshakeFailed notes a client that did not prove who it is.
 func (p *Proxy) handshakeFailed(f *flow.Flow, err error) {
 	p.cfg.Metrics.HandshakeFailure(f.Direction, kindOf(err))
-	p.cfg.Logger.Info("client was refused", "client", f.Client, "to", f.OrigDst, "error", err)
+	if n, ok := p.handshakes.admit(time.Now()); ok {
+		p.cfg.Logger.Info("client was refused", "client", f.Client, "to", f.OrigDst, "error", err, "unlogged", n)
+	}
+}
+
+// sometimes lets one line a second into the log, for what strangers can cause.
+type sometimes struct {
+	last    atomic.Int64 // Unix seconds
+	dropped atomic.Int64
+}
+
+// admit reports whether to log now, and how many lines were dropped since.
+func (s *sometimes) admit(now time.Time) (dropped int64, ok bool) {
+	second, last := now.Unix(), s.last.Load()
+	if second == last || !s.last.CompareAndSwap(last, second) {
+		s.dropped.Add(1)
+		return 0, false
+	}
+	return s.dropped.Swap(0), true
 }
 
 // judge asks policy about a byte connection.
@@ -69,9 +89,23 @@ func (p *Proxy) judged(f *flow.Secured, d *authz.Decision) {
 		family = p.cfg.Metrics.TCPAllowed
 	}
 	p.count(family, f, d)
-	if !d.Allow || d.Audit {
-		p.cfg.Logger.Info("connection judged", "allowed", d.Allow, "reason", d.Reason, "client", f.Client, "identity", f.Peer.ID, "to", f.OrigDst)
+	p.noteDecision("connection judged", f, d, "")
+}
+
+// noteDecision logs what an audit wants to see, each one, and denials now and then.
+func (p *Proxy) noteDecision(what string, f *flow.Secured, d *authz.Decision, method string) {
+	dropped := int64(0)
+	switch {
+	case d.Audit:
+	case d.Allow:
+		return
+	default:
+		var ok bool
+		if dropped, ok = p.denials.admit(time.Now()); !ok {
+			return
+		}
 	}
+	p.cfg.Logger.Info(what, "allowed", d.Allow, "reason", d.Reason, "client", f.Client, "identity", f.Peer.ID, "to", f.OrigDst, "method", method, "unlogged", dropped)
 }
 
 func (p *Proxy) count(family *telemetry.Counters, f *flow.Secured, d *authz.Decision) {
@@ -91,9 +125,7 @@ func (p *Proxy) terminated(f *flow.Secured, d *authz.Decision) {
 // judgeRequest asks policy about a request.
 func (p *Proxy) judgeRequest(f *flow.Secured, h *message.Head) *authz.Decision {
 	d := p.policy().Authz().Request(f.OrigDst.Port(), authz.Client{Addr: f.Client.Addr(), ID: f.Peer.ID}, h.Method, h.Path)
-	if !d.Allow || d.Audit {
-		p.cfg.Logger.Info("request judged", "allowed", d.Allow, "reason", d.Reason, "client", f.Client, "identity", f.Peer.ID, "to", f.OrigDst, "method", h.Method)
-	}
+	p.noteDecision("request judged", f, d, h.Method)
 	return d
 }
 

@@ -77,6 +77,8 @@ type Proxy struct {
 
 	observers []exchange.Observer
 
+	handshakes, denials sometimes // of the log
+
 	draining atomic.Bool
 	active   atomic.Int64 // exchanges and byte connections under way
 	stop     chan struct{}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package tunproxy_test
+
+const raced = false

@@ -56,7 +56,7 @@ func (l *loop) Dial(r aio.DialRequest) (cancel func()) {
 func (l *loop) connect(d *dial, r aio.DialRequest) error {
 	src, dst := r.Src.Addr().Unmap(), r.Dst.Addr().Unmap()
 	switch {
-	case l.clock.stops || l.halted.Load():
+	case l.ending:
 		return aio.ErrClosed
 	case r.Timeout <= 0:
 		return fmt.Errorf("dial %v: no timeout was given", r.Dst)

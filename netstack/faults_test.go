@@ -465,6 +465,32 @@ func TestDialThatFails(t *testing.T) {
 	}
 }
 
+// TestDialAtTheEnd: a dial that is under way when the stack ends, and one that
+// comes too late, are both answered.
+func TestDialAtTheEnd(t *testing.T) {
+	r := newRaw(t, (*netstack.Pending).Refuse)
+	err := make(chan error, 2)
+	req := aio.DialRequest{Side: aio.Wire, Src: netip.AddrPortFrom(pod4, 0), Dst: at(server4, 80), Timeout: time.Minute}
+	r.on(func() {
+		l := r.stack.Loops()[0]
+		req.Done = func(_ aio.Conn, e error) {
+			err <- e
+			req.Done = func(_ aio.Conn, e error) { err <- e }
+			l.Dial(req)
+		}
+		l.Dial(req)
+	})
+	r.stop()
+	for range 2 {
+		if e := <-err; !errors.Is(e, aio.ErrClosed) {
+			t.Errorf("dial: %v", e)
+		}
+	}
+	if _, e := r.stack.DialContext(t.Context(), aio.Wire, req.Src, req.Dst); !errors.Is(e, aio.ErrClosed) {
+		t.Errorf("dial after the end: %v", e)
+	}
+}
+
 // TestLossIsHealed: every 50th packet is lost in both directions.
 func TestLossIsHealed(t *testing.T) {
 	w := newWorld(t, through, serve(echo))

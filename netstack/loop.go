@@ -63,6 +63,7 @@ type loop struct {
 	tasks, deferred   funcs
 	mover             mover // of the CopyTo that runs
 
+	ending   bool          // nothing new begins
 	yielded  time.Duration // when other goroutines had their turn
 	slow     int           // waits until the next that is brief
 	readable [2]bool       // a side may have packets
@@ -181,7 +182,10 @@ func (l *loop) pass() error {
 	if l.halted.Load() {
 		return errHalted
 	}
-	l.clock.refresh()
+	if l.clock.refresh(); l.clock.now-l.yielded > yieldEvery {
+		l.yielded = l.clock.now
+		runtime.Gosched()
+	}
 	more := false
 	for _, side := range sides {
 		if l.readable[side] {
@@ -209,10 +213,6 @@ func (l *loop) pass() error {
 		// the other.
 		for side := range l.readable {
 			l.readable[side] = !l.faults[side].paused
-		}
-		if l.clock.now-l.yielded > yieldEvery {
-			l.yielded = l.clock.now
-			runtime.Gosched()
 		}
 		return nil
 	}
@@ -410,6 +410,7 @@ func (l *loop) wait(events []unix.EpollEvent, timeout int) (int, error) {
 		l.slow--
 		return unix.EpollWait(l.epfd, events, timeout)
 	}
+	l.yielded = l.clock.now
 	runtime.Gosched()
 	brief := unix.Timespec{Nsec: int64(briefWait)}
 	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT2, uintptr(l.epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(unsafe.Pointer(&brief)), 0, 0)
@@ -529,6 +530,7 @@ func (l *loop) end() {
 	l.mu.Lock()
 	l.ended = true
 	l.mu.Unlock()
+	l.ending = true
 	for _, side := range sides {
 		for _, p := range l.pending[side] {
 			p.Drop()

@@ -21,7 +21,8 @@ type raw struct {
 	t     *testing.T
 	stack *netstack.Stack
 	// far are the other ends of the stack's devices.
-	far [2]*memlink.End
+	far  [2]*memlink.End
+	stop func()
 }
 
 func newRaw(t *testing.T, onSYN func(*netstack.Pending), tune ...func(*netstack.Config)) *raw {
@@ -52,10 +53,11 @@ func newRaw(t *testing.T, onSYN func(*netstack.Pending), tune ...func(*netstack.
 			t.Errorf("run: %v", err)
 		}
 	})
-	t.Cleanup(func() {
+	r.stop = func() {
 		cancel()
 		wg.Wait()
-	})
+	}
+	t.Cleanup(r.stop)
 	return r
 }
 

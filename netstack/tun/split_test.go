@@ -5,6 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"testing"
+	"time"
+
+	"github.com/tunmesh/tunmesh/internal/nettest"
 )
 
 // tcpPacket makes a TCP packet with n payload bytes and the checksums that a
@@ -134,5 +137,47 @@ func TestHeaderRoundTrip(t *testing.T) {
 	}
 	if !in.Verified() || (&Header{}).Verified() || !(&Header{Flags: DataValid}).Verified() {
 		t.Error("what counts as verified")
+	}
+}
+
+// TestQueueThatMustSplit: where a kernel refuses to cut, the queue does, and the
+// kernel takes what comes out: it answers each segment with a reset.
+func TestQueueThatMustSplit(t *testing.T) {
+	s := nettest.New(t, "tunsplit")
+	s.Sysctl("net/ipv6/conf/default/disable_ipv6", "1")
+	q, err := Open(s.MakeTUN("t0", 1500, 1)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	s.Addr("t0", "10.0.0.2/24")
+	b, l4 := tcpPacket(false, 2500, 0x18)
+	b[8] = 64
+	h := &Header{Flags: NeedsChecksum, GSOType: GSOTCPv4, HeaderLen: 52, GSOSize: 1000, ChecksumStart: uint16(l4), ChecksumOffset: 16}
+	q.split = true
+	if err := q.Write(h, [][]byte{b[:100], b[100:]}); err != nil {
+		t.Fatal(err)
+	}
+	head, tail := make([]byte, 2048), make([]byte, 64)
+	resets := 0
+	for end := time.Now().Add(2 * time.Second); resets < 3 && time.Now().Before(end); {
+		var h Header
+		n, err := q.Read(&h, head, tail)
+		if errors.Is(err, ErrEmpty) {
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n >= 40 && head[9] == 6 && head[20+13]&4 != 0 {
+			resets++
+		}
+	}
+	if resets != 3 {
+		t.Errorf("%d segments were answered, want 3", resets)
+	}
+	if err := q.Write(&Header{GSOType: GSOTCPv4}, [][]byte{b}); !errors.Is(err, ErrNotSplit) {
+		t.Errorf("a size of zero: %v", err)
 	}
 }

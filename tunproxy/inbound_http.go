@@ -122,7 +122,7 @@ func (r *inboundRequests) Open(x *exchange.Exchange) {
 	}
 	g := r.group(kind)
 	if s, ok := g.Open(); ok {
-		x.Opened(r.upstream(s))
+		x.Opened(r.upstream(x, s))
 		return
 	}
 	t := &waitingForApp{r: r, x: x, g: g}
@@ -146,8 +146,12 @@ func (r *inboundRequests) group(kind upstream.Kind) *upstream.Group {
 	return g
 }
 
-func (r *inboundRequests) upstream(s message.Stream) exchange.Upstream {
-	return exchange.Upstream{Stream: s, Endpoint: theApp{}, Translate: orig.ToServer{}}
+func (r *inboundRequests) upstream(x *exchange.Exchange, s message.Stream) exchange.Upstream {
+	u := exchange.Upstream{Stream: s, Endpoint: theApp{}, Translate: orig.ToServer{}}
+	if tunnels(x.Request()) {
+		u.Endpoint = r.tunnel(x)
+	}
+	return u
 }
 
 // Cancel implements exchange.Opener.
@@ -174,7 +178,7 @@ func (t *waitingForApp) over() {
 // Ready implements upstream.Waiter.
 func (t *waitingForApp) Ready(s message.Stream) {
 	t.over()
-	t.x.Opened(t.r.upstream(s))
+	t.x.Opened(t.r.upstream(t.x, s))
 }
 
 // Failed implements upstream.Waiter.
@@ -195,7 +199,7 @@ func (t *waitingForApp) expired() {
 	t.Failed(aio.ErrTimeout)
 }
 
-// theApp is the endpoint of every inbound request: there is nothing to choose.
+// theApp is the endpoint of inbound requests: there is nothing to choose.
 type theApp struct{}
 
 // Ended implements exchange.Endpoint.

@@ -122,9 +122,15 @@ func (p *Proxy) terminated(f *flow.Secured, d *authz.Decision) {
 	p.cfg.Logger.Info("connection closed by a changed policy", "reason", d.Reason, "client", f.Client, "identity", f.Peer.ID, "to", f.OrigDst)
 }
 
-// judgeRequest asks policy about a request.
+// judgeRequest asks policy about a request. One that asks for a tunnel is no
+// probe, whatever its path: it is judged as the bytes that it wants to become.
 func (p *Proxy) judgeRequest(f *flow.Secured, h *message.Head) *authz.Decision {
-	d := p.policy().Authz().Request(f.OrigDst.Port(), authz.Client{Addr: f.Client.Addr(), ID: f.Peer.ID}, h.Method, h.Path)
+	var d *authz.Decision
+	if tunnels(h) {
+		d = p.judge(f)
+	} else {
+		d = p.policy().Authz().Request(f.OrigDst.Port(), authz.Client{Addr: f.Client.Addr(), ID: f.Peer.ID}, h.Method, h.Path)
+	}
 	p.noteDecision("request judged", f, d, h.Method)
 	return d
 }
@@ -132,7 +138,7 @@ func (p *Proxy) judgeRequest(f *flow.Secured, h *message.Head) *authz.Decision {
 // isProbe: the kubelet asks, not a user. It has no sidecar, so who proved an
 // identity is somebody else.
 func (p *Proxy) isProbe(f *flow.Secured, h *message.Head) bool {
-	return f.Peer.ID.IsZero() && p.policy().Authz().IsProbe(f.OrigDst.Port(), h.Method, h.Path)
+	return f.Peer.ID.IsZero() && !tunnels(h) && p.policy().Authz().IsProbe(f.OrigDst.Port(), h.Method, h.Path)
 }
 
 // inboundLabels describe the client's end of an inbound connection.

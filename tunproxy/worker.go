@@ -43,8 +43,9 @@ type worker struct {
 	h2      *h2.Memory
 	scratch []byte // shared by pipes and sniffers
 
-	servers map[server]struct{}       // HTTP connections of clients, to drain
-	pipes   map[*inboundPipe]struct{} // byte connections that policy may close
+	servers map[server]struct{}         // HTTP connections of clients, to drain
+	pipes   map[*inboundPipe]struct{}   // byte connections that policy may close
+	tunnels map[*inboundTunnel]struct{} // and requests that became such
 	tracked []*transport
 }
 
@@ -59,6 +60,7 @@ func newWorker(p *Proxy, loop aio.Loop) *worker {
 		scratch: make([]byte, forward.ScratchSize),
 		servers: make(map[server]struct{}),
 		pipes:   make(map[*inboundPipe]struct{}),
+		tunnels: make(map[*inboundTunnel]struct{}),
 	}
 	w.toSidecar = orig.ToSidecar{Names: w.names}
 	w.dialer = upstream.NewDialer(loop, w.secure)
@@ -124,6 +126,9 @@ func (w *worker) syn(p pending, side aio.Side) {
 func (w *worker) policyChanged() {
 	for p := range w.pipes {
 		p.recheck()
+	}
+	for t := range w.tunnels {
+		t.recheck()
 	}
 }
 

@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"errors"
 	"strconv"
 
 	"github.com/tunmesh/tunmesh/internal/hop"
@@ -41,6 +42,9 @@ var (
 	ErrTimeout           = &Error{Status: 504, GRPCStatus: grpcUnavailable, Name: "no endpoint in time", Elsewhere: true}
 	ErrMalformed         = &Error{Status: 400, GRPCStatus: grpcInternal, Name: "malformed request"}
 )
+
+// ErrRevoked is why an exchange ended that was not allowed any more.
+var ErrRevoked = errors.New("policy does not allow this any more")
 
 // with is e with a cause.
 func (e *Error) with(cause error) *Error {

@@ -239,6 +239,17 @@ func (x *Exchange) Aborted(s message.Stream, code message.Code, err error) {
 	}
 }
 
+// Revoke ends the exchange at once, in both directions: whoever let it begin
+// does not allow it any more. It is not called from inside a Stream's or an
+// Opener's method.
+func (x *Exchange) Revoke() {
+	if x.over {
+		return
+	}
+	x.down.Abort(message.Cancel)
+	x.downstreamAborted(message.Cancel, ErrRevoked)
+}
+
 func (x *Exchange) downstreamAborted(code message.Code, err error) {
 	if x.waiting {
 		x.waiting = false

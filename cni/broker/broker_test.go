@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -214,13 +216,13 @@ func (w *world) register(t *testing.T, p *process) {
 
 func eventually(t *testing.T, cond func() bool) {
 	t.Helper()
-	for range 500 {
+	for range 3000 {
 		if cond() {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatal("condition not met within 5 s")
+	t.Fatal("condition not met within 30 s")
 }
 
 func netns(t *testing.T, kind string) string {
@@ -343,37 +345,41 @@ func TestAppNeverGetsQueuesThroughAThousandKills(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	asked := make(chan int)
-	go func() {
-		n := 0
-		for ; ctx.Err() == nil; n++ {
-			cmd := exec.Command("/proc/self/exe")
-			cmd.Env = append(os.Environ(), "BROKER_TEST_ROLE=sidecar")
-			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: newPID, Credential: &syscall.Credential{Uid: 2102, Gid: 2102}}
-			var out []byte
-			err := ns.WithNetNSPath(w.app, func(ns.NetNS) (err error) { out, err = cmd.Output(); return err })
-			if err != nil || !strings.HasPrefix(string(out), "refused:") {
-				t.Errorf("an app got: %s (%v)", out, err)
-				break
+	var refusals atomic.Int64
+	var apps sync.WaitGroup
+	for range 4 {
+		apps.Go(func() {
+			for ctx.Err() == nil && !t.Failed() {
+				cmd := exec.Command("/proc/self/exe")
+				cmd.Env = append(os.Environ(), "BROKER_TEST_ROLE=sidecar")
+				cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: newPID, Credential: &syscall.Credential{Uid: 2102, Gid: 2102}}
+				var out []byte
+				err := ns.WithNetNSPath(w.app, func(ns.NetNS) (err error) { out, err = cmd.Output(); return err })
+				if err != nil || !strings.HasPrefix(string(out), "refused:") {
+					t.Errorf("an app got: %s (%v)", out, err)
+					return
+				}
+				refusals.Add(1)
 			}
-		}
-		asked <- n
-	}()
+		})
+	}
+	defer apps.Wait()
+	defer stop()
 	kills := 1000
 	if testing.Short() {
 		kills = 50
 	}
-	for range kills {
+	for i := range kills {
 		p := w.registered(t)
 		mustGot(t, p)
 		p.kill()
+		// However the machine shares itself out, an app was answered in each
+		// stretch of ten kills; while it waits, the sidecar is away.
+		if want := int64(i / 10); refusals.Load() < want {
+			eventually(t, func() bool { return refusals.Load() >= want || t.Failed() })
+		}
 	}
-	stop()
-	n := <-asked
-	if n < kills/10 {
-		t.Errorf("the app asked only %d times during %d kills", n, kills)
-	}
-	t.Logf("%d kills, %d refusals", kills, n)
+	t.Logf("%d kills, %d refusals", kills, refusals.Load())
 }
 
 func TestAgentRestartKeepsQueuesAndName(t *testing.T) {

@@ -166,8 +166,9 @@ func (p *Plane) newServer(m *meters) (*grpc.Server, error) {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
 		grpc.ConnectionTimeout(10*time.Second),
-		// Idle connections cost no buffers: there are a thousand of them.
-		grpc.SharedWriteBuffer(true), grpc.ReadBufferSize(4<<10), grpc.WriteBufferSize(16<<10),
+		// Idle connections cost few buffers (and none to write: grpc shares
+		// those): there are a thousand of them.
+		grpc.ReadBufferSize(4<<10), grpc.WriteBufferSize(16<<10),
 	), nil
 }
 

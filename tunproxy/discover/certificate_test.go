@@ -158,8 +158,7 @@ func TestToken(t *testing.T) {
 		"no service account": jwt("alice", ""), "odd account": jwt("system:serviceaccount:prod:Web", ""),
 	} {
 		t.Run(name, func(t *testing.T) {
-			var s *sidecar
-			s = start(t, p, func(c *discover.Config) {
+			s := start(t, p, func(c *discover.Config) {
 				if err := os.WriteFile(c.TokenPath, []byte(token), 0o600); err != nil {
 					t.Fatal(err)
 				}

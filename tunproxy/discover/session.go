@@ -18,8 +18,6 @@ import (
 var (
 	// errRenewed: a connection lives no longer than the certificate it was made with.
 	errRenewed = errors.New("reconnecting with the new certificate")
-	// errNotTaken: the control plane refuses our certificate; another is needed.
-	errNotTaken = errors.New("the control plane does not take our certificate")
 )
 
 // Run keeps the client connected until ctx ends. It never gives up.

@@ -63,7 +63,6 @@ func (s *stream) get(name string) string {
 }
 
 type endpoint struct {
-	name     string
 	outcomes []Outcome
 	first    time.Duration
 }

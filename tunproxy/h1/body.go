@@ -50,7 +50,6 @@ var (
 	errChunkExtension = &Error{400, "invalid chunk extension"}
 	errExtensionSize  = &Error{400, "too many chunk extensions"}
 	errChunkEnd       = &Error{400, "chunk data without CR LF"}
-	errChunkLine      = &Error{400, "chunk line without CR LF"}
 )
 
 // next decodes b: it used n bytes, of which data (at most limit) is content.

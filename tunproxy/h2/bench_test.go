@@ -18,8 +18,6 @@ type proxy struct {
 type joint struct {
 	p        *proxy
 	down, up message.Stream
-	owedUp   int // response bytes that down has not drained
-	owedDown int
 	downEnd  bool
 	upEnd    bool
 }

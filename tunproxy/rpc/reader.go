@@ -16,7 +16,6 @@ import (
 type reader struct {
 	conn     *Conn
 	dec      *hpack.Decoder
-	buf      []byte // received; what is not parsed yet
 	settled  bool   // the server's SETTINGS came
 	block    []byte // header block in parts
 	blockOf  uint32 // its stream; 0: none

@@ -264,13 +264,13 @@ func TestAdoptedConnectionSavesADial(t *testing.T) {
 func TestALostConnectionIsReplaced(t *testing.T) {
 	r := newRig(t)
 	g := r.pool.Hold(meshed, HTTP2)
-	w := r.get(g)
+	r.get(g)
 	r.loop.Run(t)
 	r.clients[0].over(aio.ErrReset)
 	if g.Live() {
 		t.Fatal("a dead connection counts as live")
 	}
-	w = r.get(g)
+	w := r.get(g)
 	r.loop.Run(t)
 	if w.s == nil || r.dials != 2 {
 		t.Fatalf("err %v, %d dials", w.err, r.dials)

@@ -10,8 +10,10 @@ import (
 
 // The filter is what container runtimes call RuntimeDefault, cut down to what
 // matters inside a user namespace: doors to the kernel that containers do not
-// need, and sockets that know no network namespace (AF_VSOCK talks past any
-// mesh). Foreign ABIs (i386, x32) are refused: their calls could not be judged.
+// need, sockets that know no network namespace (AF_VSOCK talks past any mesh),
+// and the walk over mount namespaces: the sidecar's belongs to the pod's user
+// namespace, and kernels of 2024 and 2025 (6.12 and later, until it was
+// restricted) open it for the app's root, with the token in it. Foreign ABIs (i386, x32) are refused: their calls could not be judged.
 
 // deniedCalls fail with EPERM.
 func deniedCalls() []uint32 {
@@ -28,7 +30,12 @@ const (
 	dataNr   = 0
 	dataArch = 4
 	dataArg0 = 16
+	dataArg1 = 24
 )
+
+// deniedIoctls are what NS_MNT_GET_NEXT and NS_MNT_GET_PREV (linux/nsfs.h) have in
+// common over all sizes of their argument: type and number.
+func deniedIoctls() []uint32 { return []uint32{0xb70b, 0xb70c} }
 
 // filter assembles the program for this machine's architecture.
 func filter(arch uint32, x32 bool) []unix.SockFilter {
@@ -53,6 +60,16 @@ func filter(arch uint32, x32 bool) []unix.SockFilter {
 	for _, nr := range deniedCalls() {
 		p = append(p, skipUnless(nr), ret(deny))
 	}
+	// ioctl(…, one of those, …). A holds the number of the call again afterwards.
+	var ioctls []unix.SockFilter
+	for _, cmd := range deniedIoctls() {
+		ioctls = append(ioctls, skipUnless(cmd), ret(deny))
+	}
+	p = append(p,
+		unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: uint8(len(ioctls) + 3), K: unix.SYS_IOCTL}, //nolint:gosec // a handful
+		load(dataArg1), unix.SockFilter{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: 0xffff})
+	p = append(p, ioctls...)
+	p = append(p, load(dataNr))
 	return append(p,
 		// socket(AF_VSOCK, …): allowed unless both match.
 		unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 3, K: unix.SYS_SOCKET},

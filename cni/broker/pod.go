@@ -33,6 +33,9 @@ type pod struct {
 
 	mu     sync.Mutex
 	holder *seqpacket.Conn
+	// An app may ask as often as it likes; the log has one line a second of it.
+	refusedAt time.Time
+	unsaid    int
 }
 
 func newPod(r AttachRequest, l *net.UnixListener, b *Broker) *pod {
@@ -82,6 +85,21 @@ func (p *pod) acceptLoop() {
 	}
 }
 
+// logRefusal says why, once a second at most, and how many it left out.
+func (p *pod) logRefusal(why error) {
+	p.mu.Lock()
+	now := time.Now()
+	if now.Sub(p.refusedAt) < time.Second {
+		p.unsaid++
+		p.mu.Unlock()
+		return
+	}
+	unsaid := p.unsaid
+	p.refusedAt, p.unsaid = now, 0
+	p.mu.Unlock()
+	p.b.cfg.Log.Info("refuse the queues", "sandbox", p.req.Sandbox, "pod", p.req.Pod.Namespace+"/"+p.req.Pod.Name, "reason", why, "more_unsaid", unsaid)
+}
+
 // peer judges one connection, answers it and, when it claimed the queues, keeps
 // it until the sidecar goes.
 func (p *pod) peer(c *seqpacket.Conn) {
@@ -92,7 +110,7 @@ func (p *pod) peer(c *seqpacket.Conn) {
 	ask, err := p.judge(c)
 	if err != nil {
 		var busy busyError
-		p.b.cfg.Log.Info("refuse the queues", "sandbox", p.req.Sandbox, "pod", p.req.Pod.Namespace+"/"+p.req.Pod.Name, "reason", err)
+		p.logRefusal(err)
 		_ = c.Send(handover.Answer{Refused: err.Error(), Busy: errors.As(err, &busy)})
 		return
 	}

@@ -53,7 +53,7 @@ test: need-root need-tools build ## Run all tests with the race detector
 lint: need-go ## Check formatting and run go vet and golangci-lint
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt-clean:" >&2; echo "$$out" >&2; exit 1; }
 	$(GO) vet ./...
-	@command -v golangci-lint >/dev/null && golangci-lint run || echo 'golangci-lint is not installed (https://golangci-lint.run): skipped'
+	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo 'golangci-lint is not installed (https://golangci-lint.run): skipped'; fi
 
 .PHONY: fmt
 fmt: need-go ## Format all Go files

@@ -19,6 +19,7 @@ var forbidden = map[string]string{ //nolint:gochecknoglobals // a table
 	"net/http":                                          "4 MB of binary for what h1 and h2 do",
 	"google.golang.org/grpc":                            "rpc speaks to the control plane",
 	"google.golang.org/protobuf/proto":                  "reflection and registries; rpc/wire decodes by hand",
+	"google.golang.org/protobuf/reflect":                "the same",
 	"github.com/prometheus/client_golang":               "telemetry writes the text format",
 	"k8s.io/":                                           "the sidecar knows no Kubernetes API",
 	"github.com/spf13/cobra":                            "no subcommands",

@@ -41,7 +41,7 @@ type Device = tun.Device
 // Config describes a stack. Fields without a default are required.
 type Config struct {
 	// App and Wire are the queues of the two sides, one pair per loop. The
-	// stack owns them from New on, and closes them when Run returns.
+	// stack owns them once New has succeeded, and closes them when Run returns.
 	App, Wire []Device
 	// Addrs are the pod's addresses: the only sources on the app side and the
 	// only destinations on the wire side.
@@ -142,7 +142,10 @@ func New(cfg Config) (*Stack, error) {
 	for i := range cfg.App {
 		l, err := newLoop(s, i)
 		if err != nil {
-			return nil, errors.Join(err, s.closeDevices())
+			for _, l := range s.loops {
+				l.closeFDs()
+			}
+			return nil, err
 		}
 		s.loops = append(s.loops, l)
 	}

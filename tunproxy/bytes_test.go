@@ -86,6 +86,32 @@ func TestServerSpeaksFirst(t *testing.T) {
 	}
 }
 
+// A sidecar connects before it knows what its client will say, and ends the
+// connection if it then needs none. The app's greeting must not answer that in
+// the clear; somebody outside of the mesh who half-closes at once gets it.
+func TestAGreetingIsNotSaidToASidecarThatEnds(t *testing.T) {
+	w := newWorld(t)
+	b := w.pod("b", "10.0.0.2")
+	meshed, out := w.hostOutside("10.0.0.7"), w.hostOutside("10.0.0.9")
+	w.service("10.0.0.7:25", "10.0.0.7:25=a")
+	b.serve(25, func(c net.Conn) { _, _ = io.WriteString(c, "220 mail ready\r\n") })
+	for name, c := range map[string]struct {
+		conn net.Conn
+		want string
+	}{
+		"an address of the mesh": {meshed.dial("10.0.0.2:25"), ""},
+		"an outsider":            {out.dial("10.0.0.2:25"), "220 mail ready\r\n"},
+	} {
+		if err := c.conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.conn.SetDeadline(time.Now().Add(5 * time.Second))
+		if got, _ := io.ReadAll(c.conn); string(got) != c.want {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+	}
+}
+
 func TestRefusedIsRefused(t *testing.T) {
 	w := newWorld(t)
 	a := w.pod("a", "10.0.0.1")

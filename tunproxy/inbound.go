@@ -35,6 +35,7 @@ type inbound struct {
 	client aio.Conn
 	sniff  *sniffer
 	timer  aio.Timer
+	ended  bool // the client, without a byte
 }
 
 // inbound takes a SYN of the network.
@@ -81,16 +82,18 @@ func (in *inbound) accept() {
 	in.client = c
 	in.sniff = &sniffer{
 		loop: in.w.loop, scratch: in.w.scratch,
-		client: c, server: in.app, serverSpoke: in.serverSpoke, done: in.detected,
+		client: c, server: in.app, unsaid: in.unsaid, done: in.detected,
 	}
 	in.sniff.start()
 }
 
-// serverSpoke: the app has something to say and the client is still silent. If
-// that is a sidecar it is about to begin TLS, and plain bytes would break it.
-// So its address is looked up; only who is explicitly not of the mesh is spoken
-// to at once.
-func (in *inbound) serverSpoke() bool {
+// unsaid: the app has something to say and the client is still silent, or ended
+// without a word. If that is a sidecar it is about to begin TLS, and plain bytes
+// would break it; or it needs a spare connection no more, and what the app says
+// would cross the network in the clear. So its address is looked up; only who is
+// explicitly not of the mesh is spoken to.
+func (in *inbound) unsaid(ended bool) bool {
+	in.ended = in.ended || ended
 	if in.timer == nil {
 		in.timer = in.w.loop.AfterFunc(clientHelloWait, in.unproven)
 		// The port does not matter; one and the same lets the answer be cached.
@@ -110,7 +113,9 @@ func (in *inbound) unproven() {
 		return // it speaks after all, if slowly
 	}
 	in.sniff.stop()
-	in.w.p.refused(&in.flow.Flow, errUnproven)
+	if !in.ended { // a sidecar's spare connection is nobody's fault
+		in.w.p.refused(&in.flow.Flow, errUnproven)
+	}
 	in.client.Reset()
 	in.app.Reset()
 }

@@ -30,10 +30,11 @@ type sniffer struct {
 	timer   aio.Timer
 	seen    int // of the client's bytes, at the last look
 	decided bool
-	// serverSpoke, if set, is asked when the server speaks first: false means
-	// not to decide yet (the client may be a sidecar about to begin TLS).
-	serverSpoke func() bool
-	done        func(detect.Result)
+	// unsaid, if set, is asked when the server speaks first, or when the client
+	// ended without a byte: false means not to decide yet (the client may be a
+	// sidecar, about to begin TLS or done with a spare connection).
+	unsaid func(ended bool) bool
+	done   func(detect.Result)
 }
 
 // start begins to listen to the client, and to the server if there is one.
@@ -92,6 +93,9 @@ func (c *sniffClient) Readable(conn aio.Conn) {
 	case errors.Is(err, aio.ErrWouldBlock):
 		return
 	case n == 0: // EOF or broken: whoever forwards it will see
+		if s.seen == 0 && s.unsaid != nil && !s.unsaid(true) {
+			return
+		}
 		s.decide(detect.Result{Kind: detect.Opaque})
 		return
 	}
@@ -130,7 +134,7 @@ func (c *sniffServer) Readable(conn aio.Conn) {
 	if s.decided || errors.Is(err, aio.ErrWouldBlock) {
 		return
 	}
-	if n > 0 && s.serverSpoke != nil && !s.serverSpoke() {
+	if n > 0 && s.unsaid != nil && !s.unsaid(false) {
 		return
 	}
 	s.decide(detect.Result{Kind: detect.Opaque})

@@ -90,7 +90,7 @@ func TestAnEndedFragmentBecomesOpaqueSoon(t *testing.T) {
 func TestTheServerMayBeHeldBack(t *testing.T) {
 	r := newSniffRig()
 	asked := 0
-	r.s.serverSpoke = func() bool { asked++; return false }
+	r.s.unsaid = func(bool) bool { asked++; return false }
 	r.server.Put([]byte("220 mail ready\r\n"))
 	r.want(t)
 	if asked != 1 {
@@ -98,4 +98,21 @@ func TestTheServerMayBeHeldBack(t *testing.T) {
 	}
 	r.client.Put([]byte("EHLO me\r\n"))
 	r.want(t, detect.Opaque)
+}
+
+func TestAClientThatEndsUnheardMayBeHeldBack(t *testing.T) {
+	r := newSniffRig()
+	ended := 0
+	r.s.unsaid = func(e bool) bool {
+		if e {
+			ended++
+		}
+		return false
+	}
+	r.server.Put([]byte("220 mail ready\r\n"))
+	_ = r.client.CloseWrite()
+	r.want(t)
+	if ended == 0 {
+		t.Fatal("nobody was asked about a client that ended without a byte")
+	}
 }

@@ -232,6 +232,9 @@ func (m *Mesh) Ctl(t *testing.T, args ...string) []byte {
 	return out
 }
 
+// Program is the path of one of the programs that Build made.
+func (m *Mesh) Program(name string) string { return filepath.Join(string(m.bin), name) }
+
 // Command is meshctl on this mesh, not yet started.
 func (m *Mesh) Command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(string(m.bin), "meshctl"), args...)

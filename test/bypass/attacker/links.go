@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -47,15 +48,21 @@ func routes(t target) {
 	ip("rule", "add", "from", "all", "lookup", "99")
 	ip("route", "add", "default", "dev", "eth0", "table", "99")
 	ip("route", "add", "local", t.sink4.String()+"/32", "dev", "lo", "table", "98")
-	dial("own table", netip.AddrPortFrom(t.sink4, t.port), t.marker, nil)
+	t.dialAll("own table", nil)
 	ip("rule", "del", "from", "all", "lookup", "99")
 	ip("addr", "del", t.sink4.Prev().String()+"/24", "dev", "eth0")
 	ip("link", "set", "eth0", "mtu", "9000")
-	dial("mtu 9000", netip.AddrPortFrom(t.sink4, t.port), t.marker, nil)
+	t.dialAll("mtu 9000", nil)
 	ip("link", "set", "eth0", "mtu", "1500")
 	if t.self6.IsValid() {
 		ip("-6", "route", "add", t.sink6.String()+"/128", "dev", "eth0")
 		dial("own IPv6 route", netip.AddrPortFrom(t.sink6, t.port), t.marker, nil)
+		own := t.sink6.Prev()
+		ip("-6", "addr", "add", own.String()+"/64", "dev", "eth0", "nodad")
+		dial("bound to own IPv6 address", netip.AddrPortFrom(t.sink6, t.port), t.marker, func(fd int) error {
+			return unix.Bind(fd, &unix.SockaddrInet6{Addr: own.As16()})
+		})
+		ip("-6", "addr", "del", own.String()+"/64", "dev", "eth0")
 		ip("-6", "route", "del", t.sink6.String()+"/128", "dev", "eth0")
 	}
 }
@@ -89,7 +96,7 @@ func ownTUN(t target) {
 	if ip("tuntap", "add", "tun8", "mode", "tun") {
 		got("an own TUN")
 	}
-	dial("after own TUN", netip.AddrPortFrom(t.sink4, t.port), t.marker, nil)
+	t.dialAll("after own TUN", nil)
 }
 
 func ownLinks(t target) {
@@ -98,12 +105,13 @@ func ownLinks(t target) {
 	ip("link", "set", "v1", "up")
 	ip("addr", "add", t.sink4.Prev().String()+"/32", "dev", "v0")
 	ip("route", "add", t.sink4.String()+"/32", "dev", "v0")
-	dial("own veth", netip.AddrPortFrom(t.sink4, t.port), t.marker, nil)
+	ip("-6", "route", "add", t.sink6.String()+"/128", "dev", "v0")
+	t.dialAll("own veth", nil)
 	ip("link", "add", "br9", "type", "bridge")
 	ip("link", "set", "eth0", "master", "br9")
 	ip("link", "set", "v1", "master", "br9")
 	ip("link", "set", "br9", "up")
-	dial("own bridge", netip.AddrPortFrom(t.sink4, t.port), t.marker, nil)
+	t.dialAll("own bridge", nil)
 	ip("link", "set", "eth0", "nomaster")
 	for _, kind := range []string{"macvlan", "ipvlan", "vlan"} {
 		args := []string{"link", "add", "x-" + kind, "link", "eth0", "type", kind}
@@ -112,7 +120,7 @@ func ownLinks(t target) {
 		}
 		ip(args...)
 		ip("link", "set", "x-"+kind, "up")
-		dial(kind, netip.AddrPortFrom(t.sink4, t.port), t.marker, func(fd int) error { return unix.BindToDevice(fd, "x-"+kind) })
+		t.dialAll(kind, func(fd int) error { return unix.BindToDevice(fd, "x-"+kind) })
 		ip("link", "del", "x-"+kind)
 	}
 	ip("link", "del", "v0")
@@ -124,7 +132,8 @@ func ownLinks(t target) {
 	ip("link", "set", "wire0", "name", "eth0")
 	ip("link", "set", "eth0", "up")
 	ip("route", "replace", "default", "dev", "eth0")
-	dial("after moving links", netip.AddrPortFrom(t.sink4, t.port), t.marker, nil)
+	ip("-6", "route", "replace", "default", "dev", "eth0")
+	t.dialAll("after moving links", nil)
 }
 
 func otherNamespaces(target) {
@@ -152,10 +161,10 @@ func otherNamespaces(target) {
 			tried("open "+p, err)
 			continue
 		}
-		if err := unix.Setns(fd, 0); err == nil {
+		err = enter(fd)
+		tried("setns "+p, err)
+		if err == nil {
 			got("into %s", p)
-		} else {
-			tried("setns "+p, err)
 		}
 		unix.Close(fd)
 	}
@@ -175,7 +184,7 @@ func otherNamespaces(target) {
 			up2, err := unix.IoctlRetInt(up, nsGetParent)
 			tried("its parent", err)
 			if err == nil {
-				if unix.Setns(up2, 0) == nil {
+				if enter(up2) == nil {
 					got("into the parent of %s", kind)
 				}
 			}
@@ -190,6 +199,21 @@ func otherNamespaces(target) {
 			got("sight of %s", p)
 		}
 	}
+}
+
+// enter joins a namespace from a thread that shares nothing which would forbid it;
+// the thread ends with the goroutine.
+func enter(fd int) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			done <- err
+			return
+		}
+		done <- unix.Setns(fd, 0)
+	}()
+	return <-done
 }
 
 func otherProcesses(target) {
@@ -269,14 +293,28 @@ func linkLocal(t target) {
 		src := netip.MustParseAddr("fe80::77")
 		sendRaw("link-local segment to "+dst, packet6(src, a, protoTCP, segment(src, a, 40008, t.port, flagSYN, t.marker)))
 		sendRaw("link-local datagram to "+dst, packet6(src, a, protoUDP, datagram(src, a, 40008, t.port, t.marker)))
-		sendRaw("forged neighbour to "+dst, packet6(src, a, protoICMPv6, advertisement(src, a, t.sink6)))
+		sendRaw("forged neighbour to "+dst, packet6(src, a, protoICMPv6, advertisement(src, a, t.sink6, t.marker)))
+	}
+	if t.self6.IsValid() { // and as the pod's own address, to all and to one
+		for _, dst := range []netip.Addr{netip.MustParseAddr("ff02::1"), t.sink6} {
+			p := packet6(t.self6, dst, protoICMPv6, advertisement(t.self6, dst, t.sink6, t.marker))
+			p[7] = 255 // as the neighbours of a link have it
+			sendRaw("forged neighbour from the own address to "+dst.String(), p)
+		}
 	}
 	ip("addr", "del", "fe80::77/64", "dev", "eth0")
 }
 
-// advertisement claims target for ourselves (RFC 4861, section 4.4).
-func advertisement(src, dst, target netip.Addr) []byte {
+// advertisement claims target for ourselves (RFC 4861, section 4.4); the marker
+// is in an option that nobody knows.
+func advertisement(src, dst, target netip.Addr, marker string) []byte {
 	b := make([]byte, 24)
+	option := append([]byte{253, 0}, marker...)
+	for len(option)%8 != 0 {
+		option = append(option, 0)
+	}
+	option[1] = byte(len(option) / 8)
+	b = append(b, option...)
 	b[0], b[4] = 136, 0x20
 	copy(b[8:], target.AsSlice())
 	c := fold(sum(b, pseudo(src, dst, protoICMPv6, len(b))))

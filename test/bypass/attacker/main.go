@@ -27,7 +27,8 @@ type target struct {
 	self4, self6 netip.Addr
 	port         uint16
 	marker       string
-	peer         string // a meshed pod's IP:port
+	peers        []string // a meshed pod's IP:port, one of each family
+	pid          int      // of a process to rob, for grab
 }
 
 type way struct {
@@ -38,6 +39,7 @@ type way struct {
 func ways() []way {
 	return []way{
 		{"connect", "an ordinary connection", connectPlain},
+		{"udp", "UDP with the true source, which is allowed", plainUDP},
 		{"bindtodevice", "SO_BINDTODEVICE on every interface", bindToDevice},
 		{"mark", "SO_MARK and SO_PRIORITY", mark},
 		{"raw", "raw sockets with own TCP segments", rawTCP},
@@ -46,6 +48,7 @@ func ways() []way {
 		{"tun", "an own TUN, or a second queue of eth0", ownTUN},
 		{"links", "veth, macvlan, ipvlan, bridges, moved links", ownLinks},
 		{"setns", "namespaces of others", otherNamespaces},
+		{"mounts", "mount namespaces of others, by the kernel's list", otherMounts},
 		{"ptrace", "ptrace and pidfd_getfd of whatever is there", otherProcesses},
 		{"uid", "the sidecar's uid", sidecarUID},
 		{"broker", "the broker's socket and name", askBroker},
@@ -59,6 +62,7 @@ func ways() []way {
 		{"fragments", "TCP in IP fragments", fragments},
 		{"options", "TCP with IP options", ipOptions},
 		{"alpn", "forged SNI and ALPN", forgedALPN},
+		{"grab", "the memory and the descriptors of a process that is in sight", grab},
 	}
 }
 
@@ -81,9 +85,13 @@ func main() {
 	f.TextVar(&t.sink6, "sink6", netip.Addr{}, "IPv6 address that is nobody's")
 	port := f.Uint("port", 7777, "port of the sink")
 	f.StringVar(&t.marker, "marker", "MARKER", "bytes that must not be seen outside")
-	f.StringVar(&t.peer, "peer", "", "IP:port of a meshed pod")
+	peers := f.String("peers", "", "IP:port of a meshed pod, one of each family, separated by commas")
+	f.IntVar(&t.pid, "pid", 0, "process to rob (grab)")
 	_ = f.Parse(os.Args[2:])
 	t.port = uint16(*port)
+	if *peers != "" {
+		t.peers = strings.Split(*peers, ",")
+	}
 	t.self4, t.self6 = ownAddresses()
 	all[i].run(t)
 	fmt.Println("DONE")
@@ -178,6 +186,25 @@ func interfaces() []string {
 func connectPlain(t target) {
 	for _, s := range t.sinks() {
 		dial("plain", s, t.marker, nil)
+	}
+}
+
+// dialAll is dial to the sinks of both families.
+func (t target) dialAll(what string, control func(fd int) error) {
+	for _, s := range t.sinks() {
+		dial(what, s, t.marker, control)
+	}
+}
+
+// plainUDP shows that this pod's packets do leave it, and that they are seen.
+func plainUDP(t target) {
+	for _, s := range t.sinks() {
+		c, err := net.Dial("udp", s.String())
+		if err == nil {
+			_, err = c.Write([]byte(t.marker))
+			c.Close()
+		}
+		tried("UDP to "+s.String(), err)
 	}
 }
 

@@ -193,9 +193,14 @@ func rawTCP(t target) {
 }
 
 func packetSocket(t target) {
-	p := packet4(t.self4, t.sink4, protoTCP, 3, 0, nil, segment(t.self4, t.sink4, 40002, t.port, flagSYN, t.marker))
+	pkts := [][]byte{packet4(t.self4, t.sink4, protoTCP, 3, 0, nil, segment(t.self4, t.sink4, 40002, t.port, flagSYN, t.marker))}
+	if t.self6.IsValid() {
+		pkts = append(pkts, packet6(t.self6, t.sink6, protoTCP, segment(t.self6, t.sink6, 40002, t.port, flagSYN, t.marker)))
+	}
 	for _, dev := range append(interfaces(), "wire0") {
-		tried("packet socket on "+dev, packetSend(dev, p))
+		for _, p := range pkts {
+			tried("packet socket on "+dev, packetSend(dev, p))
+		}
 	}
 }
 
@@ -270,6 +275,21 @@ func extensionHeaders(t target) {
 	sendRaw("authentication header", packet6(t.self6, t.sink6, protoAH, cat([]byte{protoTCP, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, tcp)))
 	sendRaw("mobility", packet6(t.self6, t.sink6, protoMobility, cat(ext(protoTCP), tcp)))
 	sendRaw("no next header", packet6(t.self6, t.sink6, protoNoNext, tcp))
+	// Pieces that show another header than the whole has.
+	seg := segment(t.self6, t.sink6, 40009, t.port, flagSYN, t.marker)
+	udp := datagram(t.self6, t.sink6, 40009, t.port, "")
+	sendRaw("first piece TCP, second said to be UDP", packet6(t.self6, t.sink6, protoFragment, cat(frag(protoTCP, 0, true), seg[:16])),
+		packet6(t.self6, t.sink6, protoFragment, cat(frag(protoUDP, 16, false), seg[16:])))
+	sendRaw("first piece UDP, then TCP over it", packet6(t.self6, t.sink6, protoFragment, cat(frag(protoUDP, 0, true), udp)),
+		packet6(t.self6, t.sink6, protoFragment, cat(frag(protoTCP, 0, true), seg[:16])),
+		packet6(t.self6, t.sink6, protoFragment, cat(frag(protoTCP, 16, false), seg[16:])))
+	long := cat([]byte{protoTCP, 1, 1, 12}, make([]byte, 12), tcp) // destination options of 16 bytes
+	sendRaw("chain cut by a piece", packet6(t.self6, t.sink6, protoFragment, cat(frag(protoDstOpts, 0, true), long[:8])),
+		packet6(t.self6, t.sink6, protoFragment, cat(frag(protoDstOpts, 8, false), long[8:])))
+	sendRaw("fragment in a fragment", packet6(t.self6, t.sink6, protoFragment, cat(frag(protoFragment, 0, false), frag(protoTCP, 0, false), tcp)))
+	for _, experimental := range []byte{139, 140, 253, 254} { // HIP, shim6, RFC 3692
+		sendRaw(fmt.Sprintf("header %d", experimental), packet6(t.self6, t.sink6, experimental, cat(ext(protoTCP), tcp)))
+	}
 }
 
 func tunnels(t target) {

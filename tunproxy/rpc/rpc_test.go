@@ -318,6 +318,8 @@ func TestDeadline(t *testing.T) {
 func TestCancelTellsTheServer(t *testing.T) {
 	gone := make(chan struct{})
 	c := serve(t, rpc.Config{}, func(_ string, s grpc.ServerStream) error {
+		var in []byte
+		_ = s.RecvMsg(&in) // the client has half-closed: its Send is done
 		m := []byte("here")
 		_ = s.SendMsg(&m)
 		<-s.Context().Done()

@@ -224,4 +224,41 @@ func (p *Proxy) collect(w *telemetry.Writer) {
 	w.Sample("netstack_tcp_retransmits_total", float64(c.TCP.Retransmits))
 	w.Counter("netstack_tcp_timeouts_total", "Total count of TCP retransmission timeouts.")
 	w.Sample("netstack_tcp_timeouts_total", float64(c.TCP.Timeouts))
+	p.collectHTTP2(w)
+}
+
+// collectHTTP2 prints what HTTP/2 connections met, of apps and of sidecars.
+func (p *Proxy) collectHTTP2(w *telemetry.Writer) {
+	c := &p.h2
+	for _, m := range []struct {
+		name, help string
+		n          uint64
+	}{
+		{"http2_streams_total", "Total count of HTTP/2 streams, opened by either side.", c.Streams.Load()},
+		{"http2_refused_streams_total", "Total count of HTTP/2 streams refused as too many, or while draining.", c.Refused.Load()},
+		{"http2_resets_total", "Total count of HTTP/2 streams reset by the peer.", c.Resets.Load()},
+		{"http2_aborts_total", "Total count of HTTP/2 streams reset by the sidecar.", c.Aborts.Load()},
+		{"http2_breaches_total", "Total count of HTTP/2 streams reset because the peer broke a rule.", c.Breaches.Load()},
+		{"http2_oversize_total", "Total count of heads beyond the size that is taken.", c.Oversize.Load()},
+	} {
+		w.Counter(m.name, m.help)
+		w.Sample(m.name, float64(m.n))
+	}
+	w.Counter("http2_broken_total", "Total count of HTTP/2 connections that the sidecar broke, by the bound that was passed.")
+	for _, b := range []struct {
+		reason string
+		n      uint64
+	}{
+		{"resets", c.ResetFloods.Load()},
+		{"control frames", c.ControlFloods.Load()},
+		{"empty frames", c.EmptyFloods.Load()},
+		{"continuations", c.ContinuationFloods.Load()},
+		{"unread answers", c.ReplyFloods.Load()},
+		{"dead peer", c.DeadPeers.Load()},
+		{"write stalled", c.WriteStalls.Load()},
+		{"slow frame", c.SlowFrames.Load()},
+		{"protocol", c.ProtocolErrors.Load()},
+	} {
+		w.Sample("http2_broken_total", float64(b.n), telemetry.Label{Name: "reason", Value: b.reason})
+	}
 }

@@ -33,6 +33,10 @@ func (w *worker) track(c aio.Conn, l *telemetry.Labels, end telemetry.End) *tran
 
 // trackUpstream is track for the pool's connections.
 func (w *worker) trackUpstream(e upstream.Endpoint, c aio.Conn) *transport {
+	if ep := w.endpointOf(e); ep != nil {
+		l := ep.labels(flow.HTTP1, "")
+		return w.track(c, &l, telemetry.Dst)
+	}
 	l := telemetry.Labels{Direction: flow.Outbound, Target: e.Addr, Peer: flow.Peer{Addr: e.Addr, Reason: flow.NotMeshed}}
 	switch {
 	case e.Side == aio.App:
@@ -42,6 +46,19 @@ func (w *worker) trackUpstream(e upstream.Endpoint, c aio.Conn) *transport {
 		l.Peer = flow.Peer{Addr: e.Addr, Security: flow.Mutual, ID: e.ID}
 	}
 	return w.track(c, &l, telemetry.Dst)
+}
+
+// endpointOf finds for whom the pool has connected to e: the endpoint of the
+// target that was used last, since several may share one connection. nil: the
+// app of this pod, or an endpoint that has left meanwhile.
+func (w *worker) endpointOf(e upstream.Endpoint) (ep *endpoint) {
+	for _, tg := range w.targets {
+		m := tg.set.Get(e.Addr)
+		if m != nil && m.Value.up == e && (ep == nil || tg.used > ep.tg.used) {
+			ep = m.Value
+		}
+	}
+	return ep
 }
 
 // sample counts what moved since the last time.

@@ -156,13 +156,16 @@ func configureLog(o options, m *handover.Message, level *slog.LevelVar) error {
 	return nil
 }
 
+// defaultGrace is how long the end may take without an annotation.
+const defaultGrace = 2 * time.Minute
+
 func graceOf(m *handover.Message) (time.Duration, error) {
 	s, ok := m.Annotations[annotation.ShutdownGracePeriod]
 	if !ok {
-		return 0, nil
+		return defaultGrace, nil
 	}
 	d, err := time.ParseDuration(s)
-	if err != nil || d < 0 {
+	if err != nil || d <= 0 {
 		return 0, fmt.Errorf("annotation %s: %q is no duration such as 120s", annotation.ShutdownGracePeriod, s)
 	}
 	return d, nil

@@ -137,6 +137,7 @@ func TestSkipReasons(t *testing.T) {
 		{"bad policy", map[string]string{annotation.DefaultInboundPolicy: "allow"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"bad queues", map[string]string{annotation.ProxyQueues: "3"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"tcp as a protocol", map[string]string{annotation.AllowIPProtocols: "47,6"}, nil, false, app(nil), inject.InvalidAnnotation},
+		{"no grace", map[string]string{annotation.ShutdownGracePeriod: "0s"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"bad port", map[string]string{annotation.OpaquePorts: "3306,x"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"bad cpu", map[string]string{annotation.ProxyCPULimit: "fast"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"bad at namespace", nil, map[string]string{annotation.ProxyLogLevel: "loud"}, false, app(nil), inject.InvalidAnnotation},

@@ -52,7 +52,7 @@ func validateOne(key, v string) error {
 	case annotation.AllowIPProtocols:
 		return protocols(v)
 	case annotation.ShutdownGracePeriod:
-		if d, err := time.ParseDuration(v); err != nil || d < 0 {
+		if d, err := time.ParseDuration(v); err != nil || d <= 0 {
 			return fmt.Errorf("%q is no duration such as 120s", v)
 		}
 		return nil

@@ -1,6 +1,3 @@
-// Package bypass_test tries every way round the sidecar that we know of, from
-// an app process that is root with every capability of its pod's user
-// namespace, while everything on the node's side is captured.
 package bypass_test
 
 import (

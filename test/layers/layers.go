@@ -39,6 +39,7 @@ var floors = map[string][][]string{ //nolint:gochecknoglobals // a table
 		{"control/destination", "control/policy", "control/identity", "control/inject", "control/tap", "control/metrics"},
 		{"control/query", "control/console"},
 		{"control"},
+		{"control/controltest"},
 	},
 }
 

@@ -1,6 +1,3 @@
-// Package lifecycle tests the local runtime as people use it: a mesh comes up,
-// runs pods as a kubelet would, and leaves the machine as it was, however it
-// ends.
 package lifecycle
 
 import (

@@ -22,7 +22,8 @@ const (
 	batch = 64
 	// settleRounds bounds how often handlers may wake each other in one pass.
 	settleRounds = 64
-	// yieldEvery is how often a busy loop lets other goroutines in.
+	// yieldEvery is how often a busy loop lets other goroutines in, where there is
+	// one processor.
 	yieldEvery = 100 * time.Microsecond
 )
 
@@ -145,8 +146,7 @@ func (l *loop) pass() error {
 		return errHalted
 	}
 	if l.clock.refresh(); l.clock.now-l.yielded > yieldEvery {
-		l.yielded = l.clock.now
-		runtime.Gosched()
+		l.yield()
 	}
 	more := false
 	for _, side := range sides {
@@ -179,6 +179,16 @@ func (l *loop) pass() error {
 		return nil
 	}
 	return l.park()
+}
+
+// yield lets other goroutines in. With several processors they have the others,
+// and Gosched would wake one to take this loop away: 4 µs, and the cache. (The
+// runtime may change the number at any time.)
+func (l *loop) yield() {
+	l.yielded = l.clock.now
+	if runtime.GOMAXPROCS(0) == 1 {
+		runtime.Gosched()
+	}
 }
 
 // drain reads a side's packets; full says that there may be more.

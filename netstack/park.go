@@ -142,8 +142,7 @@ func (l *loop) wait(events []unix.EpollEvent, timeout int) (int, error) {
 		l.slow--
 		return unix.EpollWait(l.epfd, events, timeout)
 	}
-	l.yielded = l.clock.now
-	runtime.Gosched()
+	l.yield()
 	brief := unix.Timespec{Nsec: int64(briefWait)}
 	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT2, uintptr(l.epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(unsafe.Pointer(&brief)), 0, 0)
 	if e == 0 && n > 0 {

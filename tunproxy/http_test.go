@@ -337,11 +337,17 @@ func TestPolicies(t *testing.T) {
 		t.Errorf("a denied port: %v %v", c, err)
 	}
 	probe := out.dial("10.0.0.2:81") // connecting is all that a TCP probe does
+	_ = probe.Close()
+	time.Sleep(20 * time.Millisecond)
+	probe = out.dial("10.0.0.2:81")
 	if _, err := probe.Write([]byte{0, 1}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := probe.Read(make([]byte, 1)); err == nil {
 		t.Error("bytes passed a port on which only a TCP probe is allowed")
+	}
+	if n := b.metric("inbound_tcp_authz_deny_total"); n != 1 {
+		t.Errorf("%v connections denied, want 1: who only connected is a probe", n)
 	}
 	if n := b.metric("request_total"); n != 2 {
 		t.Errorf("%v requests counted, want 2: probes do not count", n)

@@ -176,13 +176,21 @@ func (in *inbound) forward() {
 		return
 	}
 	d := in.w.p.judge(&in.flow)
-	in.w.p.judged(&in.flow, d)
+	if d.Allow || !in.onlyConnected() {
+		in.w.p.judged(&in.flow, d)
+	}
 	if !d.Allow {
 		in.client.Reset()
 		in.app.Reset()
 		return
 	}
 	in.w.joinInbound(in.client, in.app, &in.flow, d)
+}
+
+// onlyConnected: a TCP probe has what it wants, every second maybe, and is
+// neither a client that was denied nor worth a line in the log.
+func (in *inbound) onlyConnected() bool {
+	return in.sniff.seen == 0 && in.flow.Protocol == flow.Opaque && in.w.p.policy().Authz().IsConnectProbe(in.flow.OrigDst.Port())
 }
 
 // serve turns the client's connection into requests.

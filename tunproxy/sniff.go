@@ -101,6 +101,7 @@ func (c *sniffClient) Readable(conn aio.Conn) {
 	}
 	r := detect.Detect(s.scratch[:n])
 	if r.Kind != detect.NeedMore {
+		s.seen = n
 		s.decide(r)
 		return
 	}

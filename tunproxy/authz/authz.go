@@ -220,6 +220,12 @@ func (p *Policy) IsProbe(port uint16, method, path string) bool {
 	return p != nil && p.isProbe(port, method, path)
 }
 
+// IsConnectProbe reports whether one of the pod's probes connects to port and
+// says nothing.
+func (p *Policy) IsConnectProbe(port uint16) bool {
+	return p != nil && slices.ContainsFunc(p.probes, func(q Probe) bool { return q.Port == port && q.Method == "" })
+}
+
 func (p *Policy) isProbe(port uint16, method, path string) bool {
 	for i := range p.probes {
 		q := &p.probes[i]

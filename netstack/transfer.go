@@ -107,10 +107,12 @@ func (c *conn) readError(err tcpip.Error) error {
 // Write implements aio.Conn.
 func (c *conn) Write(p []byte) (int, error) {
 	switch {
-	case c.closed, c.finned:
+	case c.closed:
 		return 0, aio.ErrClosed
 	case c.err != nil:
 		return 0, c.err
+	case c.finned:
+		return 0, aio.ErrClosed
 	case c.shaking:
 		c.wants = true
 		return 0, aio.ErrWouldBlock
@@ -140,10 +142,12 @@ func (c *conn) CopyTo(dst aio.Conn) (total int64, err error, ok bool) { //nolint
 		return 0, nil, false // nested endpoint locks are safe within one loop only
 	}
 	switch {
-	case c.closed, d.closed, d.finned:
+	case c.closed, d.closed:
 		return 0, aio.ErrClosed, true
 	case d.err != nil:
 		return 0, d.err, true
+	case d.finned:
+		return 0, aio.ErrClosed, true
 	case c.shaking:
 		return 0, aio.ErrWouldBlock, true
 	case d.shaking:

@@ -43,6 +43,13 @@ the same port, or a free one.`,
 			if err != nil {
 				return err
 			}
+			// A first connection, unused: a wrong name or port is told now and not
+			// to whoever connects later.
+			first, err := client.Dial(cmd.Context(), d)
+			if err != nil {
+				return fmt.Errorf("forward to %s port %d: %w", args[0], remote, err)
+			}
+			_ = first.Close()
 			var lc net.ListenConfig
 			l, err := lc.Listen(cmd.Context(), "tcp", net.JoinHostPort(address, strconv.Itoa(int(local))))
 			if err != nil {

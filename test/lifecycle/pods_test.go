@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -138,6 +139,14 @@ spec:
 	}
 	if s := string(screen); !strings.Contains(s, "33 77") || !strings.Contains(s, "/dev/pts/") {
 		t.Errorf("the terminal showed %q", s)
+	}
+	for target, want := range map[string]string{"svc/nobody": "there is no Service nobody", "svc/web": "port 9"} {
+		var said bytes.Buffer
+		f := m.Command(t.Context(), "local", "port-forward", target, ":9")
+		f.Stderr = &said
+		if err := f.Run(); !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(said.String(), want) {
+			t.Errorf("port-forward to a wrong place: %v: %s, want %q", err, &said, want)
+		}
 	}
 	for _, target := range []string{"svc/web", "web"} {
 		port := map[string]string{"svc/web": "7000", "web": "7000"}[target]

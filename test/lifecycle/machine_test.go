@@ -80,14 +80,44 @@ func before(t *testing.T) map[string]string {
 	return a
 }
 
+// same fails unless the machine is as it was. It looks again for some seconds:
+// what others do on the machine meanwhile (a namespace of their own) passes, and
+// what a mesh left stays.
 func same(t *testing.T, was map[string]string) {
 	t.Helper()
-	now := machine(t)
-	for _, k := range slices.Sorted(maps.Keys(was)) {
-		if v, ok := now[k]; !ok || v != was[k] {
-			t.Errorf("%s changed from\n%s\nto\n%s", k, was[k], v)
+	var changed []string
+	for until := time.Now().Add(5 * time.Second); ; time.Sleep(250 * time.Millisecond) {
+		changed = changed[:0]
+		now := machine(t)
+		for _, k := range slices.Sorted(maps.Keys(was)) {
+			if now[k] != was[k] {
+				changed = append(changed, k+" changed:\n"+difference(was[k], now[k]))
+			}
+		}
+		if len(changed) == 0 || time.Now().After(until) {
+			break
 		}
 	}
+	for _, c := range changed {
+		t.Error(c)
+	}
+}
+
+// difference lists the lines that only one of two texts has.
+func difference(was, now string) string {
+	a, b := strings.Split(was, "\n"), strings.Split(now, "\n")
+	var out []string
+	for _, l := range a {
+		if !slices.Contains(b, l) {
+			out = append(out, "- "+l)
+		}
+	}
+	for _, l := range b {
+		if !slices.Contains(a, l) {
+			out = append(out, "+ "+l)
+		}
+	}
+	return strings.Join(out, "\n")
 }
 
 // family lists the processes below pid, and pid.

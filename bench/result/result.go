@@ -110,9 +110,16 @@ type Document struct {
 }
 
 // Summarise makes the figures of runs, in the order in which they first appear.
+// A round in which any peer's run was noisy is left out for all of them, so that
+// what is compared was measured under the same conditions; where no round was
+// quiet, all count.
 func Summarise(runs []Run) (out []Figures) {
 	type key struct{ workload, peer string }
-	by := map[key][]Run{}
+	type round struct {
+		workload string
+		n        int
+	}
+	by, spoilt, quiet := map[key][]Run{}, map[round]bool{}, map[string]bool{}
 	var order []key
 	for _, r := range runs {
 		k := key{r.Workload, r.Peer}
@@ -120,18 +127,27 @@ func Summarise(runs []Run) (out []Figures) {
 			order = append(order, k)
 		}
 		by[k] = append(by[k], r)
+		if r.Noisy {
+			spoilt[round{r.Workload, r.Round}] = true
+		}
+	}
+	for _, r := range runs {
+		if !spoilt[round{r.Workload, r.Round}] {
+			quiet[r.Workload] = true
+		}
 	}
 	for _, k := range order {
-		out = append(out, summarise(by[k]))
+		counted := by[k]
+		if quiet[k.workload] {
+			counted = slices.DeleteFunc(slices.Clone(counted), func(r Run) bool { return spoilt[round{r.Workload, r.Round}] })
+		}
+		out = append(out, summarise(by[k], counted))
 	}
 	return out
 }
 
-func summarise(all []Run) Figures {
-	runs := slices.DeleteFunc(slices.Clone(all), func(r Run) bool { return r.Noisy })
-	if len(runs) == 0 {
-		runs = all
-	}
+// summarise makes the figures of the runs that count, and the sums of all.
+func summarise(all, runs []Run) Figures {
 	f := Figures{Workload: all[0].Workload, Peer: all[0].Peer, Runs: len(runs), LeftOut: len(all) - len(runs)}
 	f.P50 = median(runs, func(r Run) float64 { return r.Load.P50 })
 	f.P99 = median(runs, func(r Run) float64 { return r.Load.P99 })

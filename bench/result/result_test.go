@@ -9,9 +9,9 @@ import (
 	"github.com/tunmesh/tunmesh/bench/result"
 )
 
-func run(peer string, rate float64, noisy bool) result.Run {
+func run(peer string, round int, rate float64, noisy bool) result.Run {
 	return result.Run{
-		Workload: "ping", Peer: peer, Noisy: noisy,
+		Workload: "ping", Peer: peer, Round: round, Noisy: noisy,
 		Load: load.Result{P50: 1000 / rate, Rate: rate, All: 1000, Retransmits: 1},
 		CPU:  result.CPU{Peer: 0.01, Ours: 0.02},
 		Hop:  &result.Hop{Retransmits: 2, RingDrops: 3, WriteErrors: 4, Resident: int64(rate)},
@@ -20,14 +20,17 @@ func run(peer string, rate float64, noisy bool) result.Run {
 
 func TestSummarise(t *testing.T) {
 	got := result.Summarise([]result.Run{
-		run("a", 10, false), run("b", 5, true), run("a", 30, false), run("a", 20, false), run("a", 1000, true), run("b", 7, true),
+		run("a", 0, 10, false), run("b", 0, 5, false),
+		run("a", 1, 1000, true), run("b", 1, 700, false), // spoilt for both
+		run("a", 2, 20, false), run("b", 2, 7, false),
+		run("a", 3, 30, false), run("b", 3, 6, false),
 	})
 	if len(got) != 2 || got[0].Peer != "a" || got[1].Peer != "b" {
 		t.Fatalf("%+v", got)
 	}
 	a := got[0]
 	if a.Rate != 20 || a.P50 != 50 || a.Runs != 3 || a.LeftOut != 1 {
-		t.Errorf("medians of the quiet runs: %+v", a)
+		t.Errorf("medians of the quiet rounds: %+v", a)
 	}
 	if a.PeerCPU != 10 || a.MachineCPU != 20 {
 		t.Errorf("microseconds of CPU for each round trip: %+v", a)
@@ -35,8 +38,12 @@ func TestSummarise(t *testing.T) {
 	if a.Retransmits != 4*3 || a.Drops != 4*7 || a.Resident != 1000 {
 		t.Errorf("sums over all runs: %+v", a)
 	}
-	if b := got[1]; b.Rate != 6 || b.Runs != 2 || b.LeftOut != 0 {
-		t.Errorf("none was quiet, so all count: %+v", b)
+	if b := got[1]; b.Rate != 6 || b.Runs != 3 || b.LeftOut != 1 {
+		t.Errorf("what was measured beside a noisy run: %+v", b)
+	}
+	all := result.Summarise([]result.Run{run("a", 0, 10, true), run("a", 1, 20, true)})
+	if all[0].Rate != 15 || all[0].Runs != 2 || all[0].LeftOut != 0 {
+		t.Errorf("no round was quiet, so all count: %+v", all[0])
 	}
 }
 

@@ -124,3 +124,16 @@ func TestService(t *testing.T) {
 		t.Errorf("external: %+v", got)
 	}
 }
+
+// The sidecar compares requests with what a kubelet sends, query and all.
+func TestProbesKeepTheirQuery(t *testing.T) {
+	for path, want := range map[string]string{"": "/", "live": "/live", "/live?full=1&x=2": "/live?full=1&x=2", "/a b#c": "/a%20b", "/%zz": "/%25zz"} {
+		pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{
+			Name: "app", LivenessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromInt32(80)}}},
+		}}}}
+		got, _ := Pod(pod)
+		if len(got.Probes) != 1 || got.Probes[0].Path != want {
+			t.Errorf("probe of %q became %+v, want %q", path, got.Probes, want)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package object
 
 import (
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -111,6 +112,19 @@ func owner(p *corev1.Pod) catalog.Ref {
 // grpcHealthPath is what a kubelet's gRPC probe calls.
 const grpcHealthPath = "/grpc.health.v1.Health/Check"
 
+// probeTarget is the request target, query included, that a kubelet makes of a
+// probe's path.
+func probeTarget(path string) string {
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path
+	}
+	u, err := url.Parse(path)
+	if err != nil {
+		u = &url.URL{Path: path}
+	}
+	return u.RequestURI()
+}
+
 // appendProbe adds what a kubelet will ask for this probe, unless it runs inside
 // the pod or asks another host.
 func appendProbe(list []catalog.Probe, c *corev1.Container, p *corev1.Probe) []catalog.Probe {
@@ -120,12 +134,7 @@ func appendProbe(list []catalog.Probe, c *corev1.Container, p *corev1.Probe) []c
 	var probe catalog.Probe
 	switch {
 	case p.HTTPGet != nil && p.HTTPGet.Host == "":
-		path := p.HTTPGet.Path
-		if !strings.HasPrefix(path, "/") {
-			path = "/" + path
-		}
-		path, _, _ = strings.Cut(path, "?")
-		probe = catalog.Probe{Port: probePort(c, p.HTTPGet.Port), Method: "GET", Path: path}
+		probe = catalog.Probe{Port: probePort(c, p.HTTPGet.Port), Method: "GET", Path: probeTarget(p.HTTPGet.Path)}
 		if p.HTTPGet.Scheme == corev1.URISchemeHTTPS {
 			probe.Method, probe.Path = "", "" // method and path are not seen in TLS
 		}

@@ -10,9 +10,12 @@ import (
 )
 
 type dials struct {
-	Results  map[string]int `json:"results"`
-	MedianUs int64          `json:"median_us"`
+	Results   map[string]int `json:"results"`
+	MedianUs  int64          `json:"median_us"`
+	SlowestUs int64          `json:"slowest_us"`
 }
+
+func (d dials) slowest() time.Duration { return time.Duration(d.SlowestUs) * time.Microsecond }
 
 type banner struct {
 	Banner   string `json:"banner"`

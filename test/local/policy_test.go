@@ -43,7 +43,7 @@ spec:
       image: testapp
       command: [testapp, serve]
       readinessProbe: {tcpSocket: {port: 8081}, periodSeconds: 1}
-      livenessProbe: {httpGet: {port: 8080, path: /live}, periodSeconds: 1, failureThreshold: 1}
+      livenessProbe: {httpGet: {port: 8080, path: "/live?full=1"}, periodSeconds: 1, failureThreshold: 1}
 `, policy)
 }
 
@@ -88,7 +88,7 @@ func TestInboundPolicies(t *testing.T) {
 			}
 		}
 	}
-	probed := decode[response](t, stranger(t, m, m.Pod(t, "deny").IP)("testapp", "http", "http://"+m.Pod(t, "deny").IP+":8080/live"))
+	probed := decode[response](t, stranger(t, m, m.Pod(t, "deny").IP)("testapp", "http", "http://"+m.Pod(t, "deny").IP+":8080/live?full=1"))
 	if probed.Status != 200 {
 		t.Errorf("the pod's own probe under deny: %+v", probed)
 	}

@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -302,6 +304,34 @@ func (m *Mesh) HolderPID() (int, error) {
 		return 0, errors.Join(err, fmt.Errorf("no pid in holder.json: %s", raw))
 	}
 	return h.PID, nil
+}
+
+// Part is the running process of a part of the node whose command line begins
+// with these words ("mesh-control", "mesh-cni", "agent"), 0 when there is none.
+func (m *Mesh) Part(words ...string) int {
+	holder, err := m.HolderPID()
+	if err != nil {
+		return 0
+	}
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", holder))
+	for _, list := range lists {
+		raw, err := os.ReadFile(list)
+		if err != nil {
+			continue // a thread that has ended
+		}
+		for _, child := range strings.Fields(string(raw)) {
+			line, _ := os.ReadFile(filepath.Join("/proc", child, "cmdline"))
+			argv := strings.Split(string(line), "\x00")
+			argv[0] = filepath.Base(argv[0])
+			if len(argv) < len(words) || !slices.Equal(argv[:len(words)], words) {
+				continue
+			}
+			if pid, err := strconv.Atoi(child); err == nil {
+				return pid
+			}
+		}
+	}
+	return 0
 }
 
 func (m *Mesh) logs() string {

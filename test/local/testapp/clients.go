@@ -34,7 +34,11 @@ type spread struct {
 	Errors map[string]int `json:"errors"`
 	P50Us  int64          `json:"p50_us"`
 	P99Us  int64          `json:"p99_us"`
-	// FirstUs of each pod: when it first answered, since the start.
+	// SlowestUs is the longest time that a call took, failed ones too.
+	SlowestUs int64 `json:"slowest_us"`
+	// Start is when the first call was made.
+	Start time.Time `json:"start"`
+	// FirstUs of each pod: when it first answered, since Start.
 	FirstUs map[string]int64 `json:"first_us"`
 }
 
@@ -177,7 +181,8 @@ func httpCommand() *cobra.Command {
 }
 
 func newSpread() *recorder {
-	return &recorder{start: time.Now(), s: spread{Pods: map[string]int{}, Peers: map[string]int{}, Errors: map[string]int{}, FirstUs: map[string]int64{}}}
+	now := time.Now()
+	return &recorder{start: now, s: spread{Start: now, Pods: map[string]int{}, Peers: map[string]int{}, Errors: map[string]int{}, FirstUs: map[string]int64{}}}
 }
 
 type recorder struct {
@@ -190,6 +195,7 @@ type recorder struct {
 func (r *recorder) add(pod, peer string, err error, took time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.s.SlowestUs = max(r.s.SlowestUs, took.Microseconds())
 	if err != nil {
 		r.s.Errors[err.Error()]++
 		return
@@ -225,47 +231,79 @@ func host(hostport string) string {
 	return h
 }
 
-// dialCommand connects n times and says how each ended and how long it took.
+// dialCommand connects n times, or for a time, and says how each ended and how
+// long it took.
 func dialCommand() *cobra.Command {
 	var (
-		n       int
-		timeout time.Duration
+		n, parallel              int
+		timeout, duration, every time.Duration
 	)
 	c := &cobra.Command{
 		Use: "dial HOST:PORT", Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			results := map[string]int{}
-			var took []int64
-			for range n {
-				addr, err := net.ResolveTCPAddr("tcp", args[0])
-				if err != nil {
-					results[err.Error()]++
-					continue
-				}
-				start := time.Now()
-				conn, err := net.DialTimeout("tcp", addr.String(), timeout)
-				took = append(took, time.Since(start).Microseconds())
-				switch {
-				case err == nil:
-					results["connected"]++
-					conn.Close()
-				case errors.Is(err, syscall.ECONNREFUSED):
-					results["refused"]++
-				default:
-					results[err.Error()]++
-				}
+			r := dialed{results: map[string]int{}}
+			var left atomic.Int64
+			left.Store(int64(n))
+			end := time.Now().Add(duration)
+			var wg sync.WaitGroup
+			for range parallel {
+				wg.Go(func() {
+					for (duration == 0 && left.Add(-1) >= 0) || (duration > 0 && time.Now().Before(end)) {
+						r.dial(args[0], timeout)
+						time.Sleep(every)
+					}
+				})
 			}
-			slices.Sort(took)
-			median := int64(0)
-			if len(took) > 0 {
-				median = took[len(took)/2]
-			}
-			return answer(map[string]any{"results": results, "median_us": median})
+			wg.Wait()
+			return answer(r.result())
 		},
 	}
-	c.Flags().IntVarP(&n, "count", "n", 1, "connections, one after the other")
+	c.Flags().IntVarP(&n, "count", "n", 1, "connections")
+	c.Flags().IntVar(&parallel, "parallel", 1, "at a time")
 	c.Flags().DurationVar(&timeout, "timeout", 10*time.Second, "for each")
+	c.Flags().DurationVar(&duration, "duration", 0, "how long, whatever the count")
+	c.Flags().DurationVar(&every, "every", 0, "pause after each connection")
 	return c
+}
+
+// dialed are the connections of a dialCommand.
+type dialed struct {
+	mu      sync.Mutex
+	results map[string]int
+	took    []int64 // µs
+}
+
+func (d *dialed) dial(to string, timeout time.Duration) {
+	addr, err := net.ResolveTCPAddr("tcp", to)
+	start := time.Now()
+	if err == nil {
+		var conn net.Conn
+		if conn, err = net.DialTimeout("tcp", addr.String(), timeout); err == nil {
+			defer conn.Close()
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if addr != nil {
+		d.took = append(d.took, time.Since(start).Microseconds())
+	}
+	switch {
+	case err == nil:
+		d.results["connected"]++
+	case errors.Is(err, syscall.ECONNREFUSED):
+		d.results["refused"]++
+	default:
+		d.results[err.Error()]++
+	}
+}
+
+func (d *dialed) result() map[string]any {
+	slices.Sort(d.took)
+	median, slowest := int64(0), int64(0)
+	if n := len(d.took); n > 0 {
+		median, slowest = d.took[n/2], d.took[n-1]
+	}
+	return map[string]any{"results": d.results, "median_us": median, "slowest_us": slowest}
 }
 
 // bannerCommand waits for the server to speak first.
@@ -410,6 +448,37 @@ func idleCommand() *cobra.Command {
 	c.Flags().IntVarP(&n, "count", "n", 1000, "connections")
 	c.Flags().BoolVar(&opaque, "opaque", false, "bytes instead of HTTP")
 	c.Flags().DurationVar(&hold, "hold", time.Minute, "how long to hold them")
+	return c
+}
+
+// trickleCommand makes one HTTP/1.1 request, a byte at a time.
+func trickleCommand() *cobra.Command {
+	var every time.Duration
+	c := &cobra.Command{
+		Use: "trickle HOST:PORT", Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			conn, err := net.DialTimeout("tcp", args[0], 10*time.Second)
+			if err != nil {
+				return answer(map[string]any{"error": err.Error()})
+			}
+			defer conn.Close()
+			for _, b := range []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n") {
+				if _, err := conn.Write([]byte{b}); err != nil {
+					return answer(map[string]any{"error": err.Error()})
+				}
+				time.Sleep(every)
+			}
+			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				return answer(map[string]any{"error": err.Error()})
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			return answer(map[string]any{"status": resp.StatusCode, "body": string(body), "error": errorText(err)})
+		},
+	}
+	c.Flags().DurationVar(&every, "every", time.Second, "pause after each byte")
 	return c
 }
 

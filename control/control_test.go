@@ -351,7 +351,7 @@ func TestPolicy(t *testing.T) {
 		return m
 	}
 	got := next()
-	want := `[port:10 method:"POST" path:"/grpc.health.v1.Health/Check" port:8080 method:"GET" path:"/ready" port:9]`
+	want := `[port:10 method:"POST" path:"/grpc.health.v1.Health/Check" port:8080 method:"GET" path:"/ready?full=1" port:9]`
 	if s := strings.Join(strings.Fields(fmt.Sprint(got.GetProbes())), " "); s != want {
 		t.Errorf("probes %s, want %s", s, want)
 	}

@@ -113,7 +113,7 @@ func stranger(t *testing.T, m *meshtest.Mesh, ip string) func(...string) []byte 
 		src, bits = "2001:db8::7", "/128"
 	}
 	for _, args := range [][]string{
-		{"ip", "address", "replace", src + bits, "dev", "lo"},
+		{"ip", "address", "replace", src + bits, "dev", "br0", "nodad"},
 		{"ip", "route", "replace", ip + bits, "dev", "br0", "src", src},
 	} {
 		if out, err := m.InNode(t, args...).CombinedOutput(); err != nil {

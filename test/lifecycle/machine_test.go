@@ -367,21 +367,20 @@ func TestDemo(t *testing.T) {
 	if err := json.Unmarshal(out, &rows); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	served := 0
 	for _, r := range rows {
 		if r.Meshed != "1/1" {
 			t.Errorf("%s: meshed %s", r.Name, r.Meshed)
 		}
 		if r.RPS == nil {
-			continue // the bot is asked by nobody
+			t.Errorf("%s: no requests", r.Name)
+			continue
 		}
-		served++
 		if *r.RPS <= 0 || r.TLS == nil || *r.TLS != 1 || r.Success == nil || *r.Success < 0.5 {
 			t.Errorf("%s: %s", r.Name, out)
 		}
 	}
-	if len(rows) != 4 || served != 3 {
-		t.Errorf("%d rows, %d with requests: %s", len(rows), served, out)
+	if len(rows) != 4 {
+		t.Errorf("%d rows: %s", len(rows), out)
 	}
 	if _, err := os.Stat("/run/tunmesh-local/" + m.Name); err == nil {
 		t.Error("the state folder is left")

@@ -268,7 +268,7 @@ func used(t *testing.T, m *meshtest.Mesh, pod string) use {
 	t.Helper()
 	admin := func(path string) string {
 		t.Helper()
-		r := meshtest.JSON[response](t, m, pod, "testapp", "http", "http://127.0.0.1:4191"+path)
+		r := meshtest.JSON[response](t, m, m.Pod(t, pod).Name, "testapp", "http", "http://127.0.0.1:4191"+path)
 		if r.Status != 200 {
 			t.Fatalf("%s of %s: %+v", path, pod, r)
 		}

@@ -241,6 +241,11 @@ func dialCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "dial HOST:PORT", Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			// Once: a lookup that waits would keep the connections from waiting.
+			to, err := net.ResolveTCPAddr("tcp", args[0])
+			if err != nil {
+				return err
+			}
 			r := dialed{results: map[string]int{}}
 			var left atomic.Int64
 			left.Store(int64(n))
@@ -249,7 +254,7 @@ func dialCommand() *cobra.Command {
 			for range parallel {
 				wg.Go(func() {
 					for (duration == 0 && left.Add(-1) >= 0) || (duration > 0 && time.Now().Before(end)) {
-						r.dial(args[0], timeout)
+						r.dial(to.String(), timeout)
 						time.Sleep(every)
 					}
 				})
@@ -274,19 +279,14 @@ type dialed struct {
 }
 
 func (d *dialed) dial(to string, timeout time.Duration) {
-	addr, err := net.ResolveTCPAddr("tcp", to)
 	start := time.Now()
+	conn, err := net.DialTimeout("tcp", to, timeout)
 	if err == nil {
-		var conn net.Conn
-		if conn, err = net.DialTimeout("tcp", addr.String(), timeout); err == nil {
-			defer conn.Close()
-		}
+		defer conn.Close()
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if addr != nil {
-		d.took = append(d.took, time.Since(start).Microseconds())
-	}
+	d.took = append(d.took, time.Since(start).Microseconds())
 	switch {
 	case err == nil:
 		d.results["connected"]++

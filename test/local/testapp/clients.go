@@ -242,11 +242,12 @@ func dialCommand() *cobra.Command {
 		Use: "dial HOST:PORT", Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			// Once: a lookup that waits would keep the connections from waiting.
+			r := dialed{results: map[string]int{}}
 			to, err := net.ResolveTCPAddr("tcp", args[0])
 			if err != nil {
-				return err
+				r.results[err.Error()]++
+				return answer(r.result())
 			}
-			r := dialed{results: map[string]int{}}
 			var left atomic.Int64
 			left.Store(int64(n))
 			end := time.Now().Add(duration)

@@ -41,6 +41,9 @@ const (
 	portUDP    = 5353
 )
 
+// grace is how long a server that was told to end finishes what it has begun.
+const grace = 5 * time.Second
+
 func serveCommand() *cobra.Command {
 	var delay time.Duration
 	c := &cobra.Command{
@@ -137,7 +140,13 @@ func serveHTTP(ctx context.Context, port int, conf *tls.Config, delay time.Durat
 	s.Protocols.SetHTTP1(true)
 	s.Protocols.SetHTTP2(true)
 	s.Protocols.SetUnencryptedHTTP2(true)
-	defer context.AfterFunc(ctx, func() { s.Close() })()
+	ended := make(chan error, 1)
+	go func() {
+		<-ctx.Done()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+		defer cancel()
+		ended <- s.Shutdown(ctx)
+	}()
 	var err error
 	if conf != nil {
 		err = s.ListenAndServeTLS("", "")
@@ -145,7 +154,7 @@ func serveHTTP(ctx context.Context, port int, conf *tls.Config, delay time.Durat
 		err = s.ListenAndServe()
 	}
 	if errors.Is(err, http.ErrServerClosed) {
-		return nil
+		return <-ended
 	}
 	return err
 }
@@ -174,8 +183,18 @@ func serveGRPC(ctx context.Context, delay time.Duration) error {
 	host, _ := os.Hostname()
 	s := grpc.NewServer()
 	healthpb.RegisterHealthServer(s, &health{host: host, delay: delay})
-	defer context.AfterFunc(ctx, s.Stop)()
-	return s.Serve(l)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		<-ctx.Done()
+		defer time.AfterFunc(grace, s.Stop).Stop()
+		s.GracefulStop()
+	}()
+	if err := s.Serve(l); err != nil {
+		return err
+	}
+	<-ended
+	return nil
 }
 
 func serveUDP(ctx context.Context) error {

@@ -43,8 +43,12 @@ type conn struct {
 	copied        int           // read since the receive buffer was looked at
 	crowd         int           // segments taken without a look at their memory
 	owedAt        time.Duration // since when an ACK is owed
+	sent          int           // bytes in the send buffer, as accounted
+	received      int           // and in the receive buffer, with what they cost
+	stopped       bool          // Write took less than there was room for
 
 	shaking bool // the handshake is under way
+	placed  bool // a client opened it: it has one of the side's places
 	gone    bool // the endpoint is over and out of the table
 	closed  bool // the user closed or reset it
 	told    bool // Closed was delivered
@@ -82,6 +86,10 @@ func (c *conn) begin(ep *tcp.Endpoint) {
 
 // forget takes the connection out of the table.
 func (c *conn) forget() {
+	if c.placed {
+		c.placed = false
+		c.l.places[c.side].give(c.remote.Addr())
+	}
 	if c.l.flows[c.side][c.key] == c {
 		delete(c.l.flows[c.side], c.key)
 		c.l.s.flows.remove(c.side, c.key, c.l)
@@ -172,6 +180,7 @@ func (c *conn) handshake() bool {
 	}
 	if c.endLater {
 		c.ep.Close()
+		c.account()
 	}
 	if d != nil {
 		d.finish(c, nil)
@@ -194,6 +203,7 @@ func (c *conn) settle() {
 	}
 	c.gone, c.readable = true, true
 	c.forget()
+	c.account()
 	c.wq.EventUnregister(&c.entry)
 	err := c.ep.LastError()
 	if c.ep.EndpointState() == tcp.StateError {
@@ -222,6 +232,7 @@ func (c *conn) tell() {
 	h := c.h
 	c.h = nil
 	c.ep.Close() // what was written is still delivered
+	c.account()
 	h.Closed(c, c.err)
 }
 
@@ -328,6 +339,7 @@ func (c *conn) Close() {
 		return
 	}
 	c.ep.Close()
+	c.account()
 }
 
 // Reset implements aio.Conn.
@@ -337,6 +349,7 @@ func (c *conn) Reset() {
 	}
 	c.closed, c.h = true, nil
 	c.ep.Abort()
+	c.account()
 	c.enqueue()
 }
 
@@ -349,6 +362,7 @@ func (c *conn) abort() {
 		c.err = aio.ErrClosed
 	}
 	c.ep.Abort()
+	c.account()
 	c.enqueue()
 }
 

@@ -45,7 +45,10 @@ type core struct {
 	listen unsafe.Pointer // gVisor's listenContext
 }
 
-func (c *core) start(l *loop) error {
+func (c *core) start(l *loop) (err error) {
+	if l.memory.at, err = findOffsets(); err != nil {
+		return err
+	}
 	s := stack.New(stack.Options{
 		Clock: l.clock,
 		NetworkProtocols: []stack.NetworkProtocolFactory{

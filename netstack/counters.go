@@ -53,6 +53,10 @@ type TCPCounters struct {
 type Counters struct {
 	App, Wire SideCounters
 	TCP       TCPCounters
+	// Held is how many bytes the connections' buffers hold now, Stopped how many
+	// writes had to wait because that was as much as they may.
+	Held    int64
+	Stopped uint64
 }
 
 // Side returns one side's counters.
@@ -67,6 +71,8 @@ func (c *Counters) Side(s aio.Side) *SideCounters {
 func (s *Stack) Counters() Counters {
 	var t Counters
 	for _, l := range s.loops {
+		t.Held += l.memory.held.Load()
+		t.Stopped += l.memory.stopped.Load()
 		for _, side := range sides {
 			t.Side(side).add(l, side)
 		}

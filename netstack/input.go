@@ -44,7 +44,9 @@ func (l *loop) segment(c *conn, ln *link.Link, netLen, total int) {
 		return
 	}
 	pkt := l.take(c.side, ln, netLen, thLen, total)
-	if c.crowd < crowdLimit && l.core.tcp.data(c.ep, c.id, pkt) {
+	if total > netLen+thLen && !c.shaking && c.crowds() {
+		l.core.tcp.bareAck(c.ep, c.id, pkt) // what it says of our bytes counts
+	} else if c.crowd < crowdLimit && l.core.tcp.data(c.ep, c.id, pkt) {
 		c.crowd++
 		l.owe(c, total-netLen-thLen)
 	} else if c.shaking && l.core.tcp.forged(c.ep, c.flow.ISS, pkt) {
@@ -53,6 +55,7 @@ func (l *loop) segment(c *conn, ln *link.Link, netLen, total int) {
 		l.core.tcp.segment(c.ep, c.id, pkt)
 	}
 	pkt.DecRef()
+	c.account()
 	if c.over() {
 		c.enqueue()
 	}

@@ -44,6 +44,8 @@ type loop struct {
 	flows      [2]map[flowKey]*conn
 	pending    [2]map[flowKey]*Pending
 	handshakes int // accepted connections whose handshake is not over
+	places     [2]places
+	memory     memory
 
 	ready, readySpare []*conn
 	owed              []*conn // whose received bytes wait for an ACK
@@ -76,11 +78,13 @@ var _ aio.Loop = (*loop)(nil)
 
 func newLoop(s *Stack, id int) (*loop, error) {
 	l := &loop{s: s, id: id, clock: newClock(), epfd: -1, evfd: -1}
+	l.memory.limit = s.cfg.MaxHeld / len(s.cfg.App)
 	devs := [2]Device{s.cfg.App[id], s.cfg.Wire[id]}
 	for side := range l.links {
 		l.links[side] = link.New(devs[side], uint32(s.cfg.MTU), l.Now)
 		l.flows[side] = map[flowKey]*conn{}
 		l.pending[side] = map[flowKey]*Pending{}
+		l.places[side] = newPlaces(max(s.cfg.MaxConns/len(s.cfg.App), 1), aio.Side(side) == aio.Wire)
 		l.readable[side] = true
 	}
 	if err := l.openFDs(devs); err != nil {
@@ -251,6 +255,9 @@ func (f *funcs) run() {
 
 // flush writes what the stack sent, and ACKs that waited long enough, or all.
 func (l *loop) flush(acks bool) {
+	if int(l.memory.held.Load()) != l.memory.used {
+		l.memory.held.Store(int64(l.memory.used))
+	}
 	l.payAcks(acks)
 	for _, ln := range l.links {
 		ln.FlushAcks(acks)

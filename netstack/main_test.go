@@ -7,11 +7,18 @@ import (
 
 	"go.uber.org/goleak"
 	"gvisor.dev/gvisor/pkg/refs"
+
+	"github.com/tunmesh/tunmesh/internal/nettest"
 )
 
 // TestMain finds goroutines and packets that a test left behind: gVisor counts
 // every packet, segment and chunk while it is told to look for leaks.
+// What the kernel gives the tests ends with their process.
 func TestMain(m *testing.M) {
+	os.Exit(nettest.Contain(func() int { return run(m) }))
+}
+
+func run(m *testing.M) int {
 	refs.SetLeakMode(refs.LeaksPanic)
 	code := m.Run()
 	if code == 0 {
@@ -21,5 +28,5 @@ func TestMain(m *testing.M) {
 		}
 		refs.DoLeakCheck() // panics with what is left
 	}
-	os.Exit(code)
+	return code
 }

@@ -57,6 +57,14 @@ type Config struct {
 	// handshake is not over, each, per loop; beyond, SYNs are dropped (the
 	// client tries again). Default 4096.
 	MaxPending int
+	// MaxConns bounds, for each side, the connections that clients have opened
+	// there; on the wire side no client gets more of them than are free. Beyond,
+	// clients are refused. They are shared evenly among the loops. Default 16384.
+	MaxConns int
+	// MaxHeld bounds the bytes in the buffers of all connections together, both
+	// sides and directions; see memory.go for who has to wait. It is shared
+	// evenly among the loops. Default 64 MiB.
+	MaxHeld int
 	// PendingTimeout drops a pending connection that nobody answered. Default 30 s.
 	PendingTimeout time.Duration
 	// Spin is how long a loop polls before it parks, at most 20 µs: lower
@@ -87,6 +95,12 @@ func (c *Config) validate() error {
 	}
 	if c.MaxPending == 0 {
 		c.MaxPending = 4096
+	}
+	if c.MaxConns == 0 {
+		c.MaxConns = 16384
+	}
+	if c.MaxHeld == 0 {
+		c.MaxHeld = 64 << 20
 	}
 	if c.PendingTimeout == 0 {
 		c.PendingTimeout = 30 * time.Second

@@ -40,12 +40,26 @@ func (l *loop) syn(side aio.Side, key packet.Key, pkt *stack.PacketBuffer) {
 		l.drop(side, packet.PendingLimit)
 		return
 	}
+	switch l.places[side].take(key.Remote.Addr()) {
+	case sideFull:
+		l.turnAway(side, key, pkt, packet.ConnLimit)
+		return
+	case clientsFull:
+		l.turnAway(side, key, pkt, packet.ClientLimit)
+		return
+	}
 	p := &Pending{Side: side, Src: key.Remote, Dst: key.Local, l: l, k: k, id: endpointID(key.Remote, key.Local), syn: pkt.IncRef()}
 	p.limit = l.clock.after(l.s.cfg.PendingTimeout, p.expire)
 	l.pending[side][k] = p
 	l.s.flows.add(side, k, l)
 	l.counters[side].syns.Add(1)
 	l.s.cfg.OnSYN(p)
+}
+
+// turnAway refuses a SYN for which there is no place. It borrows pkt.
+func (l *loop) turnAway(side aio.Side, key packet.Key, pkt *stack.PacketBuffer, why packet.Reason) {
+	l.drop(side, why)
+	l.refuseStray(side, endpointID(key.Remote, key.Local), pkt)
 }
 
 func (p *Pending) expire() {
@@ -80,11 +94,13 @@ func (p *Pending) Accept() (aio.Conn, error) {
 	c := p.l.newConn(p.Side, p.Src, p.Dst)
 	ep, err := p.l.core.tcp.accept(p.l.core.listen, p.id, pkt, &c.wq, &c.flow)
 	if err != nil {
+		p.leave()
 		p.l.core.reset(p.id, pkt)
 		return nil, fmt.Errorf("accept %v from %v: %w", p.Dst, p.Src, mapError(err))
 	}
 	p.l.handshakes++
 	p.l.counters[p.Side].accepted.Add(1)
+	c.placed = true
 	c.begin(ep)
 	return c, nil
 }
@@ -95,6 +111,7 @@ func (p *Pending) Refuse() {
 	if !ok {
 		return
 	}
+	p.leave()
 	p.l.counters[p.Side].refused.Add(1)
 	p.l.core.reset(p.id, pkt)
 	pkt.DecRef()
@@ -103,6 +120,10 @@ func (p *Pending) Refuse() {
 // Drop forgets the SYN without an answer: the client tries again by itself.
 func (p *Pending) Drop() {
 	if pkt, ok := p.answer(); ok {
+		p.leave()
 		pkt.DecRef()
 	}
 }
+
+// leave gives the client's place back; one that was accepted keeps it.
+func (p *Pending) leave() { p.l.places[p.Side].give(p.Src.Addr()) }

@@ -75,6 +75,7 @@ func (c *conn) read(p []byte, peek bool) (int, error) {
 // consumed accounts n bytes that left the receive buffer.
 func (c *conn) consumed(n int) {
 	c.in += uint64(n)
+	c.account()
 	if c.copied += n; c.copied >= moderateEvery {
 		c.ep.ModerateRecvBuf(c.copied)
 		c.copied = 0
@@ -117,7 +118,9 @@ func (c *conn) Write(p []byte) (int, error) {
 		c.wants = true
 		return 0, aio.ErrWouldBlock
 	}
-	done := 0
+	done, all := 0, len(p)
+	p = p[:c.writes(all)]
+	defer c.account()
 	for done < len(p) {
 		s := source{p[done:]}
 		n, err := c.ep.Write(&s, tcpip.WriteOptions{Atomic: true})
@@ -130,6 +133,10 @@ func (c *conn) Write(p []byte) (int, error) {
 			}
 			return done, c.broken(err)
 		}
+	}
+	if done < all {
+		c.wants = true
+		return done, aio.ErrWouldBlock
 	}
 	return done, nil
 }
@@ -161,10 +168,16 @@ func (c *conn) CopyTo(dst aio.Conn) (total int64, err error, ok bool) { //nolint
 			c.crowd = 0
 			return total, c.drained(), true
 		}
-		m.from, m.left, m.err = c, n, nil
+		k := d.writes(n)
+		if k == 0 {
+			d.wants = true
+			return total, aio.ErrWouldBlock, true
+		}
+		m.from, m.left, m.err = c, k, nil
 		w, werr := d.ep.Write(m, tcpip.WriteOptions{Atomic: true})
 		total += w
 		d.out += uint64(w)
+		d.account()
 		c.consumed(int(w))
 		switch werr.(type) {
 		case nil:

@@ -77,10 +77,10 @@ func newWorld(t *testing.T, hop, server func(*netstack.Pending), opts ...option)
 		t.Fatal(err)
 	}
 	// A host is a stack whose wire side is its network card.
-	if w.app, err = netstack.New(netstack.Config{App: []netstack.Device{none()}, Wire: []netstack.Device{w.hostApp}, Addrs: []netip.Addr{pod4, pod6}, MTU: wc.mtu, OnSYN: wc.server}); err != nil {
+	if w.app, err = netstack.New(netstack.Config{App: []netstack.Device{none()}, Wire: []netstack.Device{w.hostApp}, Addrs: []netip.Addr{pod4, pod6}, MTU: wc.mtu, OnSYN: wc.server, MaxConns: 1 << 20, MaxHeld: 1 << 30}); err != nil {
 		t.Fatal(err)
 	}
-	if w.server, err = netstack.New(netstack.Config{App: []netstack.Device{none()}, Wire: []netstack.Device{w.hostServer}, Addrs: []netip.Addr{server4, server6}, MTU: wc.mtu, OnSYN: wc.server}); err != nil {
+	if w.server, err = netstack.New(netstack.Config{App: []netstack.Device{none()}, Wire: []netstack.Device{w.hostServer}, Addrs: []netip.Addr{server4, server6}, MTU: wc.mtu, OnSYN: wc.server, MaxConns: 1 << 20, MaxHeld: 1 << 30}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

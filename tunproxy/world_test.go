@@ -143,6 +143,7 @@ func (w *world) newHost(addr netip.Addr, link netstack.Device) *host {
 	}
 	h.stack, err = netstack.New(netstack.Config{
 		App: []netstack.Device{none}, Wire: []netstack.Device{link}, Addrs: []netip.Addr{addr}, MTU: 1500, OnSYN: h.syn,
+		MaxConns: 1 << 20, MaxHeld: 1 << 30, // a kernel's are not under test
 	})
 	if err != nil {
 		w.t.Fatal(err)

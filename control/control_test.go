@@ -267,6 +267,18 @@ func TestDestination(t *testing.T) {
 	if u := recv(t, s); u.GetTarget().GetProtocol() != destinationapi.Protocol_HTTP2 || len(u.GetTarget().GetEndpoints()) != 1 {
 		t.Errorf("another protocol: %v", u)
 	}
+	// What the Service's owner asks of its callers comes with a state of its own,
+	// and what nobody can read comes not.
+	const plain = "kind: Service\nmetadata: {name: web}"
+	if !strings.Contains(manifests, plain) {
+		t.Fatal("the manifests are not as this test wants them")
+	}
+	p.Apply("0.yaml", strings.Replace(manifests, plain, "kind: Service\nmetadata: {name: web, annotations: "+
+		"{timeout.tunmesh.io/request: 2s, timeout.linkerd.io/idle: 5m, timeout.tunmesh.io/response: soon}}", 1))
+	if u := recv(t, s); u.GetTarget().GetTraffic().GetTimeouts().GetRequestMs() != 2000 || u.GetTarget().GetTraffic().GetTimeouts().GetIdleMs() != 300_000 ||
+		u.GetTarget().GetTraffic().GetTimeouts().GetResponseMs() != 0 || len(u.GetTarget().GetEndpoints()) != 1 {
+		t.Errorf("annotated: %v", u)
+	}
 	// The asker's end ends its streams.
 	p.DeletePod("default", "client")
 	for {

@@ -70,6 +70,7 @@ func (r *outboundRequests) open(x *exchange.Exchange, last error) {
 		x.Fail(exchange.ErrNoRoute)
 		return
 	}
+	x.Guard(r.tg.snap.Traffic)
 	e := pickFor(rule.Backend, x, r.tg.used)
 	if e == nil {
 		if p := r.tg.park(func() { r.unparked(x) }); p != nil {

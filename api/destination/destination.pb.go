@@ -363,7 +363,9 @@ type Target struct {
 	// name.namespace.svc.cluster.local:port, for labels; "" when none.
 	Authority string `protobuf:"bytes,5,opt,name=authority,proto3" json:"authority,omitempty"`
 	// Labels of the target in metrics, without "dst_" (service, namespace).
-	Labels        map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What the Service asks of its callers; absent: nothing of it.
+	Traffic       *Traffic `protobuf:"bytes,7,opt,name=traffic,proto3" json:"traffic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -440,6 +442,124 @@ func (x *Target) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *Target) GetTraffic() *Traffic {
+	if x != nil {
+		return x.Traffic
+	}
+	return nil
+}
+
+// Traffic is what the owner of a Service asked for, about requests to it. A field
+// that is absent or zero was not asked for, and nothing of the kind is done. A
+// client ignores what it does not know.
+type Traffic struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Timeouts      *Timeouts              `protobuf:"bytes,1,opt,name=timeouts,proto3" json:"timeouts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Traffic) Reset() {
+	*x = Traffic{}
+	mi := &file_destination_destination_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Traffic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Traffic) ProtoMessage() {}
+
+func (x *Traffic) ProtoReflect() protoreflect.Message {
+	mi := &file_destination_destination_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Traffic.ProtoReflect.Descriptor instead.
+func (*Traffic) Descriptor() ([]byte, []int) {
+	return file_destination_destination_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Traffic) GetTimeouts() *Timeouts {
+	if x != nil {
+		return x.Timeouts
+	}
+	return nil
+}
+
+// Timeouts end requests; 0 is none.
+type Timeouts struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From a request's head to the end of its response, retries included.
+	RequestMs uint64 `protobuf:"varint,1,opt,name=request_ms,json=requestMs,proto3" json:"request_ms,omitempty"`
+	// From the end of the request to the end of the response.
+	ResponseMs uint64 `protobuf:"varint,2,opt,name=response_ms,json=responseMs,proto3" json:"response_ms,omitempty"`
+	// Time in which nothing moves, in either direction.
+	IdleMs        uint64 `protobuf:"varint,3,opt,name=idle_ms,json=idleMs,proto3" json:"idle_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Timeouts) Reset() {
+	*x = Timeouts{}
+	mi := &file_destination_destination_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Timeouts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Timeouts) ProtoMessage() {}
+
+func (x *Timeouts) ProtoReflect() protoreflect.Message {
+	mi := &file_destination_destination_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Timeouts.ProtoReflect.Descriptor instead.
+func (*Timeouts) Descriptor() ([]byte, []int) {
+	return file_destination_destination_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Timeouts) GetRequestMs() uint64 {
+	if x != nil {
+		return x.RequestMs
+	}
+	return 0
+}
+
+func (x *Timeouts) GetResponseMs() uint64 {
+	if x != nil {
+		return x.ResponseMs
+	}
+	return 0
+}
+
+func (x *Timeouts) GetIdleMs() uint64 {
+	if x != nil {
+		return x.IdleMs
+	}
+	return 0
+}
+
 type Endpoint struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // "IP:port"
@@ -460,7 +580,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_destination_destination_proto_msgTypes[4]
+	mi := &file_destination_destination_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -472,7 +592,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[4]
+	mi := &file_destination_destination_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -485,7 +605,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{4}
+	return file_destination_destination_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -540,7 +660,7 @@ type EndpointDelta struct {
 
 func (x *EndpointDelta) Reset() {
 	*x = EndpointDelta{}
-	mi := &file_destination_destination_proto_msgTypes[5]
+	mi := &file_destination_destination_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +672,7 @@ func (x *EndpointDelta) String() string {
 func (*EndpointDelta) ProtoMessage() {}
 
 func (x *EndpointDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[5]
+	mi := &file_destination_destination_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +685,7 @@ func (x *EndpointDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointDelta.ProtoReflect.Descriptor instead.
 func (*EndpointDelta) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{5}
+	return file_destination_destination_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EndpointDelta) GetPut() []*Endpoint {
@@ -599,17 +719,26 @@ const file_destination_destination_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
-	"\x04port\x18\x04 \x01(\rR\x04port\"\x84\x03\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\"\xbf\x03\n" +
 	"\x06Target\x120\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1c.tunmesh.destination.v1.KindR\x04kind\x12-\n" +
 	"\x03ref\x18\x02 \x01(\v2\x1b.tunmesh.destination.v1.RefR\x03ref\x12<\n" +
 	"\bprotocol\x18\x03 \x01(\x0e2 .tunmesh.destination.v1.ProtocolR\bprotocol\x12>\n" +
 	"\tendpoints\x18\x04 \x03(\v2 .tunmesh.destination.v1.EndpointR\tendpoints\x12\x1c\n" +
 	"\tauthority\x18\x05 \x01(\tR\tauthority\x12B\n" +
-	"\x06labels\x18\x06 \x03(\v2*.tunmesh.destination.v1.Target.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x06 \x03(\v2*.tunmesh.destination.v1.Target.LabelsEntryR\x06labels\x129\n" +
+	"\atraffic\x18\a \x01(\v2\x1f.tunmesh.destination.v1.TrafficR\atraffic\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xab\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"G\n" +
+	"\aTraffic\x12<\n" +
+	"\btimeouts\x18\x01 \x01(\v2 .tunmesh.destination.v1.TimeoutsR\btimeouts\"c\n" +
+	"\bTimeouts\x12\x1d\n" +
+	"\n" +
+	"request_ms\x18\x01 \x01(\x04R\trequestMs\x12\x1f\n" +
+	"\vresponse_ms\x18\x02 \x01(\x04R\n" +
+	"responseMs\x12\x17\n" +
+	"\aidle_ms\x18\x03 \x01(\x04R\x06idleMs\"\xab\x02\n" +
 	"\bEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06weight\x18\x02 \x01(\rR\x06weight\x12\x12\n" +
@@ -653,7 +782,7 @@ func file_destination_destination_proto_rawDescGZIP() []byte {
 }
 
 var file_destination_destination_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_destination_destination_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_destination_destination_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_destination_destination_proto_goTypes = []any{
 	(Kind)(0),             // 0: tunmesh.destination.v1.Kind
 	(Protocol)(0),         // 1: tunmesh.destination.v1.Protocol
@@ -661,29 +790,33 @@ var file_destination_destination_proto_goTypes = []any{
 	(*Update)(nil),        // 3: tunmesh.destination.v1.Update
 	(*Ref)(nil),           // 4: tunmesh.destination.v1.Ref
 	(*Target)(nil),        // 5: tunmesh.destination.v1.Target
-	(*Endpoint)(nil),      // 6: tunmesh.destination.v1.Endpoint
-	(*EndpointDelta)(nil), // 7: tunmesh.destination.v1.EndpointDelta
-	nil,                   // 8: tunmesh.destination.v1.Target.LabelsEntry
-	nil,                   // 9: tunmesh.destination.v1.Endpoint.LabelsEntry
+	(*Traffic)(nil),       // 6: tunmesh.destination.v1.Traffic
+	(*Timeouts)(nil),      // 7: tunmesh.destination.v1.Timeouts
+	(*Endpoint)(nil),      // 8: tunmesh.destination.v1.Endpoint
+	(*EndpointDelta)(nil), // 9: tunmesh.destination.v1.EndpointDelta
+	nil,                   // 10: tunmesh.destination.v1.Target.LabelsEntry
+	nil,                   // 11: tunmesh.destination.v1.Endpoint.LabelsEntry
 }
 var file_destination_destination_proto_depIdxs = []int32{
 	5,  // 0: tunmesh.destination.v1.Update.target:type_name -> tunmesh.destination.v1.Target
-	7,  // 1: tunmesh.destination.v1.Update.delta:type_name -> tunmesh.destination.v1.EndpointDelta
+	9,  // 1: tunmesh.destination.v1.Update.delta:type_name -> tunmesh.destination.v1.EndpointDelta
 	0,  // 2: tunmesh.destination.v1.Target.kind:type_name -> tunmesh.destination.v1.Kind
 	4,  // 3: tunmesh.destination.v1.Target.ref:type_name -> tunmesh.destination.v1.Ref
 	1,  // 4: tunmesh.destination.v1.Target.protocol:type_name -> tunmesh.destination.v1.Protocol
-	6,  // 5: tunmesh.destination.v1.Target.endpoints:type_name -> tunmesh.destination.v1.Endpoint
-	8,  // 6: tunmesh.destination.v1.Target.labels:type_name -> tunmesh.destination.v1.Target.LabelsEntry
-	1,  // 7: tunmesh.destination.v1.Endpoint.protocol:type_name -> tunmesh.destination.v1.Protocol
-	9,  // 8: tunmesh.destination.v1.Endpoint.labels:type_name -> tunmesh.destination.v1.Endpoint.LabelsEntry
-	6,  // 9: tunmesh.destination.v1.EndpointDelta.put:type_name -> tunmesh.destination.v1.Endpoint
-	2,  // 10: tunmesh.destination.v1.Destination.Watch:input_type -> tunmesh.destination.v1.WatchRequest
-	3,  // 11: tunmesh.destination.v1.Destination.Watch:output_type -> tunmesh.destination.v1.Update
-	11, // [11:12] is the sub-list for method output_type
-	10, // [10:11] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	8,  // 5: tunmesh.destination.v1.Target.endpoints:type_name -> tunmesh.destination.v1.Endpoint
+	10, // 6: tunmesh.destination.v1.Target.labels:type_name -> tunmesh.destination.v1.Target.LabelsEntry
+	6,  // 7: tunmesh.destination.v1.Target.traffic:type_name -> tunmesh.destination.v1.Traffic
+	7,  // 8: tunmesh.destination.v1.Traffic.timeouts:type_name -> tunmesh.destination.v1.Timeouts
+	1,  // 9: tunmesh.destination.v1.Endpoint.protocol:type_name -> tunmesh.destination.v1.Protocol
+	11, // 10: tunmesh.destination.v1.Endpoint.labels:type_name -> tunmesh.destination.v1.Endpoint.LabelsEntry
+	8,  // 11: tunmesh.destination.v1.EndpointDelta.put:type_name -> tunmesh.destination.v1.Endpoint
+	2,  // 12: tunmesh.destination.v1.Destination.Watch:input_type -> tunmesh.destination.v1.WatchRequest
+	3,  // 13: tunmesh.destination.v1.Destination.Watch:output_type -> tunmesh.destination.v1.Update
+	13, // [13:14] is the sub-list for method output_type
+	12, // [12:13] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_destination_destination_proto_init() }
@@ -701,7 +834,7 @@ func file_destination_destination_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_destination_destination_proto_rawDesc), len(file_destination_destination_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -69,6 +69,7 @@ type Service struct {
 	PublishNotReady bool
 	Ports           []ServicePort
 	Opaque          *PortSet // nil: not annotated
+	Traffic         *Traffic // nil: not annotated
 }
 
 // ServicePort is one port of a Service.

@@ -52,6 +52,7 @@ func (c *Catalog) resolveService(addr netip.AddrPort, s *service) *Target {
 			Authority: c.authority(s.Key, sp.Port),
 			Labels:    map[string]string{"service": s.Name, "namespace": s.Namespace},
 			Endpoints: c.ready(s, sp, addr.Addr().Is4()),
+			Traffic:   s.Traffic,
 		}
 	}
 	return &Target{Addr: addr, Kind: TargetNone}

@@ -57,6 +57,8 @@ type Target struct {
 	Labels map[string]string
 	// Endpoints are sorted by address, each address once.
 	Endpoints []Endpoint
+	// Traffic is what the Service asks of its callers; nil: nothing.
+	Traffic *Traffic
 }
 
 // Endpoint is one place that a target's connections go.
@@ -83,7 +85,7 @@ func (e Endpoint) Equal(o Endpoint) bool {
 // SameBut reports whether two snapshots differ in their endpoints at most.
 func (t *Target) SameBut(o *Target) bool {
 	return t.Addr == o.Addr && t.Kind == o.Kind && t.Ref == o.Ref && t.Port == o.Port &&
-		t.Protocol == o.Protocol && t.Authority == o.Authority && maps.Equal(t.Labels, o.Labels)
+		t.Protocol == o.Protocol && t.Authority == o.Authority && maps.Equal(t.Labels, o.Labels) && t.Traffic.Equal(o.Traffic)
 }
 
 // same compares snapshots in everything but the version.

@@ -81,7 +81,7 @@ func marshal(from, to *catalog.Target) ([]byte, error) {
 func target(t *catalog.Target) *api.Target {
 	m := &api.Target{
 		Kind: api.Kind(t.Kind), Protocol: api.Protocol(t.Protocol), Authority: t.Authority, Labels: t.Labels,
-		Endpoints: make([]*api.Endpoint, 0, len(t.Endpoints)),
+		Endpoints: make([]*api.Endpoint, 0, len(t.Endpoints)), Traffic: traffic(t.Traffic),
 	}
 	if t.Ref.Kind != "" {
 		m.Ref = &api.Ref{Kind: t.Ref.Kind, Namespace: t.Ref.Namespace, Name: t.Ref.Name, Port: uint32(t.Port)}

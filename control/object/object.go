@@ -6,6 +6,7 @@
 package object
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -61,8 +62,10 @@ func replicas(n *int32) int32 {
 // Service strips a Service.
 func Service(s *corev1.Service) (*catalog.Service, error) {
 	opaque, err := opaquePorts(s.Annotations)
+	traffic, terr := traffic(s.Annotations)
+	err = errors.Join(err, terr)
 	svc := &catalog.Service{
-		Key: key(s), Labels: s.Labels, Selector: s.Spec.Selector, Opaque: opaque,
+		Key: key(s), Labels: s.Labels, Selector: s.Spec.Selector, Opaque: opaque, Traffic: traffic,
 		PublishNotReady: s.Spec.PublishNotReadyAddresses,
 	}
 	if s.Spec.Type == corev1.ServiceTypeExternalName {

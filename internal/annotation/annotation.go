@@ -38,6 +38,20 @@ const (
 	ImagePullPolicy = ConfigPrefix + "image-pull-policy"
 )
 
+// Annotations of a Service, about the traffic to it. Linkerd's names for the same
+// are read too; ours wins where both are set.
+const (
+	// TimeoutPrefix begins the timeouts of requests to a Service; each is a
+	// duration such as "400ms", and "0" is none.
+	TimeoutPrefix = "timeout.tunmesh.io/"
+	// TimeoutRequest bounds a request with its response and all retries,
+	// TimeoutResponse the time from the request's end to the response's,
+	// TimeoutIdle the time in which nothing moves in either direction.
+	TimeoutRequest  = TimeoutPrefix + "request"
+	TimeoutResponse = TimeoutPrefix + "response"
+	TimeoutIdle     = TimeoutPrefix + "idle"
+)
+
 // Annotations that tunmesh writes.
 const (
 	// Injected is written on the pod by the injector alone, with the version

@@ -23,7 +23,7 @@ var floors = map[string][][]string{ //nolint:gochecknoglobals // a table
 	"tunproxy": {
 		{"tunproxy/message", "tunproxy/hpack"},
 		{"tunproxy/flow"},
-		{"tunproxy/detect", "tunproxy/route", "tunproxy/balance", "tunproxy/authz"},
+		{"tunproxy/detect", "tunproxy/route", "tunproxy/balance", "tunproxy/authz", "tunproxy/resilience"},
 		{"tunproxy/h1", "tunproxy/h2", "tunproxy/orig"},
 		{"tunproxy/telemetry", "tunproxy/mtls", "tunproxy/rpc"},
 		{"tunproxy/tap", "tunproxy/discover", "tunproxy/forward", "tunproxy/upstream"},

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tunmesh/tunmesh/internal/spiffe"
 	"github.com/tunmesh/tunmesh/tunproxy/flow"
+	"github.com/tunmesh/tunmesh/tunproxy/resilience"
 	"github.com/tunmesh/tunmesh/tunproxy/rpc/wire"
 )
 
@@ -58,6 +59,8 @@ type Snapshot struct {
 	Labels map[string]string
 	// Endpoints, each address once.
 	Endpoints []Endpoint
+	// Traffic is what the Service asks of its callers; nil: nothing.
+	Traffic *resilience.Policy
 }
 
 // Endpoint is a place that a target's connections go.
@@ -101,6 +104,9 @@ func snapshot(addr netip.AddrPort, m *wire.Target) (*Snapshot, error) {
 		Ref: Ref{m.Ref.Kind, m.Ref.Namespace, m.Ref.Name, uint16(m.Ref.Port)},
 	}
 	if s.Endpoints, err = endpoints(nil, m.Endpoints, nil); err != nil {
+		return nil, err
+	}
+	if s.Traffic, err = trafficOf(m.Traffic); err != nil {
 		return nil, err
 	}
 	return s, s.check(addr)

@@ -204,7 +204,7 @@ func (t *Target) idle(before int64) bool {
 // equal compares all but the version.
 func (s *Snapshot) equal(o *Snapshot) bool {
 	return s.Kind == o.Kind && s.Protocol == o.Protocol && s.Ref == o.Ref && s.Authority == o.Authority &&
-		maps.Equal(s.Labels, o.Labels) && slices.EqualFunc(s.Endpoints, o.Endpoints, func(a, b Endpoint) bool {
+		maps.Equal(s.Labels, o.Labels) && s.Traffic.Equal(o.Traffic) && slices.EqualFunc(s.Endpoints, o.Endpoints, func(a, b Endpoint) bool {
 		return a.Addr == b.Addr && a.Weight == b.Weight && a.Zone == b.Zone && a.Identity == b.Identity &&
 			a.Protocol == b.Protocol && maps.Equal(a.Labels, b.Labels)
 	})

@@ -14,6 +14,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/discover"
 	"github.com/tunmesh/tunmesh/tunproxy/flow"
 	"github.com/tunmesh/tunmesh/tunproxy/mtls/mtlstest"
+	"github.com/tunmesh/tunmesh/tunproxy/resilience"
 )
 
 const svc = "10.96.0.7:80"
@@ -144,6 +145,34 @@ func TestDeltas(t *testing.T) {
 	}
 }
 
+// What a Service asks of its callers is a change like others.
+func TestTraffic(t *testing.T) {
+	p := newPlane(t)
+	f := p.target(svc)
+	f.say(service(1, "10.1.0.1:80"))
+	p.start()
+	s := start(t, p, nil)
+	target, err := s.lookup(svc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if target.Load().Traffic != nil {
+		t.Errorf("nothing was asked for, and there is %+v", target.Load().Traffic)
+	}
+	u := service(2, "10.1.0.1:80")
+	u.GetTarget().Traffic = &destapi.Traffic{Timeouts: &destapi.Timeouts{RequestMs: 1000, ResponseMs: 20, IdleMs: 3}}
+	f.say(u)
+	want := &resilience.Policy{Timeouts: resilience.Timeouts{Request: time.Second, Response: 20 * time.Millisecond, Idle: 3 * time.Millisecond}}
+	eventually(t, "the policy", func() bool { return target.Load().Traffic.Equal(want) })
+	f.say(delta(3, []*destapi.Endpoint{endpoint("10.1.0.2:80")}))
+	eventually(t, "a delta", func() bool { return len(target.Load().Endpoints) == 2 })
+	if !target.Load().Traffic.Equal(want) {
+		t.Errorf("after a change of endpoints %+v", target.Load().Traffic)
+	}
+	f.say(service(4, "10.1.0.1:80"))
+	eventually(t, "no policy", func() bool { return target.Load().Traffic == nil })
+}
+
 // What is not right in an update leaves the last good state, ends the stream,
 // and the next stream brings the whole state.
 func TestMalformedUpdates(t *testing.T) {
@@ -172,13 +201,16 @@ func TestMalformedUpdates(t *testing.T) {
 			t.Endpoints[0].Identity = ""
 		}),
 		"external with identity": bad(func(t *destapi.Target) { t.Kind, t.Endpoints[0].Address = destapi.Kind_EXTERNAL, svc }),
-		"an old version":         service(1, "10.1.0.5:80"),
-		"a gap":                  delta(3, nil, "10.1.0.1:80"),
-		"a delta again":          delta(1, nil, "10.1.0.1:80"),
-		"removes what is not":    delta(2, nil, "10.1.0.77:80"),
-		"removes garbage":        delta(2, nil, "x"),
-		"puts garbage":           delta(2, []*destapi.Endpoint{{Address: "10.1.0.5:80"}}),
-		"puts and removes":       delta(2, []*destapi.Endpoint{endpoint("10.1.0.1:80")}, "10.1.0.1:80"),
+		"a timeout of ages": bad(func(t *destapi.Target) {
+			t.Traffic = &destapi.Traffic{Timeouts: &destapi.Timeouts{RequestMs: 1 << 63}}
+		}),
+		"an old version":      service(1, "10.1.0.5:80"),
+		"a gap":               delta(3, nil, "10.1.0.1:80"),
+		"a delta again":       delta(1, nil, "10.1.0.1:80"),
+		"removes what is not": delta(2, nil, "10.1.0.77:80"),
+		"removes garbage":     delta(2, nil, "x"),
+		"puts garbage":        delta(2, []*destapi.Endpoint{{Address: "10.1.0.5:80"}}),
+		"puts and removes":    delta(2, []*destapi.Endpoint{endpoint("10.1.0.1:80")}, "10.1.0.1:80"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

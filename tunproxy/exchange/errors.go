@@ -10,6 +10,7 @@ import (
 
 // The gRPC status codes that sidecars make.
 const (
+	grpcDeadlineExceeded = 4
 	grpcNotFound         = 5
 	grpcPermissionDenied = 7
 	grpcInternal         = 13
@@ -40,6 +41,9 @@ var (
 	ErrNoEndpoint        = &Error{Status: 503, GRPCStatus: grpcUnavailable, Name: "no endpoint", Elsewhere: true}
 	ErrOverload          = &Error{Status: 503, GRPCStatus: grpcUnavailable, Name: "too many requests waiting", Elsewhere: true}
 	ErrTimeout           = &Error{Status: 504, GRPCStatus: grpcUnavailable, Name: "no endpoint in time", Elsewhere: true}
+	ErrRequestTimeout    = &Error{Status: 504, GRPCStatus: grpcDeadlineExceeded, Name: "request timeout"}
+	ErrResponseTimeout   = &Error{Status: 504, GRPCStatus: grpcDeadlineExceeded, Name: "response timeout"}
+	ErrIdleTimeout       = &Error{Status: 504, GRPCStatus: grpcDeadlineExceeded, Name: "idle timeout"}
 	ErrMalformed         = &Error{Status: 400, GRPCStatus: grpcInternal, Name: "malformed request"}
 )
 

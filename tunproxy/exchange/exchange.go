@@ -125,6 +125,7 @@ type Exchange struct {
 
 	began, attemptBegan time.Duration
 	res                 Result
+	guard               *guard // nil: under no policy
 
 	// Waiting is the Opener's own, between Open and its answer.
 	Waiting any
@@ -182,6 +183,7 @@ func (x *Exchange) Began() time.Duration { return x.began }
 
 // Head implements message.Receiver.
 func (x *Exchange) Head(s message.Stream, h *message.Head, end bool) {
+	x.guard.event()
 	switch s {
 	case x.down:
 		x.request(h, end)
@@ -192,6 +194,7 @@ func (x *Exchange) Head(s message.Stream, h *message.Head, end bool) {
 
 // Data implements message.Receiver.
 func (x *Exchange) Data(s message.Stream, p []byte, end bool) {
+	x.guard.event()
 	switch s {
 	case x.down:
 		x.requestData(p, end)
@@ -202,6 +205,7 @@ func (x *Exchange) Data(s message.Stream, p []byte, end bool) {
 
 // Trailers implements message.Receiver.
 func (x *Exchange) Trailers(s message.Stream, f []message.Field) {
+	x.guard.event()
 	switch s {
 	case x.down:
 		x.requestTrailers(f)
@@ -212,6 +216,7 @@ func (x *Exchange) Trailers(s message.Stream, f []message.Field) {
 
 // Drained implements message.Receiver: what left one side reopens the other's window.
 func (x *Exchange) Drained(s message.Stream, n int) {
+	x.guard.event()
 	switch s {
 	case x.up:
 		x.drained += int64(n)
@@ -309,6 +314,7 @@ func (x *Exchange) finish(o Outcome) {
 		return
 	}
 	x.over = true
+	x.guard.stop()
 	if x.req.Method == "" {
 		return // no request head ever came
 	}
@@ -339,6 +345,7 @@ func (x *Exchange) tell() {
 
 // endAttempt settles the account with the current endpoint.
 func (x *Exchange) endAttempt(o Outcome) {
+	x.guard.attemptOver()
 	if e := x.endpoint; e != nil && x.charged {
 		x.charged = false
 		until := x.cfg.Loop.Now()

@@ -9,6 +9,7 @@ import (
 	"github.com/tunmesh/tunmesh/internal/aio/aiotest"
 	"github.com/tunmesh/tunmesh/internal/hop"
 	"github.com/tunmesh/tunmesh/tunproxy/message"
+	"github.com/tunmesh/tunmesh/tunproxy/resilience"
 )
 
 // stream is a fake: it notes what was sent and lets the test play its peer.
@@ -81,6 +82,7 @@ type world struct {
 	ups       []*stream
 	endpoints []*endpoint
 	fail      *Error
+	policy    *resilience.Policy
 	later     bool // the test answers Open itself
 	asked     *Exchange
 	canceled  int
@@ -103,6 +105,7 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) Open(x *Exchange) {
 	w.asked = x
+	x.Guard(w.policy)
 	switch {
 	case w.later:
 	case w.fail != nil:

@@ -31,7 +31,8 @@ type Result struct {
 	// WasReset: the stream ended with Reset instead of a whole response.
 	WasReset bool
 	Reset    message.Code
-	// ProxyError names an error response made by this sidecar; "" otherwise.
+	// ProxyError names an error response made by this sidecar, or why it ended a
+	// response that had begun; "" otherwise.
 	ProxyError string
 	// Err says what broke; nil for a whole response of an endpoint.
 	Err error

@@ -53,6 +53,7 @@ func (x *Exchange) Opened(u Upstream) {
 	if len(x.body) > replayLimit {
 		x.forget()
 	}
+	x.guard.sent()
 }
 
 // copyHead makes a copy that translators may rewrite, in storage of x's own.
@@ -100,6 +101,7 @@ func (x *Exchange) requestData(p []byte, end bool) {
 		x.forget()
 	}
 	if end {
+		x.guard.sent()
 		x.ended()
 	}
 }
@@ -117,6 +119,7 @@ func (x *Exchange) requestTrailers(f []message.Field) {
 	x.trailers = append(x.trailers[:0], f...)
 	if x.up != nil {
 		x.sendTrailers()
+		x.guard.sent()
 		x.ended()
 	}
 }

@@ -28,6 +28,9 @@ func (x *Exchange) response(h *message.Head, end bool) {
 	}
 	x.respHead = true
 	x.forget()
+	if x.guard != nil && x.tunnels(h) {
+		x.guard.stop()
+	}
 	x.res.Status = h.Status
 	x.res.FirstByte = x.cfg.Loop.Now() - x.began
 	if end { // gRPC calls this "trailers only"
@@ -79,6 +82,7 @@ func (x *Exchange) responseTrailers(f []message.Field) {
 // endpoint then says whether it wants the rest.
 func (x *Exchange) responseEnded() {
 	x.respEnd = true
+	x.guard.stop()
 	x.ended()
 }
 
@@ -96,20 +100,26 @@ func (x *Exchange) noteGRPC(f []message.Field) {
 
 // breakResponse ends a response that began and can't be completed.
 func (x *Exchange) breakResponse(code message.Code, err error) {
-	x.res.Err = err
-	if err != nil && x.isGRPC() && x.req.Version == message.HTTP2 {
-		f := grpcTrailers(ErrBroken.with(err))
-		x.res.GRPCStatus = grpcUnavailable
-		x.down.SendTrailers(f)
-		x.respEnd = true
-		x.dropUpload()
-		x.finish(Failure)
+	if err != nil {
+		x.cut(message.InternalError, ErrBroken.with(err))
 		return
 	}
-	if err != nil {
-		code = message.InternalError
-	}
 	x.reset(code)
+}
+
+// cut ends a response that began with an error of the sidecar's: in trailers for
+// gRPC clients, else with a reset.
+func (x *Exchange) cut(code message.Code, e *Error) {
+	x.res.Err = e
+	if !x.isGRPC() || x.req.Version != message.HTTP2 {
+		x.reset(code)
+		return
+	}
+	x.res.GRPCStatus = e.GRPCStatus
+	x.down.SendTrailers(grpcTrailers(e))
+	x.respEnd = true
+	x.dropUpload()
+	x.finish(Failure)
 }
 
 // reset passes a reset on to the client.

@@ -84,6 +84,7 @@ type Target struct {
 	Endpoints []Endpoint
 	Authority string
 	Labels    map[string]string
+	Traffic   *Traffic
 }
 
 func (m *Target) merge(b []byte) error {
@@ -101,6 +102,11 @@ func (m *Target) merge(b []byte) error {
 			return f.str(&m.Authority)
 		case 6:
 			return f.entry(&m.Labels)
+		case 7:
+			if m.Traffic == nil {
+				m.Traffic = &Traffic{}
+			}
+			return f.message(m.Traffic.merge)
 		}
 		return nil
 	})

@@ -41,6 +41,9 @@ func TestDecodeUpdate(t *testing.T) {
 		Kind: destination.Kind_SERVICE, Protocol: destination.Protocol_HTTP2, Authority: "a.b:1",
 		Ref:    &destination.Ref{Kind: "Service", Namespace: "ns", Name: "n", Port: 80},
 		Labels: map[string]string{"service": "n", "namespace": "ns"},
+		Traffic: &destination.Traffic{
+			Timeouts: &destination.Timeouts{RequestMs: 1, ResponseMs: 2, IdleMs: 3},
+		},
 		Endpoints: []*destination.Endpoint{
 			{Address: "10.0.0.1:80", Weight: 10000, Zone: "z", Identity: "spiffe://x", Protocol: destination.Protocol_OPAQUE, Labels: map[string]string{"pod": "p", "empty": ""}},
 			{},
@@ -51,6 +54,9 @@ func TestDecodeUpdate(t *testing.T) {
 	same(t, u, wire.Update{Version: 7, Target: &wire.Target{
 		Kind: wire.KindService, Protocol: 3, Authority: "a.b:1", Ref: wire.Ref{Kind: "Service", Namespace: "ns", Name: "n", Port: 80},
 		Labels: map[string]string{"service": "n", "namespace": "ns"},
+		Traffic: &wire.Traffic{
+			Timeouts: wire.Timeouts{RequestMS: 1, ResponseMS: 2, IdleMS: 3},
+		},
 		Endpoints: []wire.Endpoint{
 			{Address: "10.0.0.1:80", Weight: 10000, Zone: "z", Identity: "spiffe://x", Protocol: 1, Labels: map[string]string{"pod": "p", "empty": ""}},
 			{},

@@ -1,0 +1,132 @@
+package exchange
+
+import (
+	"time"
+
+	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/tunproxy/message"
+	"github.com/tunmesh/tunmesh/tunproxy/resilience"
+)
+
+// guard holds an exchange to a policy. An exchange without one has none, and pays
+// nothing for it.
+type guard struct {
+	x *Exchange
+	p *resilience.Policy
+
+	request, response, idle aio.Timer // nil: not running
+	moved                   time.Duration
+}
+
+// Guard puts the exchange under a policy; nil is none. Openers call it before
+// their first answer; later calls change nothing.
+func (x *Exchange) Guard(p *resilience.Policy) {
+	if p == nil || x.guard != nil || x.over {
+		return
+	}
+	g := &guard{x: x, p: p}
+	x.guard = g
+	now := x.cfg.Loop.Now()
+	g.moved = now
+	if d := p.Timeouts.Request; d > 0 {
+		g.request = x.cfg.Loop.AfterFunc(max(d-(now-x.began), 0), g.requestExpired)
+	}
+	if d := p.Timeouts.Idle; d > 0 {
+		g.idle = x.cfg.Loop.AfterFunc(d, g.idleExpired)
+	}
+}
+
+// event hears that something of the exchange moved. g may be nil.
+func (g *guard) event() {
+	if g != nil {
+		g.moved = g.x.cfg.Loop.Now()
+	}
+}
+
+// sent hears that an endpoint has, or is being sent, the whole request. g may be nil.
+func (g *guard) sent() {
+	if g == nil || !g.x.reqEnd || g.x.up == nil || g.x.over {
+		return
+	}
+	if d := g.p.Timeouts.Response; d > 0 {
+		stop(&g.response)
+		g.response = g.x.cfg.Loop.AfterFunc(d, g.responseExpired)
+	}
+}
+
+// attemptOver hears that the exchange gave up on an endpoint. g may be nil.
+func (g *guard) attemptOver() {
+	if g != nil {
+		stop(&g.response)
+	}
+}
+
+// stop ends all that is under way: the response is whole, or the exchange became
+// a stream of bytes, or is over. g may be nil.
+func (g *guard) stop() {
+	if g != nil {
+		stop(&g.request)
+		stop(&g.response)
+		stop(&g.idle)
+	}
+}
+
+func stop(t *aio.Timer) {
+	if *t != nil {
+		(*t).Stop()
+		*t = nil
+	}
+}
+
+func (g *guard) requestExpired() {
+	g.request = nil
+	g.x.expire(ErrRequestTimeout)
+}
+
+func (g *guard) responseExpired() {
+	g.response = nil
+	g.x.expire(ErrResponseTimeout)
+}
+
+// idleExpired looks whether something moved since the timer was set: a timer for
+// each frame would cost more than looking now and then.
+func (g *guard) idleExpired() {
+	left := g.p.Timeouts.Idle - (g.x.cfg.Loop.Now() - g.moved)
+	if left > 0 {
+		g.idle = g.x.cfg.Loop.AfterFunc(left, g.idleExpired)
+		return
+	}
+	g.idle = nil
+	g.x.expire(ErrIdleTimeout)
+}
+
+// expire ends an exchange that took too long: with an answer if none went down,
+// else with a response that is seen to be broken.
+func (x *Exchange) expire(e *Error) {
+	if x.over {
+		return
+	}
+	outcome := Failure
+	if x.waiting {
+		x.waiting = false
+		x.cfg.Opener.Cancel(x)
+		outcome = Undelivered
+	}
+	if x.up != nil {
+		x.releaseUp()
+		up := x.up
+		x.up = nil
+		up.Abort(message.Cancel)
+	}
+	if !x.respHead {
+		x.answer(e, outcome)
+		return
+	}
+	x.res.ProxyError = e.Name
+	x.cut(message.Cancel, e)
+}
+
+// tunnels reports whether a response makes the exchange a stream of bytes.
+func (x *Exchange) tunnels(h *message.Head) bool {
+	return h.Status == 101 || x.req.Method == "CONNECT" && h.Status >= 200 && h.Status < 300
+}

@@ -1,0 +1,38 @@
+// Package resilience decides what is done about requests that fail or take too
+// long: what the owner of a Service asked for, as values and small state
+// machines. It refuses to know connections, streams, endpoints, timers and the
+// clock: it is told what happened and when, and answers what to do.
+//
+// A Policy is shared by everything that uses it and never changes. What has state
+// belongs to one event loop.
+package resilience
+
+import "time"
+
+// Policy is what the owner of a Service asked for. The zero Policy asks for
+// nothing: requests wait as long as their client does, and go out once.
+type Policy struct {
+	Timeouts Timeouts
+}
+
+// Timeouts end requests; 0 is none.
+type Timeouts struct {
+	// Request is from a request's head to the end of its response, retries
+	// included.
+	Request time.Duration
+	// Response is from the end of the request to the end of the response.
+	Response time.Duration
+	// Idle is how long nothing may move, in either direction.
+	Idle time.Duration
+}
+
+// Equal compares two policies; nil is one that asks for nothing.
+func (p *Policy) Equal(o *Policy) bool {
+	switch {
+	case p == o:
+		return true
+	case p == nil || o == nil:
+		return false
+	}
+	return p.Timeouts == o.Timeouts
+}

@@ -102,10 +102,7 @@ func New(cfg Config) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a sidecar: %w", err)
 	}
-	p.observers = []exchange.Observer{requestMetrics{cfg.Metrics}}
-	if cfg.Tap != nil {
-		p.observers = append(p.observers, tapped{p, cfg.Tap})
-	}
+	p.observers = p.watchers()
 	cfg.Metrics.Registry.Collect(p.collect)
 	for _, l := range p.stack.Loops() {
 		w := newWorker(p, l)
@@ -121,6 +118,15 @@ func New(cfg Config) (*Proxy, error) {
 		draining: &p.draining,
 	}
 	return p, nil
+}
+
+// watchers are the observers of all exchanges.
+func (p *Proxy) watchers() []exchange.Observer {
+	all := []exchange.Observer{requestMetrics{p.cfg.Metrics}}
+	if p.cfg.Tap != nil {
+		all = append(all, tapped{p, p.cfg.Tap})
+	}
+	return all
 }
 
 // DialContext connects from the wire side, as the sidecar itself: such

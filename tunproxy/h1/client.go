@@ -1,6 +1,7 @@
 package h1
 
 import (
+	"errors"
 	"time"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
@@ -33,6 +34,7 @@ type Client struct {
 	isConnect     bool
 	isUpgrade     bool
 	informational int
+	answered      int  // exchanges on this connection that are over
 	reusable      bool // by what the request and the response say
 	turnedIdle    bool // OnIdle is to be called
 }
@@ -216,6 +218,7 @@ func (c *Client) responseEnded() {
 // release ends an exchange whose both directions are over.
 func (c *Client) release() {
 	c.cur = nil
+	c.answered++
 	if !c.reusable || c.eof {
 		c.shut()
 		return
@@ -371,6 +374,10 @@ func (c *Client) ended(rest int) {
 	case clientIdle:
 		c.shut()
 	case clientHead:
+		if rest == 0 {
+			c.fail(c.unanswered(ErrTruncated))
+			return
+		}
 		c.fail(ErrTruncated)
 	case clientBody:
 		if st.recv.mode != closeBody || rest > 0 {
@@ -417,8 +424,20 @@ func (c *Client) due() time.Duration {
 
 func (c *Client) expired() { c.shut() }
 
+// unanswered is err, or ErrUnanswered when it ends a connection that has served
+// before, and nothing of a response has come.
+func (c *Client) unanswered(err error) error {
+	if c.state == clientHead && c.answered > 0 && c.informational == 0 && len(c.in) == c.off {
+		return ErrUnanswered
+	}
+	return err
+}
+
 func (c *Client) broken(err error) {
 	st := c.cur
+	if errors.Is(err, aio.ErrReset) {
+		err = c.unanswered(err)
+	}
 	c.cur = nil
 	c.state = clientClosed
 	if st != nil {

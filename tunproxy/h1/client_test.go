@@ -299,6 +299,43 @@ func TestClientDelivered(t *testing.T) {
 	})
 }
 
+// TestClientUnanswered: what a server that closes a kept connection leaves open is
+// told apart from an answer cut short.
+func TestClientUnanswered(t *testing.T) {
+	for name, c := range map[string]struct {
+		first, second string // responses
+		reset         bool
+		want          error
+	}{
+		"closed":                     {"HTTP/1.1 204 x\r\n\r\n", "", false, ErrUnanswered},
+		"reset":                      {"HTTP/1.1 204 x\r\n\r\n", "", true, ErrUnanswered},
+		"closed inside a head":       {"HTTP/1.1 204 x\r\n\r\n", "HTTP/1.1 2", false, ErrTruncated},
+		"reset inside a head":        {"HTTP/1.1 204 x\r\n\r\n", "HTTP/1.1 2", true, aio.ErrReset},
+		"closed after informational": {"HTTP/1.1 204 x\r\n\r\n", "HTTP/1.1 103 x\r\n\r\n", false, ErrTruncated},
+		"closed on the first":        {"", "", false, ErrTruncated},
+		"reset on the first":         {"", "", true, aio.ErrReset},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := call(t, Config{})
+			if c.first != "" {
+				v.open(get("/1"), true)
+				v.put(c.first)
+			}
+			_, l := v.open(get("/2"), true)
+			v.put(c.second)
+			if c.reset {
+				v.server.Reset()
+			} else {
+				_ = v.server.CloseWrite()
+			}
+			v.loop.Run(t)
+			if !l.aborted || !errors.Is(l.err, c.want) {
+				t.Errorf("%v: %v, want %v", l, l.err, c.want)
+			}
+		})
+	}
+}
+
 func TestClientTruncated(t *testing.T) {
 	for _, in := range []string{
 		"HTTP/1.1 200 OK\r\nContent-Le",

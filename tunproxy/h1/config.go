@@ -104,6 +104,11 @@ var (
 var (
 	// ErrTruncated: the peer ended the connection inside a message.
 	ErrTruncated = errors.New("connection ended inside a message")
+	// ErrUnanswered: the server ended a connection on which it had answered
+	// before, with a request sent and nothing of its response come. It may have
+	// closed an idle connection just then: an idempotent request may be sent
+	// again (RFC 9110, section 9.2.2; RFC 9112, section 9.3.1).
+	ErrUnanswered = errors.New("the server closed a kept connection before it answered")
 	// ErrTimeout: a deadline of Config passed.
 	ErrTimeout = errors.New("http/1 peer made no progress in time")
 	// ErrUnsendable: a head that HTTP/1 can't carry, or a body that is not what

@@ -279,6 +279,10 @@ func (c *Client) encoding(h *message.Head, end bool) (e encoding, ok bool) {
 		if h.ContentLength > 0 {
 			return e, false
 		}
+		if inChunks(h) {
+			e.mode = chunkedBody
+			return e, true
+		}
 		// A method that is about content says that there is none (RFC 9110,
 		// section 8.6); a sender of HTTP/1 has said it, or not, by itself.
 		_, said := h.Get("Content-Length")
@@ -297,6 +301,15 @@ func (c *Client) encoding(h *message.Head, end bool) (e encoding, ok bool) {
 		c.reusable = c.reusable && e.keepAlive
 	}
 	return e, true
+}
+
+// inChunks: the sender, who spoke HTTP/1.1, said so, and there happened to be none.
+func inChunks(h *message.Head) bool {
+	if h.Version != message.HTTP11 || h.ContentLength >= 0 {
+		return false
+	}
+	_, said := h.Get("Transfer-Encoding")
+	return said
 }
 
 func hasContent(method string) bool {

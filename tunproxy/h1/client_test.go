@@ -52,7 +52,9 @@ func TestClientRequests(t *testing.T) {
 		{"chunked", message.Head{Method: "POST", Authority: "a", Path: "/", Version: message.HTTP11, ContentLength: -1, Fields: []message.Field{{Name: "transfer-encoding", Value: "Chunked"}, {Name: "Z", Value: "1"}}}, false, []string{"hello", ""}, "POST / HTTP/1.1\r\nHost: a\r\ntransfer-encoding: chunked\r\nZ: 1\r\n\r\n5\r\nhello\r\n0\r\n\r\n"},
 		{"hop-by-hop fields stay behind", message.Head{Method: "GET", Authority: "a", Path: "/", Version: message.HTTP11, Fields: []message.Field{
 			{Name: "Connection", Value: "close, X-Private, TE"}, {Name: "TE", Value: "trailers"}, {Name: "X-Private", Value: "1"}, {Name: "Keep-Alive", Value: "1"}, {Name: "Host", Value: "evil"}, {Name: "Kept", Value: "1"},
-		}}, true, nil, "GET / HTTP/1.1\r\nHost: a\r\nKept: 1\r\nTE: trailers\r\nConnection: TE\r\n\r\n"},
+		}}, true, nil, "GET / HTTP/1.1\r\nTE: trailers\r\nHost: a\r\nKept: 1\r\nConnection: TE\r\n\r\n"},
+		{"Host in its place and spelling", message.Head{Method: "GET", Authority: "a", Path: "/", Version: message.HTTP11, Fields: []message.Field{{Name: "Accept", Value: "*/*"}, {Name: "HOST", Value: "evil"}, {Name: "host", Value: "more"}}}, true, nil, "GET / HTTP/1.1\r\nAccept: */*\r\nHOST: a\r\n\r\n"},
+		{"no chunks", message.Head{Method: "POST", Authority: "a", Path: "/", Version: message.HTTP11, ContentLength: -1, Fields: []message.Field{{Name: "Transfer-Encoding", Value: "chunked"}}}, true, nil, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
 		{"upgrade", message.Head{Method: "GET", Authority: "a", Path: "/", Version: message.HTTP11, Upgrade: true, Fields: []message.Field{{Name: "Connection", Value: "keep-alive, Upgrade"}, {Name: "Upgrade", Value: "websocket"}}}, false, nil, "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"},
 		{"connect", message.Head{Method: "CONNECT", Authority: "b:1", Form: message.Authority, Version: message.HTTP11}, false, nil, "CONNECT b:1 HTTP/1.1\r\nHost: b:1\r\n\r\n"},
 	} {

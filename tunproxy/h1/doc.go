@@ -18,10 +18,10 @@
 //     pipelined requests are served in order, one at a time.
 //
 // Framing is decided here alone. SendHead ignores Connection and the fields it
-// nominates, Keep-Alive, Proxy-Connection and Host among Fields, and writes
-// Content-Length and Transfer-Encoding from Head.ContentLength (in the place and
-// spelling in which they were received), so that what leaves is always one
-// message whose end every parser finds at the same byte.
+// nominates, Keep-Alive and Proxy-Connection among Fields, and writes Host from
+// Head.Authority, Content-Length and Transfer-Encoding from Head.ContentLength (in
+// the place and spelling in which they were received), so that what leaves is
+// always one message whose end every parser finds at the same byte.
 //
 // A request with Upgrade, and CONNECT, keeps its direction open: Head has end
 // false. After 101, or 2xx to CONNECT, both directions are raw bytes, and end

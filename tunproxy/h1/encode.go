@@ -11,6 +11,7 @@ type encoding struct {
 	mode      bodyMode
 	explicit0 bool // noBody, but the length 0 has to be said
 	keepBody  bool // noBody, but the fields say what a body would be (HEAD, 304)
+	host      bool // Host is among the fields, and is to be written there
 	te        bool // TE: trailers was among the fields
 	upgrade   bool // Connection: upgrade
 	close     bool // Connection: close
@@ -36,12 +37,20 @@ func appendRequest(out []byte, h *message.Head, e *encoding) ([]byte, bool) {
 	} else {
 		out = append(out, " HTTP/1.1\r\n"...)
 	}
-	if h.Authority != "" || h.Version != message.HTTP10 {
-		out = append(out, "Host: "...)
-		out = append(out, h.Authority...)
-		out = append(out, '\r', '\n')
+	e.host = hasHost(h.Fields)
+	if !e.host && (h.Authority != "" || h.Version != message.HTTP10) {
+		out = appendField(out, "Host", h.Authority)
 	}
 	return appendFields(out, h, e)
+}
+
+func hasHost(fs []message.Field) bool {
+	for i := range fs {
+		if classify(fs[i].Name) == fieldHost {
+			return true
+		}
+	}
+	return false
 }
 
 func appendTarget(out []byte, h *message.Head) ([]byte, bool) {
@@ -98,10 +107,19 @@ func appendFields(out []byte, h *message.Head, e *encoding) ([]byte, bool) {
 	for i := range h.Fields {
 		f := &h.Fields[i]
 		switch classify(f.Name) {
-		case fieldHost, fieldConnection, fieldKeepAlive, fieldProxyConnection, fieldHTTP2Settings:
+		case fieldHost:
+			if e.host {
+				e.host = false
+				out = appendField(out, f.Name, h.Authority)
+			}
+			continue
+		case fieldConnection, fieldKeepAlive, fieldProxyConnection, fieldHTTP2Settings:
 			continue
 		case fieldTE:
-			e.te = e.te || fold(trim(f.Value), "trailers")
+			if !e.te && fold(trim(f.Value), "trailers") {
+				e.te = true
+				out = appendField(out, f.Name, "trailers")
+			}
 			continue
 		case fieldUpgrade:
 			if !e.upgrade {
@@ -145,7 +163,7 @@ func appendFields(out []byte, h *message.Head, e *encoding) ([]byte, bool) {
 	return append(appendOptions(out, e), '\r', '\n'), true
 }
 
-// appendOptions writes Connection, and TE, which it has to nominate.
+// appendOptions writes Connection, which has to nominate TE.
 func appendOptions(out []byte, e *encoding) []byte {
 	value := ""
 	switch {
@@ -158,17 +176,14 @@ func appendOptions(out []byte, e *encoding) []byte {
 	case e.keepAlive:
 		value = "keep-alive"
 	}
-	if e.te {
-		out = appendField(out, "TE", "trailers")
-		if value == "" {
-			value = "TE"
-		} else {
-			out = append(out, "Connection: TE, "...)
-			out = append(out, value...)
-			return append(out, '\r', '\n')
-		}
-	}
-	if value == "" {
+	switch {
+	case e.te && value == "":
+		value = "TE"
+	case e.te:
+		out = append(out, "Connection: TE, "...)
+		out = append(out, value...)
+		return append(out, '\r', '\n')
+	case value == "":
 		return out
 	}
 	return appendField(out, "Connection", value)

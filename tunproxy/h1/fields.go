@@ -10,13 +10,14 @@ type fields struct {
 	h   *message.Head
 	f   *framing
 
+	request                  bool // Host is one of the fields
 	host, coding, protocol   string
 	hosts, lengths, codings  int
 	badLength, lengthsDiffer bool
 }
 
 // parse reads lines up to the empty one into h.Fields, and what framing needs
-// into f. Host is taken out.
+// into f. Host is kept in a request, where it was.
 func (p *fields) parse() *Error {
 	for {
 		if p.s[p.pos] == '\r' {
@@ -29,7 +30,7 @@ func (p *fields) parse() *Error {
 		if err != nil {
 			return err
 		}
-		if len(p.h.Fields)+p.hosts >= p.max {
+		if len(p.h.Fields) >= p.max {
 			return errFieldCount
 		}
 		if !p.note(classify(name), value) {
@@ -110,7 +111,7 @@ func (p *fields) note(kind special, value string) bool {
 	case fieldHost:
 		p.hosts++
 		p.host = value
-		return false
+		return p.request
 	case fieldContentLength:
 		n, ok := parseLength(value)
 		p.badLength = p.badLength || !ok

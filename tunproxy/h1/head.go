@@ -89,7 +89,7 @@ func parseRequest(s string, maxFields int, scheme string, h *message.Head, f *fr
 	if err != nil {
 		return err
 	}
-	p := fields{s: s, pos: pos, max: maxFields, h: h, f: f}
+	p := fields{s: s, pos: pos, max: maxFields, h: h, f: f, request: true}
 	if err := p.parse(); err != nil {
 		return err
 	}

@@ -321,7 +321,9 @@ func (s *Server) encoding(st *stream, h *message.Head, end bool) (e encoding, ok
 		if h.ContentLength > 0 {
 			return e, false
 		}
-		e.mode, e.explicit0, e.length = noBody, true, 0
+		if e.mode, e.explicit0, e.length = noBody, true, 0; inChunks(h) && !s.version10 {
+			e.mode, e.explicit0 = chunkedBody, false
+		}
 	case h.ContentLength >= 0:
 		e.mode = lengthBody
 	case s.version10:

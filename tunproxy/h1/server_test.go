@@ -88,6 +88,11 @@ func TestServerResponseFraming(t *testing.T) {
 			want: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n11\r\n" + strings.Repeat("x", 17) + "\r\n0\r\nT: v\r\n\r\n",
 		},
 		{
+			name: "no chunks", request: "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+			head: message.Head{Status: 200, Version: message.HTTP11, ContentLength: -1, Fields: []message.Field{{Name: "transfer-encoding", Value: "chunked"}}}, end: true,
+			want: "HTTP/1.1 200 \r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+		},
+		{
 			name: "HTTP/1.0: until close", request: "GET / HTTP/1.0\r\n\r\n",
 			head: message.Head{Status: 200, Version: message.HTTP2, ContentLength: -1},
 			body: []step{{data: "abc", end: true}},

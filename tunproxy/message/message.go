@@ -114,9 +114,10 @@ type Head struct {
 	Status int
 	Reason string
 
-	// Fields in the order received, without pseudo-header fields. Host is
-	// removed into Authority; framing fields (Content-Length, Transfer-Encoding)
-	// are kept as received in HTTP/1 and interpreted into ContentLength.
+	// Fields in the order received, without pseudo-header fields. HTTP/1's framing
+	// fields (Content-Length, Transfer-Encoding) and Host are kept as received,
+	// for their place and spelling; what they say is in ContentLength and
+	// Authority, which alone count. HTTP/2's Host is in Authority only.
 	Fields []Field
 
 	// Version the sender spoke, and Form of its request target.

@@ -6,7 +6,7 @@ import "github.com/tunmesh/tunmesh/tunproxy/message"
 // section 7.6.1): the fields known to, and those that Connection nominates; but what
 // the message means can't be nominated away. Of TE
 // only "trailers" is left, the one thing that it may say in HTTP/2 (RFC 9113,
-// section 8.2.2).
+// section 8.2.2). Host and Transfer-Encoding stay until their places are known.
 func dropConnection(f []message.Field) []message.Field {
 	var nominated [8]string
 	n, more := 0, false
@@ -18,7 +18,7 @@ func dropConnection(f []message.Field) []message.Field {
 			var token string
 			token, rest = nextToken(rest)
 			switch {
-			case token == "" || of(token, "close", "keep-alive", "upgrade", "te", "host", "content-length", "content-type"):
+			case token == "" || of(token, "close", "keep-alive", "upgrade", "te", "host", "transfer-encoding", "content-length", "content-type"):
 			case n < len(nominated):
 				nominated[n] = token
 				n++
@@ -35,7 +35,7 @@ func dropConnection(f []message.Field) []message.Field {
 	}
 	for i := range f {
 		name := f[i].Name
-		if of(name, "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "http2-settings", "host") {
+		if of(name, "connection", "keep-alive", "proxy-connection", "upgrade", "http2-settings") {
 			continue
 		}
 		if equalFold(name, "te") {
@@ -53,8 +53,20 @@ func dropConnection(f []message.Field) []message.Field {
 	return out
 }
 
+// dropPlaced removes in place the fields that HTTP/2 says otherwise or not at all,
+// and of which the hop field tells where they were.
+func dropPlaced(f []message.Field) []message.Field {
+	out := f[:0]
+	for i := range f {
+		if !of(f[i].Name, "host", "transfer-encoding") {
+			out = append(out, f[i])
+		}
+	}
+	return out
+}
+
 func nominates(f []message.Field, name string) bool {
-	if of(name, "content-length", "content-type") {
+	if of(name, "content-length", "content-type", "host", "transfer-encoding") {
 		return false
 	}
 	for i := range f {

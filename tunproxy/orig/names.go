@@ -1,6 +1,7 @@
 package orig
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/tunmesh/tunmesh/tunproxy/message"
@@ -76,6 +77,7 @@ func (n *Names) restore(o *original, h *message.Head) {
 	} else if o.absolute {
 		h.Form = message.Absolute
 	}
+	o.restorePlaces(h)
 	rest := o.names
 	for i := range h.Fields {
 		f := &h.Fields[i]
@@ -89,12 +91,31 @@ func (n *Names) restore(o *original, h *message.Head) {
 			f.Name = n.title(f.Name)
 		}
 	}
-	if o.chunked {
-		h.Fields = append(h.Fields, message.Field{Name: n.spell(o, "transfer-encoding"), Value: "chunked"})
+	if o.upgrade != "" && h.Status == upgradeRequired {
+		h.Fields = append(h.Fields, message.Field{Name: n.spell(o, "upgrade"), Value: o.upgrade})
 	}
 	if o.keepAlive {
 		h.Fields = append(h.Fields, message.Field{Name: n.spell(o, "connection"), Value: "keep-alive"})
 	}
+}
+
+// restorePlaces puts back the fields that travelled as something else, where they
+// were: the one that was before the other first.
+func (o *original) restorePlaces(h *message.Head) {
+	host := o.host && h.Status == 0
+	if host && o.hostAt < o.chunkedAt {
+		insert(h, o.hostAt, "host", h.Authority)
+	}
+	if o.chunked {
+		insert(h, o.chunkedAt, "transfer-encoding", "chunked")
+	}
+	if host && o.hostAt >= o.chunkedAt {
+		insert(h, o.hostAt, "host", h.Authority)
+	}
+}
+
+func insert(h *message.Head, at int, name, value string) {
+	h.Fields = slices.Insert(h.Fields, min(at, len(h.Fields)), message.Field{Name: name, Value: value})
 }
 
 func (n *Names) spell(o *original, name string) string {

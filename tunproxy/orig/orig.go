@@ -35,7 +35,9 @@ func (n *Names) Pack(h *message.Head) {
 		// (RFC 9110, section 8.6).
 		h.Fields = drop(h.Fields, "content-length")
 	}
-	h.Fields = append(h.Fields, message.Field{Name: hop.FieldOrig, Value: n.value(&o, h)})
+	h.Fields = o.describeNames(h.Fields)
+	value := n.value(&o, h)
+	h.Fields = append(dropPlaced(h.Fields), message.Field{Name: hop.FieldOrig, Value: value})
 }
 
 // Unpack restores in place a head that Pack rewrote, and reports whether it was one

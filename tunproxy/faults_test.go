@@ -253,6 +253,51 @@ func TestALateHTTPClientIsDetected(t *testing.T) {
 	})
 }
 
+// What may be the beginning of a request and is not goes to the server soon; and
+// a request line that comes in drops is a request, to the app one and the same.
+func TestPausesInsideOfARequestLine(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.pod("a", "10.0.0.1"), w.pod("b", "10.0.0.2")
+	out := w.hostOutside("10.0.0.9")
+	w.service("10.96.0.1:80", "10.0.0.2:80=b")
+	w.service("10.96.0.1:7", "10.0.0.2:7=b")
+	w.service("10.96.0.2:80", "10.0.0.9:80")
+	w.service("10.96.0.2:7", "10.0.0.9:7")
+	echo := func(c net.Conn) { _, _ = io.Copy(c, c) }
+	for _, h := range []*host{b.host, out} {
+		h.serveHTTP(80, whoami("b"))
+		h.serve(7, echo)
+	}
+	for name, dial := range map[string]func(port string) net.Conn{
+		"meshed to meshed":  func(port string) net.Conn { return a.dial("10.96.0.1:" + port) },
+		"meshed to plain":   func(port string) net.Conn { return a.dial("10.96.0.2:" + port) },
+		"outside to meshed": func(port string) net.Conn { return out.dial("10.0.0.2:" + port) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := dial("7")
+			for _, word := range []string{"abc", "def", "\n", "GET / HTTP/1.1\r\n"} {
+				_, _ = io.WriteString(c, word)
+				got := make([]byte, len(word))
+				if _, err := io.ReadFull(c, got); err != nil || string(got) != word {
+					t.Fatalf("%q echoed as %q: %v", word, got, err)
+				}
+			}
+			c = dial("80")
+			for _, drop := range []string{"G", "ET /s", "low HT", "TP/", "1.1\r\nHost: b\r\nConn", "ection: close\r\n\r\n"} {
+				_, _ = io.WriteString(c, drop)
+				time.Sleep(50 * time.Millisecond)
+			}
+			all, err := io.ReadAll(c)
+			if err != nil || strings.Count(string(all), "b GET /slow") != 1 {
+				t.Fatalf("%q %v", all, err)
+			}
+		})
+	}
+	eventually(t, "requests were counted", func() bool {
+		return a.metric("response_total", `direction="outbound"`) == 2 && b.metric("response_total", `direction="inbound"`) == 2
+	})
+}
+
 // The kubelet and a scraper see the admin port on the wire, and nothing more of it.
 func TestAdminPortOnTheWire(t *testing.T) {
 	w := newWorld(t)

@@ -82,7 +82,7 @@ func (in *inbound) accept() {
 	in.client = c
 	in.sniff = &sniffer{
 		loop: in.w.loop, scratch: in.w.scratch,
-		client: c, server: in.app, unsaid: in.unsaid, done: in.detected,
+		client: c, server: in.app, unsaid: in.unsaid, mayShow: in.mayShow, done: in.detected,
 	}
 	in.sniff.start()
 }
@@ -119,6 +119,10 @@ func (in *inbound) unproven() {
 	in.client.Reset()
 	in.app.Reset()
 }
+
+// mayShow: the app gets no byte of who may not send it any; a request can yet
+// turn out to be a probe.
+func (in *inbound) mayShow() bool { return in.w.p.judge(&in.flow).Allow }
 
 // detected: what the client is, by its first bytes. They select the handler and
 // nothing else.
@@ -199,7 +203,12 @@ func (in *inbound) serve() {
 		in.w.serveAdmin(in.client, &in.flow)
 		return
 	}
-	in.w.serveInbound(in.client, in.app, in.flow, in.appAs())
+	first := in.app
+	if in.sniff.shown > 0 { // it has a part of the request line
+		first.Reset()
+		first = nil
+	}
+	in.w.serveInbound(in.client, first, in.flow, in.appAs())
 }
 
 func (in *inbound) closeApp() {

@@ -14,8 +14,9 @@ import (
 )
 
 // silence is how long an app's client may say nothing before a byte hop is
-// opened for it, so that a server which speaks first is heard. Linkerd waits
-// 10 s; a client that is about to speak does so within a few milliseconds.
+// opened for it, so that a server which speaks first is heard, and before what it
+// said, if that decides nothing, is shown to the server. Linkerd waits 10 s; a
+// client that is about to speak does so within a few milliseconds.
 const silence = 20 * time.Millisecond
 
 // maxDials bounds how many endpoints one connection is offered to.
@@ -246,6 +247,11 @@ func (o *outbound) serve() {
 
 // offer lets the pool have a connection on which nothing was said.
 func (o *outbound) offer() {
+	if o.sniff.shown > 0 { // it has a part of the request line
+		o.up.Reset()
+		o.settle(balance.Canceled)
+		return
+	}
 	kind := upstream.HTTP2
 	if o.ep.plain() && o.flow.Protocol == flow.HTTP1 {
 		kind = upstream.HTTP1

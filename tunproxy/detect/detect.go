@@ -56,6 +56,9 @@ type Result struct {
 	SNI string
 	// ALPN are the protocols that the client offers, in its order; nil as above.
 	ALPN []string
+	// Hello comes with NeedMore: the bytes begin like a ClientHello, and can't
+	// become a request any more.
+	Hello bool
 }
 
 // Offers reports whether the client offered an ALPN token for which is(token)
@@ -80,7 +83,9 @@ func Detect(peeked []byte) Result {
 		peeked = peeked[:Limit]
 	}
 	if peeked[0] == recordHandshake {
-		return clientHello(peeked, full)
+		r := clientHello(peeked, full)
+		r.Hello = r.Kind == NeedMore
+		return r
 	}
 	return Result{Kind: requestLine(peeked, full)}
 }

@@ -86,8 +86,12 @@ func TestDetect(t *testing.T) {
 		{"TLS, hello beyond the limit", "\x16\x03\x01\x40\x00\x01\x01\x00\x00" + long, TLS},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := Detect([]byte(tt.in)); got.Kind != tt.want {
+			got := Detect([]byte(tt.in))
+			if got.Kind != tt.want {
 				t.Errorf("Detect(%.60q) = %v, want %v", tt.in, got.Kind, tt.want)
+			}
+			if want := got.Kind == NeedMore && tt.in != "" && tt.in[0] == recordHandshake; got.Hello != want {
+				t.Errorf("Detect(%.60q).Hello = %v", tt.in, got.Hello)
 			}
 		})
 	}

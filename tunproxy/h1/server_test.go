@@ -428,7 +428,7 @@ func TestServerTimeouts(t *testing.T) {
 	t.Run("head", func(t *testing.T) {
 		v := serve(t, Config{}, echo)
 		v.put("GET / HT")
-		for range 9 {
+		for range 59 {
 			v.loop.Advance(t, time.Second)
 			v.put("T")
 		}

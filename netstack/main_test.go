@@ -12,8 +12,8 @@ import (
 )
 
 // TestMain finds goroutines and packets that a test left behind: gVisor counts
-// every packet, segment and chunk while it is told to look for leaks.
-// What the kernel gives the tests ends with their process.
+// every packet, segment and chunk while it is told to look for leaks. The
+// kernel's part, namespaces and devices, ends with the process.
 func TestMain(m *testing.M) {
 	os.Exit(nettest.Contain(func() int { return run(m) }))
 }

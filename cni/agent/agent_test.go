@@ -23,6 +23,7 @@ import (
 	"github.com/tunmesh/tunmesh/cni/broker"
 	"github.com/tunmesh/tunmesh/cni/keeper"
 	"github.com/tunmesh/tunmesh/internal/handover"
+	"github.com/tunmesh/tunmesh/internal/nettest"
 )
 
 // The test binary is also the agent, its keeper and the sidecar.
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 		sidecar()
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(nettest.Contain(m.Run))
 }
 
 func config(dir string) agent.Config {

@@ -27,6 +27,7 @@ import (
 	"github.com/tunmesh/tunmesh/cni/broker"
 	"github.com/tunmesh/tunmesh/cni/keeper"
 	"github.com/tunmesh/tunmesh/internal/handover"
+	"github.com/tunmesh/tunmesh/internal/nettest"
 )
 
 // The test binary is also the sidecar, the app and the keeper.
@@ -39,7 +40,7 @@ func TestMain(m *testing.M) {
 		_ = keeper.NewServer(slog.New(slog.DiscardHandler)).Run(context.Background(), os.Getenv("BROKER_TEST_SOCKET"))
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(nettest.Contain(m.Run))
 }
 
 // sidecar asks for queues and says what it got, then holds until stdin closes.

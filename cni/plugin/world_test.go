@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 			Version: "test",
 		}))
 	}
-	os.Exit(m.Run())
+	os.Exit(nettest.Contain(m.Run))
 }
 
 const within = 10 * time.Second

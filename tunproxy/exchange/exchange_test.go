@@ -9,7 +9,6 @@ import (
 	"github.com/tunmesh/tunmesh/internal/aio/aiotest"
 	"github.com/tunmesh/tunmesh/internal/hop"
 	"github.com/tunmesh/tunmesh/tunproxy/message"
-	"github.com/tunmesh/tunmesh/tunproxy/resilience"
 )
 
 // stream is a fake: it notes what was sent and lets the test play its peer.
@@ -82,7 +81,7 @@ type world struct {
 	ups       []*stream
 	endpoints []*endpoint
 	fail      *Error
-	policy    *resilience.Policy
+	terms     *Terms
 	later     bool // the test answers Open itself
 	asked     *Exchange
 	canceled  int
@@ -90,6 +89,7 @@ type world struct {
 	responses int
 	ends      []Result
 	inflight  int
+	retries   counts
 }
 
 func newWorld(t *testing.T) *world {
@@ -105,7 +105,7 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) Open(x *Exchange) {
 	w.asked = x
-	x.Guard(w.policy)
+	x.Guard(w.terms)
 	switch {
 	case w.later:
 	case w.fail != nil:
@@ -432,6 +432,22 @@ func TestAnUploadCutOffAfterTheResponseIsNoFailure(t *testing.T) {
 		t.Fatal("the endpoint still waits for the request")
 	}
 	if r := w.over(Success); r.WasReset || r.Failed() {
+		t.Fatalf("result %+v", r)
+	}
+}
+
+func TestAnEndpointThatStopsTheUploadBeforeItsResponseHasLeft(t *testing.T) {
+	w := newWorld(t)
+	w.get(false)
+	w.respond(w.ups[0], 413, false)
+	w.ups[0].r.Data(w.ups[0], []byte("large"), true)
+	w.ups[0].r.Aborted(w.ups[0], message.NoError, nil)
+	w.down.r.Drained(w.down, len("large"))
+	if w.ups[0].consumed != len("large") {
+		t.Fatalf("%d bytes given back to the endpoint", w.ups[0].consumed)
+	}
+	w.send("", true)
+	if r := w.over(Success); r.Status != 413 || r.WasReset || r.Failed() {
 		t.Fatalf("result %+v", r)
 	}
 }

@@ -130,7 +130,9 @@ func (x *Exchange) upstreamAborted(code message.Code, err error) {
 	delivered := up.Delivered() && (err == nil || x.cfg.Undelivered == nil || !x.cfg.Undelivered(err))
 	switch {
 	case x.respEnd:
-		// The response is whole; the server does not want the request's rest.
+		// The response is whole, if still on its way down; the server does not
+		// want the request's rest.
+		x.releaseUp()
 		x.up = nil
 		x.dropUpload()
 	case x.respHead:
@@ -143,6 +145,7 @@ func (x *Exchange) upstreamAborted(code message.Code, err error) {
 		x.tried = append(x.tried, x.endpoint)
 		x.res.Retries++
 		x.open()
+	case delivered && x.guard.takesBreak(code, err):
 	default:
 		x.releaseUp()
 		x.up = nil

@@ -9,6 +9,7 @@ import (
 	"github.com/tunmesh/tunmesh/internal/aio/aiotest"
 	"github.com/tunmesh/tunmesh/internal/hop"
 	"github.com/tunmesh/tunmesh/tunproxy/message"
+	"github.com/tunmesh/tunmesh/tunproxy/resilience"
 )
 
 // stream is a fake: it notes what was sent and lets the test play its peer.
@@ -81,7 +82,7 @@ type world struct {
 	ups       []*stream
 	endpoints []*endpoint
 	fail      *Error
-	terms     *Terms
+	policy    *resilience.Policy
 	later     bool // the test answers Open itself
 	asked     *Exchange
 	canceled  int
@@ -89,7 +90,6 @@ type world struct {
 	responses int
 	ends      []Result
 	inflight  int
-	retries   counts
 }
 
 func newWorld(t *testing.T) *world {
@@ -105,7 +105,7 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) Open(x *Exchange) {
 	w.asked = x
-	x.Guard(w.terms)
+	x.Guard(w.policy)
 	switch {
 	case w.later:
 	case w.fail != nil:

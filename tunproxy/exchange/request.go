@@ -145,7 +145,6 @@ func (x *Exchange) upstreamAborted(code message.Code, err error) {
 		x.tried = append(x.tried, x.endpoint)
 		x.res.Retries++
 		x.open()
-	case delivered && x.guard.takesBreak(code, err):
 	default:
 		x.releaseUp()
 		x.up = nil

@@ -46,6 +46,7 @@ func (w *worker) serveInbound(c, first aio.Conn, f flow.Secured, app upstream.En
 		Began:             w.p.began,
 		Ended:             w.p.ended,
 		Flow:              &r.flow,
+		Spares:            w.spares,
 	}
 	l := w.p.inboundLabels(&r.flow)
 	w.serveHTTP(c, f.Protocol, hop, &l, r.cfg.Serve, r.closed)

@@ -45,6 +45,7 @@ func (w *worker) serveOutbound(c aio.Conn, f flow.Secured, tg *target) {
 		Ended:       w.p.ended,
 		Undelivered: refusedLate,
 		Flow:        &r.flow,
+		Spares:      w.spares,
 	}
 	tg.users++
 	l := tg.clientLabels()

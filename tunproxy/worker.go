@@ -41,6 +41,7 @@ type worker struct {
 
 	h1      *h1.Buffers
 	h2      *h2.Memory
+	spares  *exchange.Spares
 	scratch []byte // shared by pipes and sniffers
 
 	servers map[server]struct{}         // HTTP connections of clients, to drain
@@ -57,6 +58,7 @@ func newWorker(p *Proxy, loop aio.Loop) *worker {
 		names:   orig.NewNames(),
 		h1:      h1.NewBuffers(),
 		h2:      h2.NewMemory(),
+		spares:  exchange.NewSpares(),
 		scratch: make([]byte, forward.ScratchSize),
 		servers: make(map[server]struct{}),
 		pipes:   make(map[*inboundPipe]struct{}),

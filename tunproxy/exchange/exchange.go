@@ -87,6 +87,8 @@ type Config struct {
 	Undelivered func(err error) bool
 	// Flow is the downstream connection, for observers.
 	Flow *flow.Secured
+	// Spares are the loop's exchanges for another use; nil: each is made anew.
+	Spares *Spares
 	// Began and Ended count exchanges in flight; may be nil. Ended is called
 	// exactly once for each Began.
 	Began, Ended func()
@@ -115,6 +117,9 @@ type Exchange struct {
 	discard                   bool // the request's rest is of no use to anybody
 	told                      bool // observers know of the request
 	over                      bool // and of its end
+	downGone                  bool // the downstream stream was aborted, by either side
+	retired                   bool // no stream is held any more
+	kept                      bool // a stream may still call: never used again
 
 	received    int64 // request body bytes from downstream
 	drained     int64 // of the current attempt, bytes that left for the transport
@@ -139,7 +144,8 @@ type Exchange struct {
 // Serve takes the exchange that begins on a new downstream stream. It fits as
 // the accept function of a server connection.
 func (c *Config) Serve(s message.Stream) {
-	x := &Exchange{cfg: c, down: s, keep: true}
+	x := c.Spares.take()
+	x.cfg, x.down, x.keep = c, s, true
 	x.res.GRPCStatus = NoGRPCStatus
 	s.SetReceiver(x)
 }
@@ -256,6 +262,7 @@ func (x *Exchange) Revoke() {
 }
 
 func (x *Exchange) downstreamAborted(code message.Code, err error) {
+	x.downGone = true
 	if x.waiting {
 		x.waiting = false
 		x.cfg.Opener.Cancel(x)
@@ -266,9 +273,9 @@ func (x *Exchange) downstreamAborted(code message.Code, err error) {
 			code = message.Cancel
 		}
 		x.up.Abort(code)
-		x.up = nil
+		x.leaveUp()
 	}
-	x.body = nil
+	x.dropBody()
 	if x.respEnd { // only the rest of the request was cut off
 		x.reqEnd = true
 		x.ended()
@@ -310,11 +317,15 @@ func (x *Exchange) ended() {
 
 // finish tells the endpoint and the observers, once.
 func (x *Exchange) finish(o Outcome) {
-	if x.over {
-		return
+	if !x.over {
+		x.over = true
+		x.guard.stop()
+		x.report(o)
 	}
-	x.over = true
-	x.guard.stop()
+	x.retire()
+}
+
+func (x *Exchange) report(o Outcome) {
 	if x.req.Method == "" {
 		return // no request head ever came
 	}

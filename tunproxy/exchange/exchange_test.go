@@ -24,10 +24,34 @@ type stream struct {
 	aborted     bool
 	code        message.Code
 	undelivered bool
+	released    bool
 }
 
-func (s *stream) SetReceiver(r message.Receiver) { s.r = r }
+// alive: nothing may be asked of a stream that was given back.
+func (s *stream) alive() {
+	if s.released {
+		panic("a call after Release")
+	}
+}
+
+func (s *stream) Release() {
+	s.alive()
+	s.released = true
+	s.r = deaf{}
+}
+
+// deaf hears what a stream's peer still says after Release.
+type deaf struct{}
+
+func (deaf) Head(message.Stream, *message.Head, bool)    {}
+func (deaf) Data(message.Stream, []byte, bool)           {}
+func (deaf) Trailers(message.Stream, []message.Field)    {}
+func (deaf) Drained(message.Stream, int)                 {}
+func (deaf) Aborted(message.Stream, message.Code, error) {}
+
+func (s *stream) SetReceiver(r message.Receiver) { s.alive(); s.r = r }
 func (s *stream) SendHead(h *message.Head, end bool) {
+	s.alive()
 	if s.aborted || s.end {
 		panic("SendHead after the end")
 	}
@@ -39,6 +63,7 @@ func (s *stream) SendHead(h *message.Head, end bool) {
 }
 
 func (s *stream) SendData(p []byte, end bool) {
+	s.alive()
 	if s.aborted {
 		return
 	}
@@ -49,14 +74,15 @@ func (s *stream) SendData(p []byte, end bool) {
 }
 
 func (s *stream) SendTrailers(f []message.Field) {
+	s.alive()
 	if s.head == nil || s.end {
 		panic("SendTrailers out of order")
 	}
 	s.trailers, s.end = append([]message.Field{}, f...), true
 }
-func (s *stream) Consumed(n int)          { s.consumed += n }
-func (s *stream) Abort(code message.Code) { s.aborted, s.code = true, code }
-func (s *stream) Delivered() bool         { return !s.undelivered }
+func (s *stream) Consumed(n int)          { s.alive(); s.consumed += n }
+func (s *stream) Abort(code message.Code) { s.alive(); s.aborted, s.code = true, code }
+func (s *stream) Delivered() bool         { s.alive(); return !s.undelivered }
 func (s *stream) refuse()                 { s.undelivered = true; s.r.Aborted(s, message.RefusedStream, nil) }
 func (s *stream) get(name string) string {
 	v, _ := s.head.Get(name)
@@ -97,6 +123,7 @@ func newWorld(t *testing.T) *world {
 	w.cfg = Config{
 		Loop: w.loop, Opener: w, Observers: []Observer{w},
 		Began: func() { w.inflight++ }, Ended: func() { w.inflight-- },
+		Spares: NewSpares(),
 	}
 	w.loop.Advance(t, time.Second)
 	w.cfg.Serve(w.down)
@@ -137,7 +164,8 @@ func (w *world) request(method string, v message.Version, end bool, fields ...st
 	w.down.r.Head(w.down, h, end)
 }
 
-// over checks that the books are closed: one End, nothing in flight, one outcome an attempt.
+// over checks that the books are closed: one End, nothing in flight, one outcome
+// an attempt, all streams given back, and the exchange fit for another use.
 func (w *world) over(want ...Outcome) Result {
 	w.t.Helper()
 	if len(w.ends) != 1 || w.inflight != 0 || w.requests != 1 {
@@ -150,6 +178,18 @@ func (w *world) over(want ...Outcome) Result {
 		if len(e.outcomes) != 1 || e.outcomes[0] != want[i] {
 			w.t.Fatalf("attempt %d: outcomes %v, want %v", i, e.outcomes, want[i])
 		}
+	}
+	if !w.asked.reqEnd && !w.asked.downGone {
+		return w.ends[0] // the rest of the request is still to come
+	}
+	for i, s := range append(w.ups, w.down) {
+		if !s.released {
+			w.t.Fatalf("stream %d of %d is still held", i, len(w.ups))
+		}
+	}
+	w.loop.Run(w.t)
+	if n := len(w.cfg.Spares.free); n != 1 {
+		w.t.Fatalf("%d exchanges are spare", n)
 	}
 	return w.ends[0]
 }
@@ -174,14 +214,14 @@ func TestRequestAndResponseCross(t *testing.T) {
 	w.respond(up, 103, false)
 	w.respond(up, 200, false)
 	w.reply(up, "answer", false)
+	w.down.r.Drained(w.down, 6)
+	if up.consumed != 6 {
+		t.Fatalf("upstream's window: %d of 6 back", up.consumed)
+	}
 	w.loop.Advance(t, 5*time.Millisecond)
 	up.r.Trailers(up, []message.Field{{Name: "grpc-status", Value: "0"}})
 	if string(w.down.data) != "answer" || !w.down.end || len(w.down.info) != 1 {
 		t.Fatalf("down got %q, end %v, informational %v", w.down.data, w.down.end, w.down.info)
-	}
-	w.down.r.Drained(w.down, 6)
-	if up.consumed != 6 {
-		t.Fatalf("upstream's window: %d of 6 back", up.consumed)
 	}
 	r := w.over(Success)
 	if r.Status != 200 || r.GRPCStatus != 0 || r.RequestBytes != 4 || r.ResponseBytes != 6 || r.FirstByte != 5*time.Millisecond || r.Total != 10*time.Millisecond || r.Failed() {
@@ -454,7 +494,7 @@ func TestAnEndpointThatStopsTheUploadBeforeItsResponseHasLeft(t *testing.T) {
 
 func TestOwnAnswerDoesNotTouchUpstreamsWindow(t *testing.T) {
 	w := newWorld(t)
-	w.get(true)
+	w.get(false)
 	w.ups[0].r.Aborted(w.ups[0], message.Cancel, errors.New("gone"))
 	w.down.r.Drained(w.down, len(w.down.data))
 	if w.ups[0].consumed != 0 {

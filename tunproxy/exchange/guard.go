@@ -114,9 +114,8 @@ func (x *Exchange) expire(e *Error) {
 	}
 	if x.up != nil {
 		x.releaseUp()
-		up := x.up
-		x.up = nil
-		up.Abort(message.Cancel)
+		x.up.Abort(message.Cancel)
+		x.leaveUp()
 	}
 	if !x.respHead {
 		x.answer(e, outcome)

@@ -30,6 +30,7 @@ func (x *Exchange) Opened(u Upstream) {
 	if !x.waiting { // the client left meanwhile
 		u.Endpoint.Ended(Canceled, 0)
 		u.Stream.Abort(message.Cancel)
+		release(u.Stream)
 		return
 	}
 	x.waiting = false
@@ -76,8 +77,8 @@ func (x *Exchange) sendTrailers() {
 // forget gives up on replay: the request is too long, or was acted upon.
 func (x *Exchange) forget() {
 	x.keep = false
-	x.body = nil
-	x.trailers = nil
+	x.dropBody()
+	x.trailers = x.trailers[:0]
 }
 
 func (x *Exchange) requestData(p []byte, end bool) {
@@ -91,7 +92,7 @@ func (x *Exchange) requestData(p []byte, end bool) {
 	}
 	if x.up == nil || x.keep {
 		// Without an upstream all of it is held: the stream's window bounds it.
-		x.body = append(x.body, p...)
+		x.hold(p)
 	}
 	if x.up == nil {
 		return
@@ -133,21 +134,21 @@ func (x *Exchange) upstreamAborted(code message.Code, err error) {
 		// The response is whole, if still on its way down; the server does not
 		// want the request's rest.
 		x.releaseUp()
-		x.up = nil
+		x.leaveUp()
 		x.dropUpload()
 	case x.respHead:
 		x.releaseUp()
-		x.up = nil
+		x.leaveUp()
 		x.breakResponse(code, err)
 	case !delivered && x.keep && len(x.tried)+1 < maxAttempts:
-		x.up = nil
+		x.leaveUp()
 		x.endAttempt(Undelivered)
 		x.tried = append(x.tried, x.endpoint)
 		x.res.Retries++
 		x.open()
 	default:
 		x.releaseUp()
-		x.up = nil
+		x.leaveUp()
 		x.failed(delivered, code, err)
 	}
 }

@@ -126,7 +126,8 @@ func (x *Exchange) cut(code message.Code, e *Error) {
 func (x *Exchange) reset(code message.Code) {
 	x.res.Reset, x.res.WasReset = code, true
 	x.down.Abort(code)
-	x.body = nil
+	x.downGone = true
+	x.dropBody()
 	x.discard = true
 	x.finish(Failure)
 }
@@ -135,7 +136,8 @@ func (x *Exchange) reset(code message.Code) {
 func (x *Exchange) refuse(o Outcome) {
 	x.res.Reset, x.res.WasReset = message.RefusedStream, true
 	x.down.Abort(message.RefusedStream)
-	x.body = nil
+	x.downGone = true
+	x.dropBody()
 	x.discard = true
 	x.finish(o)
 }
@@ -165,8 +167,11 @@ func (x *Exchange) answer(e *Error, o Outcome) {
 
 // dropUpload lets go of the rest of a request that nobody wants any more.
 func (x *Exchange) dropUpload() {
+	if x.retired {
+		return // there is none
+	}
 	x.discard = true
-	x.body = nil
+	x.dropBody()
 	x.discardFrom = x.received
 	x.releaseDown()
 	x.afterDiscarded()

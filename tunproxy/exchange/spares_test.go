@@ -1,0 +1,160 @@
+package exchange
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tunmesh/tunmesh/tunproxy/message"
+)
+
+// An exchange that is used again must not know anything of its last life.
+func TestASpareIsLikeNew(t *testing.T) {
+	w := newWorld(t)
+	w.get(false, "a", "b")
+	w.asked.Memo, w.asked.Waiting = w, w
+	w.send("body", false)
+	w.ups[0].refuse()
+	w.down.r.Trailers(w.down, []message.Field{{Name: "x", Value: "y"}})
+	w.respond(w.ups[1], 200, false)
+	w.reply(w.ups[1], "answer", false)
+	w.ups[1].r.Trailers(w.ups[1], []message.Field{{Name: "grpc-status", Value: "7"}})
+	w.over(Undelivered, Success)
+
+	x := w.cfg.Spares.take()
+	if x != w.asked {
+		t.Fatal("another exchange")
+	}
+	for _, l := range [][]message.Field{x.req.Fields, x.out.Fields, x.trailers, x.res.Trailers} {
+		for _, f := range l[:cap(l)] {
+			if f != (message.Field{}) {
+				t.Errorf("%v is left", f)
+			}
+		}
+	}
+	for _, e := range x.tried[:cap(x.tried)] {
+		if e != nil {
+			t.Error("an endpoint is left")
+		}
+	}
+	x.req.Fields, x.out.Fields, x.trailers, x.res.Trailers, x.tried = nil, nil, nil, nil, nil
+	if !reflect.DeepEqual(x, &Exchange{}) {
+		t.Errorf("%+v is left", x)
+	}
+}
+
+// Callers up the stack may look at an exchange that is over; only the next pass
+// may give it to somebody else.
+func TestASpareWaitsForThePass(t *testing.T) {
+	w := newWorld(t)
+	w.get(true)
+	w.respond(w.ups[0], 200, true)
+	second := &stream{}
+	w.cfg.Serve(second)
+	if first := w.asked; second.r == message.Receiver(first) || first.Request().Method != "GET" {
+		t.Fatal("used again too soon")
+	}
+	w.over(Success)
+	third := &stream{}
+	if w.cfg.Serve(third); third.r != message.Receiver(w.asked) {
+		t.Fatal("not used again")
+	}
+}
+
+// A stream that cannot be given back may still call: its exchange is never
+// used again.
+func TestAStreamWithoutReleaseKeepsItsExchange(t *testing.T) {
+	w := newWorld(t)
+	plain := struct{ message.Stream }{&stream{}}
+	w.cfg.Serve(plain)
+	r := plain.Stream.(*stream).r
+	r.Head(plain, &message.Head{Method: "GET", Path: "/"}, true)
+	w.respond(w.ups[0], 200, false)
+	w.reply(w.ups[0], "body", true)
+	w.loop.Run(t)
+	r.Drained(plain, 4)
+	if len(w.ends) != 1 || len(w.cfg.Spares.free) != 0 {
+		t.Fatalf("%d ends, %d spare", len(w.ends), len(w.cfg.Spares.free))
+	}
+}
+
+func TestSparesAreBounded(t *testing.T) {
+	w := newWorld(t)
+	for range maxSpare + 10 {
+		s := &stream{}
+		w.cfg.Serve(s)
+		s.r.Head(s, &message.Head{Method: "GET", Path: "/", Fields: make([]message.Field, 2*maxFields)}, true)
+		w.respond(w.ups[len(w.ups)-1], 200, true)
+	}
+	w.loop.Run(t)
+	if n := len(w.cfg.Spares.free); n != maxSpare {
+		t.Errorf("%d exchanges are kept", n)
+	}
+	for _, x := range w.cfg.Spares.free {
+		if cap(x.req.Fields) > maxFields {
+			t.Fatalf("room for %d fields is kept", cap(x.req.Fields))
+		}
+	}
+	for range 2 * maxBodies / maxBody {
+		w.cfg.Spares.freeBody(make([]byte, maxBody))
+		w.cfg.Spares.freeBody(make([]byte, maxBody+1))
+	}
+	if n := len(w.cfg.Spares.bodies); n != maxBodies/maxBody || w.cfg.Spares.size != maxBodies {
+		t.Errorf("%d bodies of %d bytes are kept", n, w.cfg.Spares.size)
+	}
+}
+
+// TestNoAllocations: a request with a small body and its response.
+func TestNoAllocations(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Observers = nil
+	up, down, e := &still{}, &still{}, &quiet{}
+	w.cfg.Opener = opener(func(x *Exchange) { x.Opened(Upstream{Stream: up, Endpoint: e}) })
+	req := &message.Head{Method: "POST", Path: "/", Version: message.HTTP2, Fields: make([]message.Field, 5)}
+	resp := &message.Head{Status: 200, Fields: make([]message.Field, 3)}
+	trailers := []message.Field{{Name: "grpc-status", Value: "0"}}
+	body := []byte(strings.Repeat("x", 100))
+	call := func() {
+		w.cfg.Serve(down)
+		down.r.Head(down, req, false)
+		down.r.Data(down, body, true)
+		up.r.Head(up, resp, false)
+		up.r.Data(up, body, false)
+		up.r.Trailers(up, trailers)
+		w.loop.Pass()
+	}
+	for range 10 {
+		call()
+	}
+	if n := testing.AllocsPerRun(100, call); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if up.released != down.released || e.ended != up.released {
+		t.Errorf("%d and %d streams given back, %d attempts", up.released, down.released, e.ended)
+	}
+}
+
+// still is a stream that only counts.
+type still struct {
+	r        message.Receiver
+	released int
+}
+
+func (s *still) SetReceiver(r message.Receiver) { s.r = r }
+func (*still) SendHead(*message.Head, bool)     {}
+func (*still) SendData([]byte, bool)            {}
+func (*still) SendTrailers([]message.Field)     {}
+func (*still) Consumed(int)                     {}
+func (*still) Abort(message.Code)               {}
+func (*still) Delivered() bool                  { return true }
+func (s *still) Release()                       { s.released++ }
+
+type quiet struct{ ended int }
+
+func (q *quiet) Ended(Outcome, time.Duration) { q.ended++ }
+
+type opener func(*Exchange)
+
+func (o opener) Open(x *Exchange) { o(x) }
+func (opener) Cancel(*Exchange)   {}

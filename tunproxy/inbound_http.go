@@ -43,6 +43,7 @@ func (w *worker) serveInbound(c, first aio.Conn, f flow.Secured, app upstream.En
 		Observers:         w.p.observers,
 		Translate:         w.fromNetwork(hop && f.Protocol == flow.HTTP2),
 		RefuseUndelivered: hop && f.Protocol == flow.HTTP2,
+		Unanswered:        unanswered,
 		Began:             w.p.began,
 		Ended:             w.p.ended,
 		Flow:              &r.flow,

@@ -8,6 +8,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/balance"
 	"github.com/tunmesh/tunmesh/tunproxy/exchange"
 	"github.com/tunmesh/tunmesh/tunproxy/flow"
+	"github.com/tunmesh/tunmesh/tunproxy/h1"
 	"github.com/tunmesh/tunmesh/tunproxy/message"
 	"github.com/tunmesh/tunmesh/tunproxy/mtls"
 	"github.com/tunmesh/tunmesh/tunproxy/orig"
@@ -44,6 +45,7 @@ func (w *worker) serveOutbound(c aio.Conn, f flow.Secured, tg *target) {
 		Began:       w.p.began,
 		Ended:       w.p.ended,
 		Undelivered: refusedLate,
+		Unanswered:  unanswered,
 		Flow:        &r.flow,
 		Spares:      w.spares,
 	}
@@ -60,6 +62,9 @@ func (r *outboundRequests) closed() {
 // refusedLate: the far sidecar turned the handshake down after we thought it
 // done (TLS 1.3 lets a client finish first). It has seen no byte of requests.
 func refusedLate(err error) bool { return errors.Is(err, mtls.ErrRefusedByPeer) }
+
+// unanswered: the server may have closed the connection while it was idle.
+func unanswered(err error) bool { return errors.Is(err, h1.ErrUnanswered) }
 
 // Open implements exchange.Opener: route → balance → connection.
 func (r *outboundRequests) Open(x *exchange.Exchange) { r.open(x, nil) }

@@ -85,6 +85,11 @@ type Config struct {
 	// proves that the peer acted on nothing of it (a refused handshake that
 	// shows late); nil: no error does.
 	Undelivered func(err error) bool
+	// Unanswered reports whether err ended an upstream connection that had
+	// served before, with nothing of this response come. The server may have
+	// closed it while it was idle, so that a request whose method is idempotent
+	// is sent again (RFC 9110, section 9.2.2); nil: no error does.
+	Unanswered func(err error) bool
 	// Flow is the downstream connection, for observers.
 	Flow *flow.Secured
 	// Spares are the loop's exchanges for another use; nil: each is made anew.

@@ -269,6 +269,32 @@ func TestUndeliveredRequestGoesElsewhere(t *testing.T) {
 	}
 }
 
+func TestUnansweredRequestIsRepeatedIfItMayBe(t *testing.T) {
+	cut := errors.New("cut")
+	for method, again := range map[string]bool{"GET": true, "PUT": true, "DELETE": true, "POST": false, "PATCH": false, "BREW": false} {
+		t.Run(method, func(t *testing.T) {
+			w := newWorld(t)
+			w.cfg.Unanswered = func(err error) bool { return errors.Is(err, cut) }
+			w.request(method, message.HTTP2, true)
+			w.ups[0].r.Aborted(w.ups[0], message.InternalError, cut)
+			if !again {
+				if len(w.ups) != 1 || w.down.head.Status != 502 {
+					t.Fatalf("%d attempts, %+v", len(w.ups), w.down.head)
+				}
+				return
+			}
+			if len(w.ups) != 2 || w.asked.Tried(w.endpoints[0]) || w.ups[1].head.Method != method {
+				t.Fatalf("%d attempts, the first endpoint is left out: %v", len(w.ups), w.asked.Tried(w.endpoints[0]))
+			}
+			// Another error proves nothing.
+			w.ups[1].r.Aborted(w.ups[1], message.InternalError, errors.New("reset"))
+			if len(w.ups) != 2 || w.down.head.Status != 502 {
+				t.Fatalf("%d attempts, %+v", len(w.ups), w.down.head)
+			}
+		})
+	}
+}
+
 func TestTrailersAreReplayed(t *testing.T) {
 	w := newWorld(t)
 	w.get(false)

@@ -129,6 +129,7 @@ func (x *Exchange) requestTrailers(f []message.Field) {
 func (x *Exchange) upstreamAborted(code message.Code, err error) {
 	up := x.up
 	delivered := up.Delivered() && (err == nil || x.cfg.Undelivered == nil || !x.cfg.Undelivered(err))
+	unanswered := delivered && err != nil && x.cfg.Unanswered != nil && x.cfg.Unanswered(err) && idempotent(x.req.Method)
 	switch {
 	case x.respEnd:
 		// The response is whole, if still on its way down; the server does not
@@ -140,10 +141,14 @@ func (x *Exchange) upstreamAborted(code message.Code, err error) {
 		x.releaseUp()
 		x.leaveUp()
 		x.breakResponse(code, err)
-	case !delivered && x.keep && len(x.tried)+1 < maxAttempts:
+	case (!delivered || unanswered) && x.keep && len(x.tried)+1 < maxAttempts:
 		x.leaveUp()
 		x.endAttempt(Undelivered)
-		x.tried = append(x.tried, x.endpoint)
+		if unanswered {
+			x.tried = append(x.tried, nil) // it turned nothing down
+		} else {
+			x.tried = append(x.tried, x.endpoint)
+		}
 		x.res.Retries++
 		x.open()
 	default:
@@ -151,6 +156,15 @@ func (x *Exchange) upstreamAborted(code message.Code, err error) {
 		x.leaveUp()
 		x.failed(delivered, code, err)
 	}
+}
+
+// idempotent methods may be sent again (RFC 9110, section 9.2.2).
+func idempotent(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
 }
 
 // failed ends an exchange whose endpoint gave no response.

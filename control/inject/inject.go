@@ -264,7 +264,7 @@ func resources(a map[string]string) (corev1.ResourceRequirements, error) {
 			continue
 		}
 		q, err := resource.ParseQuantity(v)
-		if err != nil {
+		if err != nil || q.Sign() < 0 {
 			return r, fmt.Errorf("annotation %s: %q is no quantity such as 100m or 64Mi", s.key, v)
 		}
 		if !s.limit {

@@ -2,6 +2,7 @@ package inject_test
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -137,6 +138,10 @@ func TestSkipReasons(t *testing.T) {
 		{"bad policy", map[string]string{annotation.DefaultInboundPolicy: "allow"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"bad queues", map[string]string{annotation.ProxyQueues: "3"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"tcp as a protocol", map[string]string{annotation.AllowIPProtocols: "47,6"}, nil, false, app(nil), inject.InvalidAnnotation},
+		{"an extension header as a protocol", map[string]string{annotation.AllowIPProtocols: "47,60"}, nil, false, app(nil), inject.InvalidAnnotation},
+		{"no image", map[string]string{annotation.ProxyImage: ""}, nil, false, app(nil), inject.InvalidAnnotation},
+		{"bad pull policy", map[string]string{annotation.ImagePullPolicy: "Sometimes"}, nil, false, app(nil), inject.InvalidAnnotation},
+		{"negative memory", map[string]string{annotation.ProxyMemoryRequest: "-1Mi"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"no grace", map[string]string{annotation.ShutdownGracePeriod: "0s"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"bad port", map[string]string{annotation.OpaquePorts: "3306,x"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"bad cpu", map[string]string{annotation.ProxyCPULimit: "fast"}, nil, false, app(nil), inject.InvalidAnnotation},
@@ -171,6 +176,27 @@ func TestNamespaceConfigurationReachesThePod(t *testing.T) {
 	want := map[string]string{annotation.ProxyLogLevel: "debug", annotation.DefaultInboundPolicy: "deny", annotation.Injected: "v1", annotation.Inherited: annotation.DefaultInboundPolicy}
 	if d := cmp.Diff(want, ann); d != "" {
 		t.Error(d)
+	}
+}
+
+// What annotations say of the sidecar's container is in the container.
+func TestAnnotationsOfTheContainer(t *testing.T) {
+	spec := &corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}}}
+	_, reason, err := inject.Pod(map[string]string{
+		annotation.ProxyCPURequest: "30m", annotation.ProxyCPULimit: "200m",
+		annotation.ProxyMemoryRequest: "15Mi", annotation.ProxyMemoryLimit: "90Mi",
+		annotation.ProxyImage: "registry.example/proxy@sha256:0123", annotation.ImagePullPolicy: "Never",
+	}, spec, cfg)
+	if reason != "" || err != nil {
+		t.Fatal(reason, err)
+	}
+	c := spec.InitContainers[0]
+	if c.Image != "registry.example/proxy@sha256:0123" || c.ImagePullPolicy != corev1.PullNever {
+		t.Errorf("image %q, pulled %q", c.Image, c.ImagePullPolicy)
+	}
+	got := fmt.Sprint(c.Resources.Requests.Cpu(), c.Resources.Limits.Cpu(), c.Resources.Requests.Memory(), c.Resources.Limits.Memory())
+	if got != "30m 200m 15Mi 90Mi" {
+		t.Errorf("resources %s", got)
 	}
 }
 

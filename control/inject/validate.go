@@ -92,6 +92,8 @@ func protocols(v string) error {
 		switch n {
 		case 1, 6, 17, 58:
 			return fmt.Errorf("%d (ICMP, TCP or UDP) is always carried and can't be listed", n)
+		case 0, 43, 44, 60, 135, 139, 140: // the CNI plugin would refuse the pod
+			return fmt.Errorf("%d is an IPv6 extension header, behind which anything may follow, and can't be listed", n)
 		}
 	}
 	return nil

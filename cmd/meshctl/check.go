@@ -86,7 +86,7 @@ func warn(description, anchor string, f func() error) render.CheckResult {
 // checks runs everything; a mesh that is not running is left out, with a line.
 func (a *app) checks(ctx context.Context) []render.CheckCategory {
 	cats := []render.CheckCategory{{Name: "local-machine", Checks: []render.CheckResult{
-		check("is root", "root", func() error { return needRoot("meshctl check --local") }),
+		check("is root", "root", a.needRoot),
 		check("/dev/net/tun can be opened", "tun", tunOpens),
 		check("network and user namespaces can be made", "namespaces", namespacesExist),
 		warn("the kernel names peers by pidfd (Linux 6.5)", "pidfd", peersByPidfd),

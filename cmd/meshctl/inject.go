@@ -66,7 +66,7 @@ func (a *app) uninjectCommand() *cobra.Command {
 // transform runs f over everything at path and prints result and report.
 func transform(cmd *cobra.Command, path, output, done string, f func([]byte) ([]byte, []inject.Report, error)) error {
 	if output != "yaml" && output != "json" {
-		return fmt.Errorf("--output %q: want yaml or json", output)
+		return usage("--output %q: want yaml or json", output)
 	}
 	inputs, err := readManifests(cmd.InOrStdin(), path)
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/ctl"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/holder"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/state"
+	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/store"
 	"github.com/tunmesh/tunmesh/control/files"
 )
 
@@ -100,13 +102,34 @@ func (a *app) manifests(paths []string, alone bool) ([]files.File, error) {
 }
 
 // applied prints what an apply did.
-func (a *app) applied(r ctl.Applied) {
+func (a *app) applied(r ctl.Applied, output string) error {
 	for _, w := range r.Warnings {
 		fmt.Fprintln(a.err, "warning:", w)
 	}
-	for _, o := range r.Results {
-		fmt.Fprintln(a.out, o.Object, o.Action)
+	return a.results(r.Results, output)
+}
+
+// results prints what became of objects.
+func (a *app) results(list []store.Result, output string) error {
+	if output == "json" {
+		e := json.NewEncoder(a.out)
+		e.SetIndent("", "  ")
+		return e.Encode(append([]store.Result{}, list...)) // never null
 	}
+	for _, o := range list {
+		if _, err := fmt.Fprintln(a.out, o.Object, o.Action); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tableOrJSON is the check of -o where both are known.
+func tableOrJSON(output string) error {
+	if output != "table" && output != "json" {
+		return usage("-o %s: want table or json", output)
+	}
+	return nil
 }
 
 // awaitPods waits until all pods are ready and tells how far it is.

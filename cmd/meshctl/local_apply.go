@@ -7,12 +7,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/ctl"
+	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/store"
 )
 
 func (a *app) localApplyCommand() *cobra.Command {
 	var (
-		paths []string
-		wait  time.Duration
+		paths  []string
+		wait   time.Duration
+		output string
 	)
 	c := &cobra.Command{
 		Use:     "apply -f FILE|DIR|- ...",
@@ -23,7 +25,10 @@ func (a *app) localApplyCommand() *cobra.Command {
 			if len(paths) == 0 {
 				return usage("-f is needed: manifests to apply")
 			}
-			client, err := a.client("meshctl local apply")
+			if err := tableOrJSON(output); err != nil {
+				return err
+			}
+			client, err := a.client()
 			if err != nil {
 				return err
 			}
@@ -35,7 +40,9 @@ func (a *app) localApplyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a.applied(r)
+			if err := a.applied(r, output); err != nil {
+				return err
+			}
 			if wait > 0 {
 				return a.awaitPods(cmd.Context(), client, wait)
 			}
@@ -44,11 +51,12 @@ func (a *app) localApplyCommand() *cobra.Command {
 	}
 	c.Flags().StringSliceVarP(&paths, "filename", "f", nil, "manifests: files, folders, or - for stdin")
 	c.Flags().DurationVar(&wait, "wait", 0, "wait so long for all pods to be ready (0: not at all)")
+	c.Flags().StringVarP(&output, "output", "o", "table", "table or json")
 	return c
 }
 
 func (a *app) localDeleteCommand() *cobra.Command {
-	var namespace string
+	var namespace, output string
 	c := &cobra.Command{
 		Use:   "delete KIND/NAME",
 		Short: "Remove an object from a running mesh; a workload's pod is made anew",
@@ -64,15 +72,31 @@ func (a *app) localDeleteCommand() *cobra.Command {
 			if !ok {
 				return usage("kind %q is not known", kind)
 			}
-			client, err := a.client("meshctl local delete")
+			if err := tableOrJSON(output); err != nil {
+				return err
+			}
+			client, err := a.client()
 			if err != nil {
 				return err
 			}
-			return client.Delete(cmd.Context(), ctl.Delete{Kind: full, Namespace: namespace, Name: name})
+			if err := client.Delete(cmd.Context(), ctl.Delete{Kind: full, Namespace: namespace, Name: name}); err != nil {
+				return err
+			}
+			return a.results([]store.Result{{Object: grouped(full) + "/" + name, Action: "deleted"}}, output)
 		},
 	}
 	c.Flags().StringVarP(&namespace, "namespace", "n", "default", "the object's namespace")
+	c.Flags().StringVarP(&output, "output", "o", "table", "table or json")
 	return c
+}
+
+// grouped is a kind with its API group, as kubectl prints it.
+func grouped(kind string) string {
+	switch kind {
+	case "deployment", "statefulset", "daemonset":
+		return kind + ".apps"
+	}
+	return kind
 }
 
 // kinds are the names that people write.
@@ -85,9 +109,9 @@ func kinds() map[string]string {
 	return m
 }
 
-// client is for a mesh that is up; command is for the one who is not root.
-func (a *app) client(command string) (ctl.Client, error) {
-	if err := needRoot(command); err != nil {
+// client is for a mesh that is up.
+func (a *app) client() (ctl.Client, error) {
+	if err := a.needRoot(); err != nil {
 		return ctl.Client{}, err
 	}
 	dir, err := a.mesh()

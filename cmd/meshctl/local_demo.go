@@ -46,8 +46,8 @@ and tap to show. Ctrl-C ends everything and leaves nothing.`,
   sudo meshctl local demo --duration 60s -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "table" && output != "json" {
-				return usage("-o %s: want table or json", output)
+			if err := tableOrJSON(output); err != nil {
+				return err
 			}
 			if duration < 0 {
 				return usage("--duration must not be below 0")
@@ -55,7 +55,7 @@ and tap to show. Ctrl-C ends everything and leaves nothing.`,
 			if err := flags.validate(); err != nil {
 				return err
 			}
-			if err := needRoot("meshctl local demo"); err != nil {
+			if err := a.needRoot(); err != nil {
 				return err
 			}
 			return a.demo(cmd.Context(), duration, output, flags)
@@ -141,7 +141,7 @@ func (a *app) demoShow(ctx context.Context, l *holder.Launched, duration time.Du
 }
 
 func (a *app) demoHints() string {
-	meshctl := "meshctl"
+	meshctl := a.name()
 	if a.local != "" {
 		meshctl += " --local " + a.local
 	}
@@ -152,7 +152,7 @@ func (a *app) demoHints() string {
 		{"stat deploy -n " + demoNamespace, "what you see below"},
 		{"tap deploy/web -n " + demoNamespace, "requests as they happen"},
 		{"local ps", "the pods"},
-		{"local exec POD -- sh", "a shell in one of them"},
+		{"local exec -n " + demoNamespace + " deploy/web -- sh", "a shell in one of them"},
 		{"local port-forward svc/web-svc -n " + demoNamespace + " 8080:80", "then open http://127.0.0.1:8080"},
 	} {
 		fmt.Fprintf(w, "  %s %s\t%s\n", meshctl, h[0], h[1])

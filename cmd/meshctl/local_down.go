@@ -21,9 +21,11 @@ func (a *app) localDownCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "down",
 		Short: "End a mesh, and clean up after one that was killed",
-		Args:  cobra.NoArgs,
+		Example: `  sudo meshctl local down
+  sudo meshctl local down --all`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := needRoot("meshctl local down"); err != nil {
+			if err := a.needRoot(); err != nil {
 				return err
 			}
 			if grace < 0 {

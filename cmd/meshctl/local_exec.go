@@ -32,7 +32,7 @@ With a terminal as stdin and stdout the command gets one too.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := a.client("meshctl local exec")
+			client, err := a.client()
 			if err != nil {
 				return err
 			}

@@ -35,7 +35,7 @@ the same port, or a free one.`,
 			if err != nil {
 				return err
 			}
-			client, err := a.client("meshctl local port-forward")
+			client, err := a.client()
 			if err != nil {
 				return err
 			}

@@ -25,9 +25,11 @@ func (a *app) localLogsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "logs POD|TYPE/NAME [-c CONTAINER]",
 		Short: "Print what a container wrote, over its restarts (the last one or two MiB)",
-		Args:  cobra.ExactArgs(1),
+		Example: `  sudo meshctl local logs deploy/web -n shop
+  sudo meshctl local logs deploy/web -c mesh-proxy -f`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := needRoot("meshctl local logs"); err != nil {
+			if err := a.needRoot(); err != nil {
 				return err
 			}
 			dir, err := a.mesh()

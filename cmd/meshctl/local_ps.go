@@ -37,12 +37,14 @@ func (a *app) localPsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ps",
 		Short: "List the pods of a mesh",
-		Args:  cobra.NoArgs,
+		Example: `  sudo meshctl local ps
+  sudo meshctl local ps --name staging -o json`,
+		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if output != "table" && output != "json" {
-				return usage("-o %s: want table or json", output)
+			if err := tableOrJSON(output); err != nil {
+				return err
 			}
-			if err := needRoot("meshctl local ps"); err != nil {
+			if err := a.needRoot(); err != nil {
 				return err
 			}
 			dir, err := a.mesh()

@@ -46,7 +46,7 @@ func (a *app) localUpCommand() *cobra.Command {
   sudo meshctl local up -f manifests/ --detach --name staging`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := needRoot("meshctl local up"); err != nil {
+			if err := a.needRoot(); err != nil {
 				return err
 			}
 			if err := flags.validate(); err != nil {
@@ -105,10 +105,11 @@ func (a *app) upDetached(ctx context.Context, manifests []files.File, flags upFl
 	if err != nil {
 		return err
 	}
+	ps, down := a.name()+" local ps"+a.nameFlag(), a.name()+" local down"+a.nameFlag()
 	if err := a.awaitPods(ctx, client, flags.wait); err != nil {
-		return fmt.Errorf("the mesh %q is up, but %w\nlook with meshctl local ps and logs; end it with meshctl local down", client.Dir.Name(), err)
+		return fmt.Errorf("the mesh %q is up, but %w\nlook with %s; end it with %s", client.Dir.Name(), err, ps, down)
 	}
-	fmt.Fprintf(a.out, "mesh %q is up; look with meshctl local ps, end it with meshctl local down%s\n", client.Dir.Name(), a.nameFlag())
+	fmt.Fprintf(a.out, "mesh %q is up; look with %s, end it with %s\n", client.Dir.Name(), ps, down)
 	return nil
 }
 

@@ -18,7 +18,7 @@ func main() {
 	sandbox.Main(os.Args)
 	runHolder(os.Args)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	code := run(ctx, &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Getenv}, os.Args[1:])
+	code := run(ctx, &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Getenv, prog: os.Args[0], args: os.Args[1:]}, os.Args[1:])
 	stop()
 	os.Exit(code)
 }

@@ -10,8 +10,11 @@ import (
 )
 
 // query reaches the query API of the local mesh that the flags name: a unix
-// socket that only its owner may open.
+// socket that root alone may open.
 func (a *app) query() (c query.QueryClient, closer func(), err error) {
+	if err := a.needRoot(); err != nil {
+		return nil, nil, err
+	}
 	d, err := a.mesh()
 	if err != nil {
 		return nil, nil, err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -31,7 +30,7 @@ func parseResources(args []string, namespace string, all bool, labels string) ([
 	make1 := func(kind, name string) (*query.Selector, error) {
 		k, ok := kindOf(kind)
 		if !ok {
-			return nil, fmt.Errorf("unknown resource type %q: want deploy, po, svc, ns, sts or ds", kind)
+			return nil, usage("unknown resource type %q: want deploy, po, svc, ns, sts or ds", kind)
 		}
 		s := &query.Selector{Kind: k, Name: name, Namespace: namespace, AllNamespaces: all, LabelSelector: labels}
 		if all || k == "namespace" {
@@ -40,7 +39,7 @@ func parseResources(args []string, namespace string, all bool, labels string) ([
 		return s, nil
 	}
 	if len(args) == 0 {
-		return nil, fmt.Errorf("name a resource, for example deploy or deploy/web")
+		return nil, usage("name a resource, for example deploy or deploy/web")
 	}
 	if !strings.Contains(args[0], "/") {
 		names := args[1:]
@@ -50,7 +49,7 @@ func parseResources(args []string, namespace string, all bool, labels string) ([
 		var out []*query.Selector
 		for _, n := range names {
 			if strings.Contains(n, "/") {
-				return nil, fmt.Errorf("%q after %q: use TYPE NAME… or TYPE/NAME…, not both", n, args[0])
+				return nil, usage("%q after %q: use TYPE NAME… or TYPE/NAME…, not both", n, args[0])
 			}
 			s, err := make1(args[0], n)
 			if err != nil {
@@ -64,7 +63,7 @@ func parseResources(args []string, namespace string, all bool, labels string) ([
 	for _, a := range args {
 		kind, name, ok := strings.Cut(a, "/")
 		if !ok || name == "" || strings.Contains(name, "/") {
-			return nil, fmt.Errorf("resource %q: want TYPE/NAME", a)
+			return nil, usage("resource %q: want TYPE/NAME", a)
 		}
 		s, err := make1(kind, name)
 		if err != nil {
@@ -82,7 +81,7 @@ func parseOne(flag, value, namespace string) (*query.Selector, error) {
 	}
 	sel, err := parseResources([]string{value}, namespace, false, "")
 	if err != nil {
-		return nil, fmt.Errorf("--%s: %w", flag, err)
+		return nil, usage("--%s: %w", flag, err)
 	}
 	return sel[0], nil
 }

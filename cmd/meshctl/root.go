@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -16,6 +18,9 @@ type app struct {
 	out io.Writer
 	err io.Writer
 	env func(string) string
+
+	prog string   // as it was typed
+	args []string // likewise
 
 	local string // --local
 }
@@ -89,10 +94,32 @@ func (a *app) mesh() (state.Dir, error) {
 	return d, nil
 }
 
-// needRoot tells who is not root what to type.
-func needRoot(command string) error {
+// needRoot tells who is not root what to type: the same again, as root.
+func (a *app) needRoot() error {
 	if os.Geteuid() == 0 {
 		return nil
 	}
-	return fmt.Errorf("root is needed for namespaces and network devices: sudo -E %s", command)
+	return fmt.Errorf("root is needed for namespaces and network devices: sudo -E %s", shellWords(append([]string{a.name()}, a.args...)))
+}
+
+// name is what this program was called by; another command is typed the same way.
+func (a *app) name() string {
+	if a.prog == "" {
+		return "meshctl"
+	}
+	return a.prog
+}
+
+// shellWords are words as a shell reads them.
+func shellWords(words []string) string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		plain := w != "" && strings.IndexFunc(w, func(r rune) bool {
+			return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-_./:=@,+%", r)
+		}) < 0
+		if out[i] = w; !plain {
+			out[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(out, " ")
 }

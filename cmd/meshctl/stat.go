@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,6 +34,10 @@ as the client's side saw them. TLS is the share of requests under mTLS.`,
   meshctl stat po -A -o json`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			reqs, err := f.requests(args)
+			if err != nil {
+				return err
+			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), askWithin)
 			defer cancel()
 			q, done, err := a.query()
@@ -42,7 +45,7 @@ as the client's side saw them. TLS is the share of requests under mTLS.`,
 				return err
 			}
 			defer done()
-			return f.run(ctx, cmd, q, args)
+			return f.run(ctx, cmd, q, reqs)
 		},
 	}
 	fl := c.Flags()
@@ -58,11 +61,7 @@ as the client's side saw them. TLS is the share of requests under mTLS.`,
 	return c
 }
 
-func (f *statFlags) run(ctx context.Context, cmd *cobra.Command, q query.QueryClient, args []string) error {
-	reqs, err := f.requests(args)
-	if err != nil {
-		return err
-	}
+func (f *statFlags) run(ctx context.Context, cmd *cobra.Command, q query.QueryClient, reqs []*query.StatRequest) error {
 	var rows []*query.StatRow
 	for _, r := range reqs {
 		resp, err := q.Stat(ctx, r)
@@ -86,11 +85,11 @@ func (f *statFlags) run(ctx context.Context, cmd *cobra.Command, q query.QueryCl
 func (f *statFlags) requests(args []string) ([]*query.StatRequest, error) {
 	switch {
 	case f.output != "table" && f.output != "wide" && f.output != "json":
-		return nil, fmt.Errorf("--output %q: want table, wide or json", f.output)
+		return nil, usage("--output %q: want table, wide or json", f.output)
 	case f.window < time.Second || f.window > time.Minute:
-		return nil, fmt.Errorf("--time-window %v: want 1s to 1m, which is what is kept", f.window)
+		return nil, usage("--time-window %v: want 1s to 1m, which is what is kept", f.window)
 	case f.to != "" && f.from != "":
-		return nil, fmt.Errorf("--to and --from can't be combined")
+		return nil, usage("--to and --from can't be combined")
 	}
 	sel, err := parseResources(args, f.namespace, f.all, f.labels)
 	if err != nil {

@@ -67,13 +67,13 @@ events, and is told how many.`,
 
 func (f *tapFlags) request(args []string) (*query.TapRequest, error) {
 	if f.output != "" && f.output != "wide" && f.output != "json" {
-		return nil, fmt.Errorf("--output %q: want wide or json", f.output)
+		return nil, usage("--output %q: want wide or json", f.output)
 	}
 	if f.maxRPS < 1 || f.maxRPS > 100000 {
-		return nil, fmt.Errorf("--max-rps %v: want 1 to 100000", f.maxRPS)
+		return nil, usage("--max-rps %v: want 1 to 100000", f.maxRPS)
 	}
 	if f.match.PathPrefix != "" && !strings.HasPrefix(f.match.PathPrefix, "/") {
-		return nil, fmt.Errorf("--path %q: a path begins with /", f.match.PathPrefix)
+		return nil, usage("--path %q: a path begins with /", f.match.PathPrefix)
 	}
 	sel, err := parseResources(args, f.namespace, false, f.labels)
 	if err != nil {

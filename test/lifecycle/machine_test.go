@@ -1,9 +1,11 @@
 package lifecycle
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -341,14 +343,66 @@ func TestHungHolder(t *testing.T) {
 func TestNotRoot(t *testing.T) {
 	needRoot(t)
 	m := meshtest.Named(bin, "user")
-	for _, args := range [][]string{{"up"}, {"demo"}, {"ps"}, {"apply", "-f", "/dev/null"}, {"exec", "p", "--", "true"}, {"logs", "p"}, {"down"}} {
-		c := m.Command(t.Context(), append([]string{"local"}, args...)...)
+	for _, line := range []string{
+		"local up", "local demo", "local ps", "local apply -f /dev/null", "local delete po/p", "local exec p -- true", "local logs p",
+		"local port-forward p 1:1", "local down", "stat deploy -n x", "tap deploy/web",
+	} {
+		c := m.Command(t.Context(), strings.Fields(line)...)
 		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		out, err := c.CombinedOutput()
-		if err == nil || !strings.Contains(string(out), "sudo -E meshctl local "+args[0]) || strings.Count(string(out), "\n") != 1 {
-			t.Errorf("local %v: %v, %s", args, err, out)
+		if err == nil || !strings.HasSuffix(string(out), ": sudo -E "+c.Path+" "+line+"\n") || strings.Count(string(out), "\n") != 1 {
+			t.Errorf("%s: %v, %s", line, err, out)
 		}
 	}
+}
+
+// abandonedEnv says that this test binary is the one to be killed.
+const abandonedEnv = "LIFECYCLE_ABANDONED"
+
+// A test that is killed leaves no mesh and no programs.
+func TestAbandoned(t *testing.T) {
+	needRoot(t)
+	if os.Getenv(abandonedEnv) != "" {
+		meshtest.Up(t, bin, "abandoned", sleeper)
+		fmt.Println("up, programs in", string(bin))
+		select {} // until it is killed
+	}
+	was := before(t)
+	c := exec.Command("/proc/self/exe", "-test.run", "^TestAbandoned$")
+	c.Env = append(os.Environ(), abandonedEnv+"=1")
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Process.Kill() }()
+	line, err := bufio.NewReader(out).ReadString('\n')
+	_, programs, _ := strings.Cut(strings.TrimSpace(line), "programs in ")
+	if err != nil || programs == "" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	m := meshtest.Named(bin, "abandoned")
+	m.Name = fmt.Sprintf("abandoned-%d", c.Process.Pid)
+	pid, err := m.HolderPID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := family(pid)
+	if len(all) < 8 {
+		t.Fatalf("only %d processes below the holder", len(all))
+	}
+	_ = c.Process.Kill()
+	_ = c.Wait()
+	meshtest.Eventually(t, 30*time.Second, "all processes are gone", func() bool { return len(alive(all)) == 0 })
+	for _, dir := range []string{programs, "/run/tunmesh-local/" + m.Name} {
+		meshtest.Eventually(t, 10*time.Second, dir+" is gone", func() bool {
+			_, err := os.Stat(dir)
+			return errors.Is(err, fs.ErrNotExist)
+		})
+	}
+	same(t, was)
 }
 
 // The demo, as a script runs it.

@@ -21,7 +21,6 @@ func run(m *testing.M) int {
 	}
 	dir, err := os.MkdirTemp("", "meshtest")
 	if err == nil {
-		defer os.RemoveAll(dir)
 		bin, err = meshtest.Build(dir)
 	}
 	if err != nil {

@@ -16,8 +16,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // module is where the programs come from.
@@ -26,8 +29,38 @@ const module = "github.com/tunmesh/tunmesh"
 // Bin is a folder with all programs and the tests' own.
 type Bin string
 
-// Build makes a Bin in dir; go's build cache makes a second time cheap.
+// guard waits for the end of the process that holds its input, and removes what
+// is left then: the meshes of that process, $1, and its programs, $0.
+const guard = `cat >/dev/null
+for mesh in /run/tunmesh-local/*-"$1"; do
+	if [ -d "$mesh" ]; then "$0"/meshctl local down --grace-period 0s --name "${mesh##*/}"; fi
+done
+rm -rf "$0"`
+
+// watch starts the guard over this process. A test that is killed, or runs out
+// of time, takes nothing down itself.
+func watch(dir string) error {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil { // p[1] is open as long as we live
+		return fmt.Errorf("make a pipe: %w", err)
+	}
+	in := os.NewFile(uintptr(p[0]), "guard's input")
+	defer in.Close()
+	cmd := exec.Command("sh", "-c", guard, dir, strconv.Itoa(os.Getpid()))
+	cmd.Stdin = in
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C is not for it
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the guard: %w", err)
+	}
+	return nil
+}
+
+// Build makes a Bin in dir; go's build cache makes a second time cheap. When the
+// process ends, however it ends, its meshes are taken down and dir is removed.
 func Build(dir string) (Bin, error) {
+	if err := watch(dir); err != nil {
+		return "", err
+	}
 	if err := os.MkdirAll(filepath.Join(dir, "cni"), 0o755); err != nil {
 		return "", err
 	}

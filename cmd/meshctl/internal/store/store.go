@@ -37,7 +37,7 @@ type Config struct {
 // Result says what became of one applied object.
 type Result struct {
 	Object string `json:"object"` // "deployment.apps/web", as kubectl prints it
-	Action string `json:"action"` // created, configured, unchanged
+	Action string `json:"action"` // created, configured, unchanged, deleted
 }
 
 // Store holds the objects.

@@ -13,6 +13,7 @@ const (
 	pseudoProtocol
 	host
 	contentLength
+	grpcType      // content-type: application/grpc…
 	badName       // not a token in lower case, or an unknown pseudo-header field
 	badValue      // control characters, spaces around, or not what the name asks for
 	badConnection // specific to a connection (8.2.2)
@@ -53,8 +54,19 @@ func classify(name, value string) uint8 {
 			return badValue
 		}
 		return contentLength
+	case "content-type":
+		if isGRPC(value) {
+			return grpcType
+		}
 	}
 	return regular
+}
+
+// isGRPC: application/grpc, application/grpc+proto and the like.
+func isGRPC(contentType string) bool {
+	const grpc = "application/grpc"
+	return len(contentType) >= len(grpc) && contentType[:len(grpc)] == grpc &&
+		(len(contentType) == len(grpc) || contentType[len(grpc)] == '+' || contentType[len(grpc)] == ';')
 }
 
 func classifyPseudo(name, value string) uint8 {

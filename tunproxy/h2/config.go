@@ -73,9 +73,16 @@ type Timeouts struct {
 	// Frame is how long a header block or a frame other than DATA may take to
 	// arrive whole. Default 10 s.
 	Frame time.Duration
-	// Write is how long output may wait for a transport that takes nothing.
-	// Default 60 s.
+	// Write is how long output may wait for a transport that takes less than
+	// Limits.MinRate. Default 60 s.
 	Write time.Duration
+	// Body is how far announced bytes may fall behind Limits.MinRate: those of a
+	// request body with Content-Length, and those of a DATA frame. Between frames
+	// of a body without, silence is a stream's right. Default 30 s.
+	Body time.Duration
+	// Unread is the same for response bytes that wait for their stream's window.
+	// Not for gRPC, whose clients may rest as long as they like. Default 5 min.
+	Unread time.Duration
 	// Linger is how long, after an error, the peer is read on so that it can
 	// receive why. Default 1 s.
 	Linger time.Duration
@@ -97,8 +104,12 @@ type Limits struct {
 	// for streams long closed. Default 1000, 200/s.
 	Control Rate
 	// Empty counts frames that say nothing: DATA without data, header frames
-	// without fragment, window updates of a few bytes. Default 2000, 1000/s.
+	// without fragment; and those that we have to send for a peer whose windows
+	// are a few bytes wide. Default 2000, 1000/s.
 	Empty Rate
+	// MinRate is how slow a peer may be where it keeps us waiting, in bytes per
+	// second: see Timeouts. Default 240.
+	MinRate int
 	// Continuations bounds the CONTINUATION frames of one header block. Default 32.
 	Continuations int
 	// Replies bounds, in bytes, answers that wait to be sent because the peer
@@ -133,11 +144,14 @@ func (c Config) withDefaults(server bool) Config {
 	def(&c.Timeouts.Settings, 10*time.Second)
 	def(&c.Timeouts.Frame, 10*time.Second)
 	def(&c.Timeouts.Write, 60*time.Second)
+	def(&c.Timeouts.Body, 30*time.Second)
+	def(&c.Timeouts.Unread, 5*time.Minute)
 	def(&c.Timeouts.Linger, time.Second)
 	def(&c.Timeouts.DrainRTT, time.Second)
 	def(&c.Limits.Resets, Rate{1000, 200})
 	def(&c.Limits.Control, Rate{1000, 200})
 	def(&c.Limits.Empty, Rate{2000, 1000})
+	def(&c.Limits.MinRate, 240)
 	def(&c.Limits.Continuations, 32)
 	def(&c.Limits.Replies, 64<<10)
 	def(&c.Limits.Informational, 16)

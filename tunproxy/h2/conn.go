@@ -85,12 +85,14 @@ type Conn struct {
 	sendWindow int
 	recvWindow int // what the peer may send
 	unread     int // delivered on open streams, not consumed
+	held       int // unread, and the heads of open streams
 	initial    int // window of new streams, as acknowledged by the peer
 	acked      bool
 
 	resets, control, empty bucket
 	pinged                 bool // a PING or SETTINGS came after the last head or data
 	dataFrames, updates    int  // DATA sent and WINDOW_UPDATE received
+	morsels                int  // DATA sent that a window made small
 
 	due      due
 	timer    aio.Timer
@@ -288,6 +290,8 @@ func (c *Conn) take(s *stream) {
 	} else {
 		c.dropUnborn(s)
 	}
+	c.holds(-s.unread - s.cost)
+	s.cost = 0
 	if s.unread > 0 {
 		c.unread -= s.unread
 		s.unread = 0

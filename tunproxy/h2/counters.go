@@ -11,6 +11,11 @@ type Counters struct {
 	Breaches atomic.Uint64 // streams that we reset because the peer broke a rule
 	Oversize atomic.Uint64 // heads beyond MaxHeaderList
 
+	// Streams that were reset, by the bound that they passed.
+	SlowBodies  atomic.Uint64 // announced bytes did not come at MinRate
+	SlowReaders atomic.Uint64 // a response was not read at MinRate
+	Shed        atomic.Uint64 // held most while more was held than is free; or refused then
+
 	// Connections that were closed, by the bound that closed them.
 	ResetFloods        atomic.Uint64
 	ControlFloods      atomic.Uint64

@@ -15,6 +15,7 @@ type due struct {
 	write    time.Duration // progress of the output
 	linger   time.Duration // the end of a closed connection
 	drain    time.Duration // the answer to Drain's PING
+	pace     time.Duration // a look at streams whose peer may be too slow
 }
 
 // setDue sets a deadline d from now.
@@ -44,6 +45,7 @@ func (c *Conn) arm() {
 		earliest(d.frame)
 		earliest(d.write)
 		earliest(d.drain)
+		earliest(d.pace)
 		if c.cfg.Keepalive.Interval > 0 && d.ping == 0 {
 			earliest(c.lastRead + c.cfg.Keepalive.Interval)
 		}
@@ -87,6 +89,9 @@ func (c *Conn) expire() {
 		case passed(d.drain):
 			c.drainFinal()
 			c.wake()
+		}
+		if c.state == open && passed(d.pace) {
+			c.paces()
 		}
 		if k := c.cfg.Keepalive; c.state == open && k.Interval > 0 && d.ping == 0 && passed(c.lastRead+k.Interval) {
 			c.appended(frame.AppendPing(c.frames(), false, keepalivePing))

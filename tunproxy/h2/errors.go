@@ -19,12 +19,15 @@ var (
 	ErrClosed = errors.New("http2: the connection is closed")
 	// ErrDeadPeer: the peer answered no PING in time.
 	ErrDeadPeer = errors.New("http2: the peer does not answer")
-	// ErrSlowPeer: the peer took too long for its SETTINGS or to finish a frame.
+	// ErrSlowPeer: the peer took too long for its SETTINGS or to finish a frame,
+	// or to send or read a body at MinRate.
 	ErrSlowPeer = errors.New("http2: the peer is too slow")
 	// ErrWriteStall: the transport took no output in time.
 	ErrWriteStall = errors.New("http2: the peer does not read")
 	// ErrInformational: more 1xx responses wait for the peer than are allowed.
 	ErrInformational = errors.New("http2: too many informational responses wait")
+	// ErrMemory: the stream held most while more was held than may be.
+	ErrMemory = errors.New("http2: too many bytes wait for receivers that are slow")
 	// ErrBroken: the peer closed the transport while streams were open.
 	ErrBroken = errors.New("http2: the peer closed the connection")
 )

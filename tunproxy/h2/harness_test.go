@@ -193,10 +193,16 @@ type rawPeer struct {
 
 // rawClient speaks frames to a server of ours.
 func rawClient(t testing.TB, cfg Config, serve func(message.Stream) *recorder) *rawPeer {
-	p := newPeer(t)
+	return rawClientOn(t, aiotest.NewLoop(), cfg, serve)
+}
+
+func rawClientOn(t testing.TB, loop *aiotest.Loop, cfg Config, serve func(message.Stream) *recorder) *rawPeer {
+	p := newPeerOn(t, loop)
 	ours, theirs := aiotest.Pipe(p.loop, 1<<20)
 	p.conn = theirs
-	cfg.Counters = &p.count
+	if cfg.Counters == nil {
+		cfg.Counters = &p.count
+	}
 	cfg.OnClosed = func(err error) { p.closed = append(p.closed, err) }
 	p.server = NewServer(ours, cfg, func(s message.Stream) {
 		r := &recorder{lazy: p.lazy}
@@ -231,8 +237,10 @@ func rawServer(t testing.TB, cfg Config, settings ...frame.Setting) *rawPeer {
 	return p
 }
 
-func newPeer(t testing.TB) *rawPeer {
-	p := &rawPeer{TB: t, loop: aiotest.NewLoop(), enc: hpack.NewEncoder(4096)}
+func newPeer(t testing.TB) *rawPeer { return newPeerOn(t, aiotest.NewLoop()) }
+
+func newPeerOn(t testing.TB, loop *aiotest.Loop) *rawPeer {
+	p := &rawPeer{TB: t, loop: loop, enc: hpack.NewEncoder(4096)}
 	p.dec = hpack.NewDecoder(hpack.NewInterner(), hpack.NewClassifier(func(string, string) uint8 { return 0 }))
 	p.loop.Advance(t, time.Second)
 	return p

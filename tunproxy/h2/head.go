@@ -14,6 +14,8 @@ type builder struct {
 	fields  bool   // a regular field came: no more pseudo-header fields
 	host    string
 	hasHost bool
+	grpc    bool
+	bytes   int // of names and values
 	malformed
 }
 
@@ -36,8 +38,11 @@ func (b *builder) reset() {
 }
 
 func (b *builder) add(name, value string, class uint8, sensitive bool) {
+	b.bytes += len(name) + len(value)
 	switch class {
 	case regular:
+	case grpcType:
+		b.grpc = true
 	case pseudoMethod, pseudoScheme, pseudoAuthority, pseudoPath, pseudoStatus, pseudoProtocol:
 		b.pseudo(value, class)
 		return
@@ -87,6 +92,13 @@ func (b *builder) pseudo(value string, class uint8) {
 		b.head.Protocol = value
 	}
 }
+
+// fieldCost is what a field takes besides its characters, in bytes: the head is
+// kept once, and once more as it is sent on.
+const fieldCost = 2 * 40
+
+// size is what the head costs those who keep it.
+func (b *builder) size() int { return b.bytes + fieldCost*len(b.head.Fields) }
 
 func (b *builder) has(class uint8) bool { return b.seen&(1<<class) != 0 }
 

@@ -117,13 +117,23 @@ func (c *Conn) request(id uint32, end, self, tooLarge bool) {
 		c.spend(&c.resets, c.cfg.Limits.Resets, &c.count.ResetFloods, "too many malformed requests")
 		return
 	}
+	cost := b.size()
+	if c.mem.Bound.Over(c.held + cost) {
+		c.shedHit()
+		c.count.Refused.Add(1)
+		c.sendReset(id, message.RefusedStream)
+		return
+	}
 	s := c.newStream()
 	s.id, s.recvHead, s.recvEnd = id, true, end
+	s.grpc, s.cost = b.grpc, cost
+	c.holds(cost)
 	s.noBody = b.head.Method == "HEAD"
 	if b.head.Method != "CONNECT" {
 		s.expect = b.head.ContentLength
 	}
 	c.streams.add(s)
+	c.paceInput(s)
 	c.accept(s)
 	switch {
 	case s.closed:

@@ -1,6 +1,9 @@
 package h2
 
-import "github.com/tunmesh/tunmesh/tunproxy/hpack"
+import (
+	"github.com/tunmesh/tunmesh/tunproxy/hpack"
+	"github.com/tunmesh/tunmesh/tunproxy/memory"
+)
 
 const (
 	readSize  = 64 << 10 // of the shared read buffer: a TLS record or a batch of segments
@@ -19,6 +22,10 @@ const (
 // streams. It belongs to the loop; full of spares it holds about 3 MB, idle
 // from the start nothing.
 type Memory struct {
+	// Bound is how much connections may hold for receivers that are slow. Set
+	// it before the first connection; NewMemory's is the default one.
+	Bound *memory.Bound
+
 	read    []byte
 	small   [][]byte
 	large   [][]byte
@@ -28,7 +35,7 @@ type Memory struct {
 }
 
 // NewMemory makes a Memory for one loop.
-func NewMemory() *Memory { return &Memory{strings: hpack.NewInterner()} }
+func NewMemory() *Memory { return &Memory{Bound: memory.NewBound(0), strings: hpack.NewInterner()} }
 
 // readBuffer is valid until the pass returns to the loop.
 func (m *Memory) readBuffer() []byte {

@@ -89,6 +89,7 @@ func (c *Conn) sentData(s *stream, n int, end bool) {
 	s.sendWindow -= n
 	c.sendWindow -= n
 	c.dataFrames++
+	c.morsels = max(0, c.morsels-n>>10)
 	c.pinged = false
 	if n > 0 {
 		c.mark(s, n)
@@ -107,6 +108,25 @@ func (c *Conn) mark(s *stream, n int) {
 	}
 	s.marks++
 	o.marks = append(o.marks, mark{s, o.end(), n})
+}
+
+// morselSize: DATA frames that a window cuts to less than this are the peer's
+// wish, and cost us more than it.
+const morselSize = 64
+
+// freeMorsels come free, and one more for each KiB of data sent: a window that is
+// nearly used up leaves a morsel now and then, and honest ones are 16 KiB or more.
+const freeMorsels = 64
+
+// morsel charges the peer for a frame of k of n bytes that its window left no
+// more room for. Like every charge it can end the connection.
+func (c *Conn) morsel(k, n int) {
+	if k >= morselSize || k >= n {
+		return
+	}
+	if c.morsels++; c.morsels > freeMorsels {
+		c.spend(&c.empty, c.cfg.Limits.Empty, &c.count.EmptyFloods, "too many small windows")
+	}
 }
 
 // makeReady lets s send when there is room.
@@ -156,8 +176,12 @@ func (c *Conn) advance(s *stream) bool {
 		if last {
 			flags = frame.EndStream
 		}
+		if c.morsel(k, n); s.closed {
+			return false
+		}
 		b := frame.AppendHeader(c.frames(), frame.Header{Length: k, Type: frame.Data, Flags: flags, Stream: s.id})
 		c.appended(s.queue.appendTo(c.mem, b, k))
+		c.paced(s, k)
 		c.sentData(s, k, last)
 		return true
 	}
@@ -325,8 +349,10 @@ func (c *Conn) flush() {
 		switch {
 		case errors.Is(err, aio.ErrWouldBlock):
 			o.blocked = true
-			if n > 0 || c.due.write == 0 {
+			if c.due.write == 0 {
 				c.setDue(&c.due.write, c.cfg.Timeouts.Write)
+			} else {
+				c.earn(&c.due.write, n, c.cfg.Timeouts.Write)
 			}
 		case err != nil:
 			c.broken(err)

@@ -3,6 +3,7 @@ package h2
 import (
 	"errors"
 	"io"
+	"time"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
 	"github.com/tunmesh/tunmesh/tunproxy/h2/frame"
@@ -13,16 +14,25 @@ import (
 // their turn: 16 reads of at most 64 KiB.
 const readsPerPass = 16
 
+// framesPerPass is the same for frames, of which 64 KiB can hold seven thousand:
+// those take a millisecond or ten, a thousand a few hundred microseconds. Eight
+// connections with 16 streams each see a few dozen at a time.
+const framesPerPass = 1024
+
 // input is where the parser stands.
 type input struct {
 	preface  bool   // still to come
 	settings bool   // the first frame, SETTINGS, has come
 	held     []byte // the front of a frame that is not whole
 	waiting  bool   // for the rest of a frame or header block
+	turn     int    // frames to go until others have their turn
+	paused   bool   // held is there to be parsed: the turn is over
 
 	// The rest of a DATA frame.
-	left, pad int  // payload bytes to come, and padding behind them
-	padLen    bool // the pad length comes first
+	left, pad int           // payload bytes to come, and padding behind them
+	took      int           // of these, since by was set
+	by        time.Duration // when more must be here; 0: not waiting
+	padLen    bool          // the pad length comes first
 	end       bool
 	s         *stream // nil: drop it
 
@@ -64,7 +74,15 @@ func (c *Conn) resume() { c.read() }
 func (c *Conn) read() {
 	buf := c.mem.readBuffer()
 	n := copy(buf, c.in.held)
+	c.in.turn = framesPerPass
+	if c.in.paused {
+		c.in.paused = false
+		n = c.use(buf, n)
+	}
 	for range readsPerPass {
+		if c.in.paused {
+			break
+		}
 		k, err := 0, error(nil)
 		if c.state != closed {
 			k, err = c.conn.Read(buf[n:])
@@ -72,14 +90,7 @@ func (c *Conn) read() {
 		if k > 0 {
 			c.lastRead = c.loop.Now()
 			c.due.ping = 0
-			n += k
-			if c.state == open {
-				rest := c.parse(buf[:n])
-				n = copy(buf, rest)
-			}
-			if c.state != open {
-				n = 0
-			}
+			n = c.use(buf, n+k)
 		}
 		switch {
 		case c.state == closed:
@@ -98,6 +109,19 @@ func (c *Conn) read() {
 	}
 	c.hold(buf[:n])
 	c.loop.Post(c.onResume)
+}
+
+// use parses the first n bytes of buf and moves what is left to its front.
+func (c *Conn) use(buf []byte, n int) int {
+	if c.state == open {
+		n = copy(buf, c.parse(buf[:n]))
+		c.shed()
+	}
+	if c.state != open {
+		c.in.paused = false
+		return 0
+	}
+	return n
 }
 
 // eof: the peer says no more. Without it there are no window updates and no
@@ -122,7 +146,12 @@ func (c *Conn) hold(rest []byte) {
 		}
 		c.in.held = append(c.in.held[:0], rest...)
 	}
-	if len(rest) == 0 && !c.in.block.active {
+	if c.in.left+c.in.pad > 0 {
+		c.paceFrame()
+		return
+	}
+	c.in.by = 0
+	if len(rest) == 0 && !c.in.block.active || c.in.paused {
 		c.in.waiting = false
 		c.due.frame = 0
 	} else if !c.in.waiting {
@@ -154,6 +183,10 @@ func (c *Conn) parse(b []byte) []byte {
 			continue
 		}
 		if len(b) < frame.HeaderLen {
+			break
+		}
+		if c.in.turn--; c.in.turn < 0 {
+			c.in.paused = true
 			break
 		}
 		h := frame.Parse(b)
@@ -239,6 +272,7 @@ func (c *Conn) dataStart(h frame.Header) error {
 	c.recvWindow -= h.Length
 	in.left, in.pad, in.end, in.s = h.Length, 0, h.Flags.Has(frame.EndStream), nil
 	in.padLen = h.Flags.Has(frame.Padded)
+	in.by = 0
 	if in.padLen && h.Length == 0 {
 		return frame.Errorf(message.FrameSizeError, "padded DATA frame without a pad length")
 	}
@@ -290,10 +324,12 @@ func (c *Conn) dataPart(b []byte) []byte {
 	if in.left > 0 {
 		n := min(in.left, len(b))
 		in.left -= n
+		in.took += n
 		c.deliver(b[:n], in.left == 0)
 		return b[n:]
 	}
 	n := min(in.pad, len(b))
+	in.took += n
 	if in.pad -= n; in.pad == 0 && in.s != nil {
 		c.reopenStream(in.s)
 	}
@@ -322,6 +358,10 @@ func (c *Conn) deliver(p []byte, last bool) {
 	}
 	s.unread += len(p)
 	c.unread += len(p)
+	c.holds(len(p))
+	if s.recvBy > 0 {
+		c.earn(&s.recvBy, len(p), c.cfg.Timeouts.Body)
+	}
 	r := s.r
 	if end {
 		s.recvEnd = true
@@ -361,7 +401,7 @@ func (c *Conn) reopenStream(s *stream) {
 	if c.state != open || s.closed || s.recvEnd || more < max(s.recvWindow/2, 1) {
 		return
 	}
-	if s.window < c.cfg.StreamWindow && c.unread < c.cfg.ConnWindow/4 {
+	if s.window < c.cfg.StreamWindow && c.unread < c.cfg.ConnWindow/4 && c.mem.Bound.Roomy() {
 		grown := min(2*s.window, c.cfg.StreamWindow)
 		more += grown - s.window
 		s.window = grown

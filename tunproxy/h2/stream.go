@@ -44,6 +44,11 @@ type stream struct {
 	unread     int   // delivered, not consumed
 	expect     int64 // body bytes to come by Content-Length; -1: any number
 	noBody     bool  // the response to HEAD
+	grpc       bool  // the request is gRPC's
+	cost       int   // of its head, held while it is open
+
+	// When the peer must have been faster, on the loop's clock; 0: no matter.
+	recvBy, sendBy time.Duration
 
 	marks       int // pieces of output that are not flushed
 	connect     bool
@@ -98,12 +103,18 @@ func (s *stream) SendData(p []byte, end bool) {
 			if k == 0 && !(last && c.out.hasRoom()) {
 				break
 			}
+			if c.morsel(k, len(p)-n); s.closed {
+				return
+			}
 			c.appendData(s, p[n:n+k], last)
 			if n += k; n == len(p) {
 				return
 			}
 		}
 		p = p[n:]
+	}
+	if s.queue.size == 0 {
+		c.paceOutput(s)
 	}
 	s.queue.write(c.mem, p)
 	c.makeReady(s)
@@ -135,6 +146,7 @@ func (s *stream) Consumed(n int) {
 	}
 	s.unread -= n
 	s.c.unread -= n
+	s.c.holds(-n)
 	s.c.reopenStream(s)
 	s.c.reopen()
 }

@@ -11,6 +11,8 @@ const (
 	blockSize = 4 << 10
 	// maxBlocks bounds what is kept when a burst is over (1 MiB).
 	maxBlocks = 256
+	// maxStreams bounds the streams that are kept (160 KiB).
+	maxStreams = 1024
 )
 
 // Buffers is memory that the connections of one loop share. It is used on that
@@ -20,6 +22,7 @@ type Buffers struct {
 	head    message.Head // the head being parsed and delivered in this callback
 	framing framing      // of that head
 	free    [][]byte
+	streams []*stream
 }
 
 // NewBuffers makes an empty store.
@@ -52,5 +55,25 @@ func (b *Buffers) block(n int) []byte {
 func (b *Buffers) recycle(p []byte) {
 	if cap(p) == blockSize && len(b.free) < maxBlocks {
 		b.free = append(b.free, p[:0])
+	}
+}
+
+// stream is one in its zero state.
+func (b *Buffers) stream() *stream {
+	last := len(b.streams) - 1
+	if last < 0 {
+		return new(stream)
+	}
+	s := b.streams[last]
+	b.streams[last] = nil
+	b.streams = b.streams[:last]
+	return s
+}
+
+// freeStream takes one back that nobody knows any more.
+func (b *Buffers) freeStream(s *stream) {
+	if len(b.streams) < maxStreams {
+		*s = stream{}
+		b.streams = append(b.streams, s)
 	}
 }

@@ -339,6 +339,7 @@ func (c *Client) unsendable(st *stream) {
 	c.state = clientIdle
 	c.since = c.loop.Now()
 	c.turnedIdle = true
+	st.pinned = true
 	c.loop.Defer(func() { st.aborted(message.InternalError, ErrUnsendable) })
 	c.schedule()
 }

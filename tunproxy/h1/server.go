@@ -343,6 +343,7 @@ func (s *Server) encoding(st *stream, h *message.Head, end bool) (e encoding, ok
 
 // decline ends the request of an Upgrade or CONNECT that stays HTTP.
 func (s *Server) decline(st *stream) {
+	st.pinned = true
 	s.loop.Defer(func() {
 		if s.cur == st && !st.over && !st.recvEnd {
 			st.deliver(nil, true)
@@ -369,6 +370,7 @@ func (s *Server) sendEnded(st *stream) {
 // stopUpload: the response went out without asking for the body.
 func (s *Server) stopUpload(st *stream) {
 	s.linger()
+	st.pinned = true
 	s.loop.Defer(func() { st.aborted(message.NoError, nil) })
 }
 

@@ -32,10 +32,16 @@ type stream struct {
 	start uint64 // of what is sent, in w.queued
 	over  bool   // aborted, or the connection broke
 	acted bool   // when over: something of it had left
+
+	marks    int  // of it in w.marks
+	pinned   bool // a deferred function holds it: it is never used again
+	released bool
 }
 
 func newStream(w *wire, o owner) *stream {
-	return &stream{w: w, o: o, rcv: noReceiver{}, start: w.queued}
+	s := w.cfg.Buffers.stream()
+	s.w, s.o, s.rcv, s.start = w, o, noReceiver{}, w.queued
+	return s
 }
 
 // SetReceiver implements message.Stream.
@@ -59,6 +65,7 @@ func (s *stream) SendData(p []byte, end bool) {
 			return
 		}
 		s.append(p)
+		s.marks++
 		s.w.marks = append(s.w.marks, mark{at: s.w.queued, n: len(p), s: s})
 	}
 	if end {
@@ -134,6 +141,19 @@ func (s *stream) Abort(code message.Code) {
 	}
 }
 
+// Release implements message.Releaser.
+func (s *stream) Release() {
+	if s.released {
+		return
+	}
+	if !s.recvEnd || !s.sendEnd {
+		s.Abort(message.Cancel)
+	}
+	s.released = true
+	s.rcv = noReceiver{}
+	s.w.bury(s)
+}
+
 // Delivered implements message.Stream.
 func (s *stream) Delivered() bool {
 	if s.over {
@@ -157,9 +177,11 @@ func (s *stream) aborted(code message.Code, err error) {
 }
 
 func (s *stream) drained(n int) {
-	if !s.over {
+	s.marks--
+	if !s.over && !s.released {
 		s.rcv.Drained(s, n)
 	}
+	s.w.bury(s)
 }
 
 // window is how many bytes may be delivered now.
@@ -220,4 +242,7 @@ func (s *stream) trailers(b []byte) (n int, more bool, err *Error) {
 	return len(section), false, nil
 }
 
-var _ message.Stream = (*stream)(nil)
+var (
+	_ message.Stream   = (*stream)(nil)
+	_ message.Releaser = (*stream)(nil)
+)

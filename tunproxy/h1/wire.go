@@ -53,11 +53,13 @@ type wire struct {
 	queued  uint64 // bytes ever appended to out
 	sent    uint64 // bytes ever taken by the transport
 	marks   []mark
+	graves  []*stream     // released, to be used again
 	blocked bool          // a write was short
 	wroteAt time.Duration // when the transport last took something, or stopped to
 	since   time.Duration // when the state that due looks at last made progress
 
 	scheduled bool
+	passing   bool
 	pumping   bool
 	halfClose bool // send FIN when out is empty
 	hangUp    bool // close when out is empty
@@ -107,9 +109,29 @@ func (w *wire) schedule() {
 
 func (w *wire) pass() {
 	w.scheduled = false
+	w.passing = true
 	w.flush()
 	w.pump()
 	w.finish()
+	w.passing = false
+	for i, s := range w.graves {
+		w.graves[i] = nil
+		w.cfg.Buffers.freeStream(s)
+	}
+	w.graves = w.graves[:0]
+}
+
+// bury makes s available again once nobody knows it any more. That happens at the
+// end of a pass: callers up the stack may still hold it.
+func (w *wire) bury(s *stream) {
+	if !s.released || s.marks > 0 || s.pinned {
+		return
+	}
+	s.pinned = true // only once
+	w.graves = append(w.graves, s)
+	if !w.passing {
+		w.schedule()
+	}
 }
 
 // finish delivers the end, from a pass and never from inside a user's call.
@@ -274,7 +296,12 @@ func (w *wire) dropOut() {
 		w.cfg.Buffers.recycle(w.out)
 		w.out, w.outOff = nil, 0
 	}
-	clear(w.marks)
+	for i := range w.marks {
+		if s := w.marks[i].s; s != nil { // else report has it
+			s.marks--
+			w.marks[i] = mark{}
+		}
+	}
 	w.marks = w.marks[:0]
 }
 
@@ -334,6 +361,7 @@ func (w *wire) report() {
 	done := 0
 	for done < len(w.marks) && w.marks[done].at <= w.sent {
 		m := w.marks[done]
+		w.marks[done] = mark{}
 		done++
 		m.s.drained(m.n)
 	}

@@ -76,7 +76,7 @@ func (r *outboundRequests) open(x *exchange.Exchange, last error) {
 		x.Fail(exchange.ErrNoRoute)
 		return
 	}
-	x.Guard(r.tg.snap.Traffic)
+	x.Guard(r.tg.terms)
 	e := pickFor(rule.Backend, x, r.tg.used)
 	if e == nil {
 		if p := r.tg.park(func() { r.unparked(x) }); p != nil {
@@ -186,20 +186,40 @@ func kindFor(h *message.Head, e *endpoint) upstream.Kind {
 	return upstream.HTTP2
 }
 
-// pickFor chooses an endpoint that has not turned x down.
+// pickFor chooses an endpoint that has not turned x down: one that has not had it
+// yet, or else one that had it and may do better now.
 func pickFor(set *balance.Set[*endpoint], x *exchange.Exchange, now time.Duration) *endpoint {
-	var exclude func(*balance.Member[*endpoint]) bool
-	if x.Attempts() > 0 {
-		exclude = func(m *balance.Member[*endpoint]) bool { return x.Tried(m.Value) }
+	if x.Attempts() == 0 && !x.Retried() {
+		return valueOf(set.Pick(now, nil))
 	}
-	m := set.Pick(now, exclude)
+	if e := fresh(set, x, now); e != nil || !x.Retried() {
+		return e
+	}
+	return valueOf(set.Pick(now, func(m *balance.Member[*endpoint]) bool { return x.Tried(m.Value) }))
+}
+
+// fresh chooses an endpoint that has not had x.
+func fresh(set *balance.Set[*endpoint], x *exchange.Exchange, now time.Duration) *endpoint {
+	return valueOf(set.Pick(now, func(m *balance.Member[*endpoint]) bool { return x.Tried(m.Value) || x.Failed(m.Value) }))
+}
+
+func valueOf(m *balance.Member[*endpoint]) *endpoint {
 	if m == nil {
 		return nil
 	}
 	return m.Value
 }
 
-var _ exchange.Opener = (*outboundRequests)(nil)
+// Elsewhere implements exchange.Chooser.
+func (r *outboundRequests) Elsewhere(x *exchange.Exchange) bool {
+	rule := r.tg.routes.Find(x.Request())
+	return rule != nil && fresh(rule.Backend, x, r.w.loop.Now()) != nil
+}
+
+var (
+	_ exchange.Opener  = (*outboundRequests)(nil)
+	_ exchange.Chooser = (*outboundRequests)(nil)
+)
 
 // handle implements measured: requests are counted where they went; those for
 // which there was no endpoint, for the target alone.

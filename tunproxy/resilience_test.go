@@ -1,8 +1,12 @@
 package tunproxy_test
 
 import (
+	"bytes"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,5 +74,116 @@ func TestRequestTimeoutOfAService(t *testing.T) {
 	}
 	if n := a.metric("outbound_http_errors_total", `error="request timeout"`); n != 2 {
 		t.Errorf("%v timeouts counted, want 2", n)
+	}
+}
+
+// retrying is what `retry.tunmesh.io/http: 5xx` with a limit asks for.
+func retrying(limit int) *resilience.Retry {
+	return &resilience.Retry{
+		Statuses: []resilience.StatusRange{{First: 500, Last: 599}}, Codes: 1 << 14, Limit: limit,
+		Backoff: resilience.Backoff{Min: time.Millisecond, Max: 10 * time.Millisecond, Jitter: 1},
+		Budget:  resilience.BudgetPolicy{Ratio: 1, PerSecond: 100, Window: 10 * time.Second},
+	}
+}
+
+// Of two endpoints one answers with errors, or breaks its connections. With
+// retries no client sees it; without, some do.
+func TestRetriesHideAFailingEndpoint(t *testing.T) {
+	for _, meshed := range []bool{true, false} {
+		for name, bad := range map[string]http.HandlerFunc{
+			"errors": func(rw http.ResponseWriter, _ *http.Request) {
+				rw.WriteHeader(503)
+				_, _ = io.WriteString(rw, "out of order")
+			},
+			"breaks": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		} {
+			t.Run(fmt.Sprintf("%s, meshed %v", name, meshed), func(t *testing.T) {
+				w := newWorld(t)
+				a, good := w.pod("a", "10.0.0.1"), w.pod("c", "10.0.0.3")
+				var broken *host
+				one := "10.0.0.2:80"
+				if meshed {
+					broken = w.pod("b", "10.0.0.2").host
+					one += "=b"
+				} else {
+					broken = w.hostOutside("10.0.0.2")
+				}
+				var asked atomic.Int64
+				broken.serveHTTP(80, func(rw http.ResponseWriter, r *http.Request) {
+					asked.Add(1)
+					_, _ = io.Copy(io.Discard, r.Body)
+					bad(rw, r)
+				})
+				good.serveHTTP(80, func(rw http.ResponseWriter, r *http.Request) { _, _ = io.Copy(rw, r.Body) })
+				w.careful("10.96.0.1:80", resilience.Policy{Retry: retrying(2)}, one, "10.0.0.3:80=c")
+				w.careful("10.96.0.2:80", resilience.Policy{}, one, "10.0.0.3:80=c")
+				c := a.client(true)
+				body := bytes.Repeat([]byte("x"), 10_000)
+				ask := func(vip string) int {
+					t.Helper()
+					resp, err := c.Post("http://"+vip+"/", "text/plain", bytes.NewReader(body))
+					if err != nil {
+						return 0 // a reset goes through to HTTP/2 clients
+					}
+					got, err := io.ReadAll(resp.Body)
+					_ = resp.Body.Close()
+					if resp.StatusCode == 200 && (err != nil || !bytes.Equal(got, body)) {
+						t.Fatalf("%d bytes of %d came back, %v", len(got), len(body), err)
+					}
+					return resp.StatusCode
+				}
+				for range 50 {
+					if st := ask("10.96.0.1"); st != 200 {
+						t.Fatalf("with retries: %d", st)
+					}
+				}
+				n := float64(asked.Load())
+				if n == 0 {
+					t.Fatal("the failing endpoint was never asked: this proves nothing")
+				}
+				if got := a.metric("outbound_http_route_retry_requests_total", `parent_name="svc"`, `route_name="http"`); got != n {
+					t.Errorf("%v retries counted, want %v", got, n)
+				}
+				if got := a.metric("outbound_http_route_retry_successes_total"); got != n {
+					t.Errorf("%v successes counted, want %v", got, n)
+				}
+				failed := 0
+				for range 50 {
+					if ask("10.96.0.2") != 200 {
+						failed++
+					}
+				}
+				if failed == 0 {
+					t.Error("nothing failed without retries")
+				}
+			})
+		}
+	}
+}
+
+// An endpoint that accepts and says nothing costs a request one try's time.
+func TestTriesThatHangGoElsewhere(t *testing.T) {
+	w := newWorld(t)
+	a, good := w.pod("a", "10.0.0.1"), w.pod("c", "10.0.0.3")
+	silent := w.hostOutside("10.0.0.9")
+	silent.serve(80, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+	good.serveHTTP(80, whoami("c"))
+	r := retrying(2)
+	r.Timeout = 50 * time.Millisecond
+	w.careful("10.96.0.1:80", resilience.Policy{Retry: r}, "10.0.0.9:80", "10.0.0.3:80=c")
+	c := a.client(true)
+	for range 20 {
+		resp, err := c.Get("http://10.96.0.1/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		if resp.StatusCode != 200 {
+			t.Fatalf("%s %q", resp.Status, resp.Header)
+		}
+	}
+	if a.metric("outbound_http_route_retry_requests_total") == 0 {
+		t.Error("the silent endpoint was never asked: this proves nothing")
 	}
 }

@@ -39,6 +39,9 @@ type target struct {
 
 	http   telemetry.HTTP // of requests without an endpoint
 	hasTel bool
+
+	terms   *exchange.Terms // nil: the Service's owner asked for nothing
+	retries *retries        // nil: no retries were asked for yet
 }
 
 // endpoint is one endpoint of a target.
@@ -74,6 +77,7 @@ func (tg *target) refresh() {
 		return
 	}
 	tg.snap = s
+	tg.setTerms(s.Traffic)
 	eps := make([]balance.Endpoint, len(s.Endpoints))
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
@@ -252,6 +256,7 @@ func (tg *target) release() {
 	if tg.hasTel {
 		tg.http.Release()
 	}
+	tg.retries.release()
 	_, removed := tg.set.Update(nil)
 	for _, m := range removed {
 		m.Value.release()

@@ -453,8 +453,10 @@ func (x *Target) GetTraffic() *Traffic {
 // that is absent or zero was not asked for, and nothing of the kind is done. A
 // client ignores what it does not know.
 type Traffic struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Timeouts      *Timeouts              `protobuf:"bytes,1,opt,name=timeouts,proto3" json:"timeouts,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Timeouts *Timeouts              `protobuf:"bytes,1,opt,name=timeouts,proto3" json:"timeouts,omitempty"`
+	// Absent: a request is sent again only if it provably reached nobody.
+	Retry         *Retry `protobuf:"bytes,2,opt,name=retry,proto3" json:"retry,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -492,6 +494,13 @@ func (*Traffic) Descriptor() ([]byte, []int) {
 func (x *Traffic) GetTimeouts() *Timeouts {
 	if x != nil {
 		return x.Timeouts
+	}
+	return nil
+}
+
+func (x *Traffic) GetRetry() *Retry {
+	if x != nil {
+		return x.Retry
 	}
 	return nil
 }
@@ -560,6 +569,276 @@ func (x *Timeouts) GetIdleMs() uint64 {
 	return 0
 }
 
+// Retry says after which answers a request is sent again, to another endpoint
+// where there is one. The owner answers for it that every request may arrive
+// twice. A request whose body exceeds 64 KiB is not sent again.
+type Retry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// HTTP statuses; no answer at all counts as 502.
+	Statuses []*StatusRange `protobuf:"bytes,1,rep,name=statuses,proto3" json:"statuses,omitempty"`
+	// gRPC statuses, below 32.
+	Codes []uint32 `protobuf:"varint,2,rep,packed,name=codes,proto3" json:"codes,omitempty"`
+	// How often one request is sent again.
+	Limit uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// From the end of the request to the head of a response, while another try is
+	// left; 0 is none.
+	TimeoutMs uint64 `protobuf:"varint,4,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	// The pause before a try.
+	Backoff *Backoff `protobuf:"bytes,5,opt,name=backoff,proto3" json:"backoff,omitempty"`
+	// Absent: only the limit bounds.
+	Budget        *RetryBudget `protobuf:"bytes,6,opt,name=budget,proto3" json:"budget,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retry) Reset() {
+	*x = Retry{}
+	mi := &file_destination_destination_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retry) ProtoMessage() {}
+
+func (x *Retry) ProtoReflect() protoreflect.Message {
+	mi := &file_destination_destination_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retry.ProtoReflect.Descriptor instead.
+func (*Retry) Descriptor() ([]byte, []int) {
+	return file_destination_destination_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Retry) GetStatuses() []*StatusRange {
+	if x != nil {
+		return x.Statuses
+	}
+	return nil
+}
+
+func (x *Retry) GetCodes() []uint32 {
+	if x != nil {
+		return x.Codes
+	}
+	return nil
+}
+
+func (x *Retry) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *Retry) GetTimeoutMs() uint64 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *Retry) GetBackoff() *Backoff {
+	if x != nil {
+		return x.Backoff
+	}
+	return nil
+}
+
+func (x *Retry) GetBudget() *RetryBudget {
+	if x != nil {
+		return x.Budget
+	}
+	return nil
+}
+
+type StatusRange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	First         uint32                 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
+	Last          uint32                 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusRange) Reset() {
+	*x = StatusRange{}
+	mi := &file_destination_destination_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusRange) ProtoMessage() {}
+
+func (x *StatusRange) ProtoReflect() protoreflect.Message {
+	mi := &file_destination_destination_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusRange.ProtoReflect.Descriptor instead.
+func (*StatusRange) Descriptor() ([]byte, []int) {
+	return file_destination_destination_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *StatusRange) GetFirst() uint32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *StatusRange) GetLast() uint32 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+// Backoff doubles from min to max, and is spread at random over jitter times its
+// length.
+type Backoff struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MinMs         uint64                 `protobuf:"varint,1,opt,name=min_ms,json=minMs,proto3" json:"min_ms,omitempty"`
+	MaxMs         uint64                 `protobuf:"varint,2,opt,name=max_ms,json=maxMs,proto3" json:"max_ms,omitempty"`
+	Jitter        float64                `protobuf:"fixed64,3,opt,name=jitter,proto3" json:"jitter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Backoff) Reset() {
+	*x = Backoff{}
+	mi := &file_destination_destination_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Backoff) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Backoff) ProtoMessage() {}
+
+func (x *Backoff) ProtoReflect() protoreflect.Message {
+	mi := &file_destination_destination_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Backoff.ProtoReflect.Descriptor instead.
+func (*Backoff) Descriptor() ([]byte, []int) {
+	return file_destination_destination_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Backoff) GetMinMs() uint64 {
+	if x != nil {
+		return x.MinMs
+	}
+	return 0
+}
+
+func (x *Backoff) GetMaxMs() uint64 {
+	if x != nil {
+		return x.MaxMs
+	}
+	return 0
+}
+
+func (x *Backoff) GetJitter() float64 {
+	if x != nil {
+		return x.Jitter
+	}
+	return 0
+}
+
+// RetryBudget allows so many percent of the requests of a window of time, and so
+// many retries per second besides.
+type RetryBudget struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Percent       uint32                 `protobuf:"varint,1,opt,name=percent,proto3" json:"percent,omitempty"`
+	PerSecond     uint32                 `protobuf:"varint,2,opt,name=per_second,json=perSecond,proto3" json:"per_second,omitempty"`
+	WindowMs      uint64                 `protobuf:"varint,3,opt,name=window_ms,json=windowMs,proto3" json:"window_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryBudget) Reset() {
+	*x = RetryBudget{}
+	mi := &file_destination_destination_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryBudget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryBudget) ProtoMessage() {}
+
+func (x *RetryBudget) ProtoReflect() protoreflect.Message {
+	mi := &file_destination_destination_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
+func (*RetryBudget) Descriptor() ([]byte, []int) {
+	return file_destination_destination_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RetryBudget) GetPercent() uint32 {
+	if x != nil {
+		return x.Percent
+	}
+	return 0
+}
+
+func (x *RetryBudget) GetPerSecond() uint32 {
+	if x != nil {
+		return x.PerSecond
+	}
+	return 0
+}
+
+func (x *RetryBudget) GetWindowMs() uint64 {
+	if x != nil {
+		return x.WindowMs
+	}
+	return 0
+}
+
 type Endpoint struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // "IP:port"
@@ -580,7 +859,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_destination_destination_proto_msgTypes[6]
+	mi := &file_destination_destination_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +871,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[6]
+	mi := &file_destination_destination_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +884,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{6}
+	return file_destination_destination_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -660,7 +939,7 @@ type EndpointDelta struct {
 
 func (x *EndpointDelta) Reset() {
 	*x = EndpointDelta{}
-	mi := &file_destination_destination_proto_msgTypes[7]
+	mi := &file_destination_destination_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -672,7 +951,7 @@ func (x *EndpointDelta) String() string {
 func (*EndpointDelta) ProtoMessage() {}
 
 func (x *EndpointDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[7]
+	mi := &file_destination_destination_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -685,7 +964,7 @@ func (x *EndpointDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointDelta.ProtoReflect.Descriptor instead.
 func (*EndpointDelta) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{7}
+	return file_destination_destination_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EndpointDelta) GetPut() []*Endpoint {
@@ -730,15 +1009,36 @@ const file_destination_destination_proto_rawDesc = "" +
 	"\atraffic\x18\a \x01(\v2\x1f.tunmesh.destination.v1.TrafficR\atraffic\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"G\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"|\n" +
 	"\aTraffic\x12<\n" +
-	"\btimeouts\x18\x01 \x01(\v2 .tunmesh.destination.v1.TimeoutsR\btimeouts\"c\n" +
+	"\btimeouts\x18\x01 \x01(\v2 .tunmesh.destination.v1.TimeoutsR\btimeouts\x123\n" +
+	"\x05retry\x18\x02 \x01(\v2\x1d.tunmesh.destination.v1.RetryR\x05retry\"c\n" +
 	"\bTimeouts\x12\x1d\n" +
 	"\n" +
 	"request_ms\x18\x01 \x01(\x04R\trequestMs\x12\x1f\n" +
 	"\vresponse_ms\x18\x02 \x01(\x04R\n" +
 	"responseMs\x12\x17\n" +
-	"\aidle_ms\x18\x03 \x01(\x04R\x06idleMs\"\xab\x02\n" +
+	"\aidle_ms\x18\x03 \x01(\x04R\x06idleMs\"\x8b\x02\n" +
+	"\x05Retry\x12?\n" +
+	"\bstatuses\x18\x01 \x03(\v2#.tunmesh.destination.v1.StatusRangeR\bstatuses\x12\x14\n" +
+	"\x05codes\x18\x02 \x03(\rR\x05codes\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x04 \x01(\x04R\ttimeoutMs\x129\n" +
+	"\abackoff\x18\x05 \x01(\v2\x1f.tunmesh.destination.v1.BackoffR\abackoff\x12;\n" +
+	"\x06budget\x18\x06 \x01(\v2#.tunmesh.destination.v1.RetryBudgetR\x06budget\"7\n" +
+	"\vStatusRange\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\rR\x05first\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\rR\x04last\"O\n" +
+	"\aBackoff\x12\x15\n" +
+	"\x06min_ms\x18\x01 \x01(\x04R\x05minMs\x12\x15\n" +
+	"\x06max_ms\x18\x02 \x01(\x04R\x05maxMs\x12\x16\n" +
+	"\x06jitter\x18\x03 \x01(\x01R\x06jitter\"c\n" +
+	"\vRetryBudget\x12\x18\n" +
+	"\apercent\x18\x01 \x01(\rR\apercent\x12\x1d\n" +
+	"\n" +
+	"per_second\x18\x02 \x01(\rR\tperSecond\x12\x1b\n" +
+	"\twindow_ms\x18\x03 \x01(\x04R\bwindowMs\"\xab\x02\n" +
 	"\bEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06weight\x18\x02 \x01(\rR\x06weight\x12\x12\n" +
@@ -782,7 +1082,7 @@ func file_destination_destination_proto_rawDescGZIP() []byte {
 }
 
 var file_destination_destination_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_destination_destination_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_destination_destination_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_destination_destination_proto_goTypes = []any{
 	(Kind)(0),             // 0: tunmesh.destination.v1.Kind
 	(Protocol)(0),         // 1: tunmesh.destination.v1.Protocol
@@ -792,31 +1092,39 @@ var file_destination_destination_proto_goTypes = []any{
 	(*Target)(nil),        // 5: tunmesh.destination.v1.Target
 	(*Traffic)(nil),       // 6: tunmesh.destination.v1.Traffic
 	(*Timeouts)(nil),      // 7: tunmesh.destination.v1.Timeouts
-	(*Endpoint)(nil),      // 8: tunmesh.destination.v1.Endpoint
-	(*EndpointDelta)(nil), // 9: tunmesh.destination.v1.EndpointDelta
-	nil,                   // 10: tunmesh.destination.v1.Target.LabelsEntry
-	nil,                   // 11: tunmesh.destination.v1.Endpoint.LabelsEntry
+	(*Retry)(nil),         // 8: tunmesh.destination.v1.Retry
+	(*StatusRange)(nil),   // 9: tunmesh.destination.v1.StatusRange
+	(*Backoff)(nil),       // 10: tunmesh.destination.v1.Backoff
+	(*RetryBudget)(nil),   // 11: tunmesh.destination.v1.RetryBudget
+	(*Endpoint)(nil),      // 12: tunmesh.destination.v1.Endpoint
+	(*EndpointDelta)(nil), // 13: tunmesh.destination.v1.EndpointDelta
+	nil,                   // 14: tunmesh.destination.v1.Target.LabelsEntry
+	nil,                   // 15: tunmesh.destination.v1.Endpoint.LabelsEntry
 }
 var file_destination_destination_proto_depIdxs = []int32{
 	5,  // 0: tunmesh.destination.v1.Update.target:type_name -> tunmesh.destination.v1.Target
-	9,  // 1: tunmesh.destination.v1.Update.delta:type_name -> tunmesh.destination.v1.EndpointDelta
+	13, // 1: tunmesh.destination.v1.Update.delta:type_name -> tunmesh.destination.v1.EndpointDelta
 	0,  // 2: tunmesh.destination.v1.Target.kind:type_name -> tunmesh.destination.v1.Kind
 	4,  // 3: tunmesh.destination.v1.Target.ref:type_name -> tunmesh.destination.v1.Ref
 	1,  // 4: tunmesh.destination.v1.Target.protocol:type_name -> tunmesh.destination.v1.Protocol
-	8,  // 5: tunmesh.destination.v1.Target.endpoints:type_name -> tunmesh.destination.v1.Endpoint
-	10, // 6: tunmesh.destination.v1.Target.labels:type_name -> tunmesh.destination.v1.Target.LabelsEntry
+	12, // 5: tunmesh.destination.v1.Target.endpoints:type_name -> tunmesh.destination.v1.Endpoint
+	14, // 6: tunmesh.destination.v1.Target.labels:type_name -> tunmesh.destination.v1.Target.LabelsEntry
 	6,  // 7: tunmesh.destination.v1.Target.traffic:type_name -> tunmesh.destination.v1.Traffic
 	7,  // 8: tunmesh.destination.v1.Traffic.timeouts:type_name -> tunmesh.destination.v1.Timeouts
-	1,  // 9: tunmesh.destination.v1.Endpoint.protocol:type_name -> tunmesh.destination.v1.Protocol
-	11, // 10: tunmesh.destination.v1.Endpoint.labels:type_name -> tunmesh.destination.v1.Endpoint.LabelsEntry
-	8,  // 11: tunmesh.destination.v1.EndpointDelta.put:type_name -> tunmesh.destination.v1.Endpoint
-	2,  // 12: tunmesh.destination.v1.Destination.Watch:input_type -> tunmesh.destination.v1.WatchRequest
-	3,  // 13: tunmesh.destination.v1.Destination.Watch:output_type -> tunmesh.destination.v1.Update
-	13, // [13:14] is the sub-list for method output_type
-	12, // [12:13] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	8,  // 9: tunmesh.destination.v1.Traffic.retry:type_name -> tunmesh.destination.v1.Retry
+	9,  // 10: tunmesh.destination.v1.Retry.statuses:type_name -> tunmesh.destination.v1.StatusRange
+	10, // 11: tunmesh.destination.v1.Retry.backoff:type_name -> tunmesh.destination.v1.Backoff
+	11, // 12: tunmesh.destination.v1.Retry.budget:type_name -> tunmesh.destination.v1.RetryBudget
+	1,  // 13: tunmesh.destination.v1.Endpoint.protocol:type_name -> tunmesh.destination.v1.Protocol
+	15, // 14: tunmesh.destination.v1.Endpoint.labels:type_name -> tunmesh.destination.v1.Endpoint.LabelsEntry
+	12, // 15: tunmesh.destination.v1.EndpointDelta.put:type_name -> tunmesh.destination.v1.Endpoint
+	2,  // 16: tunmesh.destination.v1.Destination.Watch:input_type -> tunmesh.destination.v1.WatchRequest
+	3,  // 17: tunmesh.destination.v1.Destination.Watch:output_type -> tunmesh.destination.v1.Update
+	17, // [17:18] is the sub-list for method output_type
+	16, // [16:17] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_destination_destination_proto_init() }
@@ -834,7 +1142,7 @@ func file_destination_destination_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_destination_destination_proto_rawDesc), len(file_destination_destination_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   10,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -9,6 +9,36 @@ import (
 // immutable; what is zero was not asked for.
 type Traffic struct {
 	Timeouts Timeouts
+	Retry    *Retry // nil: never
+}
+
+// Retry says which requests are sent again.
+type Retry struct {
+	Statuses []StatusRange // of HTTP
+	Codes    []uint32      // of gRPC, sorted
+	// Limit is how often one request is sent again.
+	Limit uint32
+	// Timeout is how long a try may go without a response while another is left.
+	Timeout time.Duration
+	Backoff Backoff
+	// Budget bounds all retries together; nil: nothing does.
+	Budget *Budget
+}
+
+// StatusRange is a range of HTTP statuses, both ends in it.
+type StatusRange struct{ First, Last uint32 }
+
+// Backoff is a pause that doubles from Min to Max, spread by Jitter.
+type Backoff struct {
+	Min, Max time.Duration
+	Jitter   float64
+}
+
+// Budget bounds retries by the requests of a window of time.
+type Budget struct {
+	Percent   uint32 // of the requests
+	PerSecond uint32 // that are always allowed
+	Window    time.Duration
 }
 
 // Timeouts of requests to a Service; 0 is none.

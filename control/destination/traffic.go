@@ -13,8 +13,27 @@ func traffic(t *catalog.Traffic) *api.Traffic {
 		return nil
 	}
 	return &api.Traffic{
+		Retry:    retry(t.Retry),
 		Timeouts: &api.Timeouts{RequestMs: ms(t.Timeouts.Request), ResponseMs: ms(t.Timeouts.Response), IdleMs: ms(t.Timeouts.Idle)},
 	}
+}
+
+func retry(r *catalog.Retry) *api.Retry {
+	if r == nil {
+		return nil
+	}
+	m := &api.Retry{Codes: r.Codes, Limit: r.Limit, TimeoutMs: ms(r.Timeout), Backoff: backoff(r.Backoff)}
+	for _, s := range r.Statuses {
+		m.Statuses = append(m.Statuses, &api.StatusRange{First: s.First, Last: s.Last})
+	}
+	if b := r.Budget; b != nil {
+		m.Budget = &api.RetryBudget{Percent: b.Percent, PerSecond: b.PerSecond, WindowMs: ms(b.Window)}
+	}
+	return m
+}
+
+func backoff(b catalog.Backoff) *api.Backoff {
+	return &api.Backoff{MinMs: ms(b.Min), MaxMs: ms(b.Max), Jitter: b.Jitter}
 }
 
 // ms is a duration as the wire API writes it; annotations have no finer one.

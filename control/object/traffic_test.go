@@ -69,3 +69,48 @@ func FuzzTraffic(f *testing.F) {
 		}
 	})
 }
+
+func TestRetries(t *testing.T) {
+	const (
+		http, grpc, limit = "retry.tunmesh.io/http", "retry.tunmesh.io/grpc", "retry.tunmesh.io/limit"
+		timeout, budget   = "retry.tunmesh.io/timeout", "retry.tunmesh.io/budget"
+	)
+	retries := func(change func(r *catalog.Retry)) *catalog.Traffic {
+		r := &catalog.Retry{
+			Limit: 1, Backoff: catalog.Backoff{Min: 25 * time.Millisecond, Max: 250 * time.Millisecond, Jitter: 1},
+			Budget: &catalog.Budget{Percent: 20, PerSecond: 10, Window: 10 * time.Second},
+		}
+		change(r)
+		return &catalog.Traffic{Retry: r}
+	}
+	on := func(first, last uint32) *catalog.Traffic {
+		return retries(func(r *catalog.Retry) { r.Statuses = []catalog.StatusRange{{First: first, Last: last}} })
+	}
+	reads(t, on(500, 599), "", http, "5xx")
+	reads(t, on(502, 504), "", http, "Gateway-Error")
+	reads(t, on(503, 503), "", http, "503")
+	reads(t, on(400, 599), "", http, "400-599")
+	reads(t, on(500, 599), "", "retry.linkerd.io/http", "5xx")
+	reads(t, on(503, 503), "", "retry.linkerd.io/http", "5xx", http, "503")
+	reads(t, retries(func(r *catalog.Retry) {
+		r.Statuses = []catalog.StatusRange{{First: 429, Last: 429}, {First: 500, Last: 599}}
+		r.Codes = []uint32{1, 4, 8, 13, 14}
+		r.Limit, r.Timeout, r.Budget.Percent = 3, 400*time.Millisecond, 50
+	}), "", http, "429, 5xx", grpc, "unavailable,internal, cancelled,deadline-exceeded,resource-exhausted,internal", limit, "3", timeout, "400ms", budget, "50%")
+	reads(t, retries(func(r *catalog.Retry) { r.Limit, r.Budget = 100, nil }), "", limit, "100", budget, "none")
+	reads(t, retries(func(r *catalog.Retry) { r.Timeout = time.Second }), "", timeout, "1s")
+	reads(t, nil, "", budget, "50%") // bounds retries, and asks for none
+
+	for _, bad := range []string{"", "6xx", "5xx,", "99", "600", "504-500", "500-", "-500", "teapot"} {
+		reads(t, nil, http, http, bad)
+	}
+	reads(t, nil, grpc, grpc, "unavailable,not-found")
+	for _, bad := range []string{"", "0", "-1", "101", "many"} {
+		reads(t, on(500, 599), limit, http, "5xx", limit, bad)
+		reads(t, nil, limit, limit, bad)
+	}
+	reads(t, on(500, 599), timeout, http, "5xx", timeout, "x")
+	for _, bad := range []string{"", "20", "-1%", "1001%", "all"} {
+		reads(t, on(500, 599), budget, http, "5xx", budget, bad)
+	}
+}

@@ -50,6 +50,21 @@ const (
 	TimeoutRequest  = TimeoutPrefix + "request"
 	TimeoutResponse = TimeoutPrefix + "response"
 	TimeoutIdle     = TimeoutPrefix + "idle"
+
+	// RetryPrefix begins what says which requests to a Service are sent again.
+	// Any of them but RetryBudget turns retries on.
+	RetryPrefix = "retry.tunmesh.io/"
+	// RetryHTTP lists statuses: "5xx", "gateway-error" (502 to 504), "503", "500-504".
+	RetryHTTP = RetryPrefix + "http"
+	// RetryGRPC lists gRPC statuses: "cancelled", "deadline-exceeded", "internal",
+	// "resource-exhausted", "unavailable".
+	RetryGRPC = RetryPrefix + "grpc"
+	// RetryLimit is how often one request is sent again, 1 to 100; RetryTimeout how
+	// long a try may go without a response while another one is left.
+	RetryLimit   = RetryPrefix + "limit"
+	RetryTimeout = RetryPrefix + "timeout"
+	// RetryBudget bounds retries by a share of all requests, "20%", or "none".
+	RetryBudget = RetryPrefix + "budget"
 )
 
 // Annotations that tunmesh writes.

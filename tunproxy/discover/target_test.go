@@ -3,6 +3,7 @@ package discover_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"strings"
 	"testing"
@@ -160,9 +161,22 @@ func TestTraffic(t *testing.T) {
 		t.Errorf("nothing was asked for, and there is %+v", target.Load().Traffic)
 	}
 	u := service(2, "10.1.0.1:80")
-	u.GetTarget().Traffic = &destapi.Traffic{Timeouts: &destapi.Timeouts{RequestMs: 1000, ResponseMs: 20, IdleMs: 3}}
+	u.GetTarget().Traffic = &destapi.Traffic{
+		Timeouts: &destapi.Timeouts{RequestMs: 1000, ResponseMs: 20, IdleMs: 3},
+		Retry: &destapi.Retry{
+			Statuses: []*destapi.StatusRange{{First: 500, Last: 599}}, Codes: []uint32{1, 14}, Limit: 2, TimeoutMs: 400,
+			Backoff: &destapi.Backoff{MinMs: 25, MaxMs: 250, Jitter: 1}, Budget: &destapi.RetryBudget{Percent: 20, PerSecond: 10, WindowMs: 10_000},
+		},
+	}
 	f.say(u)
-	want := &resilience.Policy{Timeouts: resilience.Timeouts{Request: time.Second, Response: 20 * time.Millisecond, Idle: 3 * time.Millisecond}}
+	const ms = time.Millisecond
+	want := &resilience.Policy{
+		Timeouts: resilience.Timeouts{Request: time.Second, Response: 20 * ms, Idle: 3 * ms},
+		Retry: &resilience.Retry{
+			Statuses: []resilience.StatusRange{{First: 500, Last: 599}}, Codes: 1<<1 | 1<<14, Limit: 2, Timeout: 400 * ms,
+			Backoff: resilience.Backoff{Min: 25 * ms, Max: 250 * ms, Jitter: 1}, Budget: resilience.BudgetPolicy{Ratio: 0.2, PerSecond: 10, Window: 10 * time.Second},
+		},
+	}
 	eventually(t, "the policy", func() bool { return target.Load().Traffic.Equal(want) })
 	f.say(delta(3, []*destapi.Endpoint{endpoint("10.1.0.2:80")}))
 	eventually(t, "a delta", func() bool { return len(target.Load().Endpoints) == 2 })
@@ -201,6 +215,15 @@ func TestMalformedUpdates(t *testing.T) {
 			t.Endpoints[0].Identity = ""
 		}),
 		"external with identity": bad(func(t *destapi.Target) { t.Kind, t.Endpoints[0].Address = destapi.Kind_EXTERNAL, svc }),
+		"retries without end": bad(func(t *destapi.Target) {
+			t.Traffic = &destapi.Traffic{Retry: &destapi.Retry{Limit: 1 << 31}}
+		}),
+		"a jitter that is no number": bad(func(t *destapi.Target) {
+			t.Traffic = &destapi.Traffic{Retry: &destapi.Retry{Limit: 1, Backoff: &destapi.Backoff{Jitter: math.NaN()}}}
+		}),
+		"a status of its own": bad(func(t *destapi.Target) {
+			t.Traffic = &destapi.Traffic{Retry: &destapi.Retry{Limit: 1, Statuses: []*destapi.StatusRange{{First: 500, Last: 999}}}}
+		}),
 		"a timeout of ages": bad(func(t *destapi.Target) {
 			t.Traffic = &destapi.Traffic{Timeouts: &destapi.Timeouts{RequestMs: 1 << 63}}
 		}),

@@ -17,6 +17,7 @@ func trafficOf(m *wire.Traffic) (*resilience.Policy, error) {
 	}
 	r := trafficReader{}
 	p := &resilience.Policy{
+		Retry: r.retry(m.Retry),
 		Timeouts: resilience.Timeouts{
 			Request:  r.ms("request timeout", m.Timeouts.RequestMS),
 			Response: r.ms("response timeout", m.Timeouts.ResponseMS),
@@ -44,4 +45,45 @@ func (r *trafficReader) ms(what string, n uint64) time.Duration {
 		return 0
 	}
 	return time.Duration(n) * time.Millisecond //nolint:gosec // checked
+}
+
+func (r *trafficReader) retry(m *wire.Retry) *resilience.Retry {
+	if m == nil {
+		return nil
+	}
+	t := &resilience.Retry{
+		Limit: int(m.Limit), Timeout: r.ms("retry timeout", m.TimeoutMS), Backoff: r.backoff(m.Backoff),
+	}
+	for _, s := range m.Statuses {
+		if s.First < 100 || s.Last > 599 || s.First > s.Last {
+			r.bad("statuses from %d to %d", s.First, s.Last)
+		}
+		t.Statuses = append(t.Statuses, resilience.StatusRange{First: int(s.First), Last: int(s.Last)})
+	}
+	for _, c := range m.Codes {
+		if c >= 32 {
+			r.bad("gRPC status %d", c)
+		}
+		t.Codes |= 1 << (c % 32)
+	}
+	if m.Limit > maxRetries {
+		r.bad("%d retries", m.Limit)
+	}
+	if b := m.Budget; b != nil {
+		if b.WindowMS == 0 {
+			r.bad("a retry budget without a window")
+		}
+		t.Budget = resilience.BudgetPolicy{Ratio: float64(b.Percent) / 100, PerSecond: float64(b.PerSecond), Window: r.ms("retry budget's window", b.WindowMS)}
+	}
+	return t
+}
+
+// maxRetries bounds what a control plane may ask for.
+const maxRetries = 100
+
+func (r *trafficReader) backoff(m wire.Backoff) resilience.Backoff {
+	if m.MinMS > m.MaxMS || !(m.Jitter >= 0 && m.Jitter <= 100) {
+		r.bad("a backoff from %d to %d ms with jitter %v", m.MinMS, m.MaxMS, m.Jitter)
+	}
+	return resilience.Backoff{Min: r.ms("backoff", m.MinMS), Max: r.ms("backoff", m.MaxMS), Jitter: m.Jitter}
 }

@@ -12,6 +12,8 @@
 //     turn out undelivered, the body's first 64 KiB are kept.
 //  4. If it is provably undelivered (message.Stream.Delivered is false), Opener
 //     is asked for another endpoint; the client notices nothing.
+//     The same happens after a bad answer, or none in time, where the target's
+//     owner asked for it (Terms).
 //  5. The response goes down as it comes. After its head nothing is repeated.
 //  6. When both directions ended, or one side broke, the endpoint and the
 //     observers hear how it went.

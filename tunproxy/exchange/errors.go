@@ -10,11 +10,13 @@ import (
 
 // The gRPC status codes that sidecars make.
 const (
-	grpcDeadlineExceeded = 4
-	grpcNotFound         = 5
-	grpcPermissionDenied = 7
-	grpcInternal         = 13
-	grpcUnavailable      = 14
+	grpcCanceled          = 1
+	grpcDeadlineExceeded  = 4
+	grpcNotFound          = 5
+	grpcPermissionDenied  = 7
+	grpcResourceExhausted = 8
+	grpcInternal          = 13
+	grpcUnavailable       = 14
 )
 
 // Error is a response that the sidecar makes instead of an endpoint's.

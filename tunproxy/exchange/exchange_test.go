@@ -9,7 +9,6 @@ import (
 	"github.com/tunmesh/tunmesh/internal/aio/aiotest"
 	"github.com/tunmesh/tunmesh/internal/hop"
 	"github.com/tunmesh/tunmesh/tunproxy/message"
-	"github.com/tunmesh/tunmesh/tunproxy/resilience"
 )
 
 // stream is a fake: it notes what was sent and lets the test play its peer.
@@ -108,7 +107,7 @@ type world struct {
 	ups       []*stream
 	endpoints []*endpoint
 	fail      *Error
-	policy    *resilience.Policy
+	terms     *Terms
 	later     bool // the test answers Open itself
 	asked     *Exchange
 	canceled  int
@@ -116,6 +115,7 @@ type world struct {
 	responses int
 	ends      []Result
 	inflight  int
+	retries   counts
 }
 
 func newWorld(t *testing.T) *world {
@@ -132,7 +132,7 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) Open(x *Exchange) {
 	w.asked = x
-	x.Guard(w.policy)
+	x.Guard(w.terms)
 	switch {
 	case w.later:
 	case w.fail != nil:

@@ -5,34 +5,37 @@ import (
 
 	"github.com/tunmesh/tunmesh/internal/aio"
 	"github.com/tunmesh/tunmesh/tunproxy/message"
-	"github.com/tunmesh/tunmesh/tunproxy/resilience"
 )
 
 // guard holds an exchange to a policy. An exchange without one has none, and pays
 // nothing for it.
 type guard struct {
-	x *Exchange
-	p *resilience.Policy
+	x     *Exchange
+	terms *Terms
+	retry retrying
 
 	request, response, idle aio.Timer // nil: not running
 	moved                   time.Duration
 }
 
-// Guard puts the exchange under a policy; nil is none. Openers call it before
-// their first answer; later calls change nothing.
-func (x *Exchange) Guard(p *resilience.Policy) {
-	if p == nil || x.guard != nil || x.over {
+// Guard puts the exchange under terms; nil is none. Openers call it before their
+// first answer; later calls change nothing.
+func (x *Exchange) Guard(t *Terms) {
+	if t == nil || x.guard != nil || x.over {
 		return
 	}
-	g := &guard{x: x, p: p}
+	g := &guard{x: x, terms: t}
 	x.guard = g
 	now := x.cfg.Loop.Now()
 	g.moved = now
-	if d := p.Timeouts.Request; d > 0 {
+	if d := t.Policy.Timeouts.Request; d > 0 {
 		g.request = x.cfg.Loop.AfterFunc(max(d-(now-x.began), 0), g.requestExpired)
 	}
-	if d := p.Timeouts.Idle; d > 0 {
+	if d := t.Policy.Timeouts.Idle; d > 0 {
 		g.idle = x.cfg.Loop.AfterFunc(d, g.idleExpired)
+	}
+	if t.Policy.Retry != nil {
+		t.Budget.Request(now)
 	}
 }
 
@@ -48,16 +51,18 @@ func (g *guard) sent() {
 	if g == nil || !g.x.reqEnd || g.x.up == nil || g.x.over {
 		return
 	}
-	if d := g.p.Timeouts.Response; d > 0 {
+	if d := g.terms.Policy.Timeouts.Response; d > 0 {
 		stop(&g.response)
 		g.response = g.x.cfg.Loop.AfterFunc(d, g.responseExpired)
 	}
+	g.armTry()
 }
 
 // attemptOver hears that the exchange gave up on an endpoint. g may be nil.
 func (g *guard) attemptOver() {
 	if g != nil {
 		stop(&g.response)
+		stop(&g.retry.try)
 	}
 }
 
@@ -68,6 +73,9 @@ func (g *guard) stop() {
 		stop(&g.request)
 		stop(&g.response)
 		stop(&g.idle)
+		stop(&g.retry.try)
+		stop(&g.retry.pause)
+		g.retry.held = nil
 	}
 }
 
@@ -91,7 +99,7 @@ func (g *guard) responseExpired() {
 // idleExpired looks whether something moved since the timer was set: a timer for
 // each frame would cost more than looking now and then.
 func (g *guard) idleExpired() {
-	left := g.p.Timeouts.Idle - (g.x.cfg.Loop.Now() - g.moved)
+	left := g.terms.Policy.Timeouts.Idle - (g.x.cfg.Loop.Now() - g.moved)
 	if left > 0 {
 		g.idle = g.x.cfg.Loop.AfterFunc(left, g.idleExpired)
 		return

@@ -13,7 +13,10 @@ import (
 func under(t *testing.T, p resilience.Policy) *world {
 	t.Helper()
 	w := newWorld(t)
-	w.policy = &p
+	w.terms = &Terms{Policy: &p, Rand: func() uint64 { return 0 }, Retries: &w.retries}
+	if p.Retry != nil {
+		w.terms.Budget = resilience.NewBudget(p.Retry.Budget)
+	}
 	return w
 }
 

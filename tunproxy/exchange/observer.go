@@ -36,7 +36,8 @@ type Result struct {
 	ProxyError string
 	// Err says what broke; nil for a whole response of an endpoint.
 	Err error
-	// Retries counts endpoints that turned the request down before the last.
+	// Retries counts endpoints that turned the request down, or had it and did
+	// not satisfy, before the last.
 	Retries int
 
 	RequestBytes, ResponseBytes int64
@@ -53,7 +54,12 @@ func (r *Result) Failed() bool {
 	if r.WasReset && r.Reset != message.NoError || r.Status >= 500 || r.Status == 0 {
 		return true
 	}
-	switch r.GRPCStatus {
+	return failing(r.GRPCStatus)
+}
+
+// failing reports a gRPC status that says the server failed.
+func failing(code int) bool {
+	switch code {
 	case 2, 4, 13, 14, 15: // unknown, deadline exceeded, internal, unavailable, data loss
 		return true
 	}

@@ -151,6 +151,7 @@ func (x *Exchange) upstreamAborted(code message.Code, err error) {
 		}
 		x.res.Retries++
 		x.open()
+	case delivered && x.guard.takesBreak(code, err):
 	default:
 		x.releaseUp()
 		x.leaveUp()

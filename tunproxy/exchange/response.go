@@ -1,8 +1,6 @@
 package exchange
 
 import (
-	"strconv"
-
 	"github.com/tunmesh/tunmesh/tunproxy/message"
 )
 
@@ -26,6 +24,14 @@ func (x *Exchange) response(h *message.Head, end bool) {
 		x.down.SendHead(h, false)
 		return
 	}
+	if x.guard.takes(h, end) {
+		return
+	}
+	x.respond(h, end)
+}
+
+// respond lets the final head of a response go down. After it nothing is repeated.
+func (x *Exchange) respond(h *message.Head, end bool) {
 	x.respHead = true
 	x.forget()
 	if x.guard != nil && x.tunnels(h) {
@@ -54,6 +60,7 @@ func (x *Exchange) tellResponse(h *message.Head) {
 }
 
 func (x *Exchange) responseData(p []byte, end bool) {
+	x.guard.releaseHead()
 	x.upOwed += len(p)
 	x.downOwed += len(p)
 	x.res.ResponseBytes += int64(len(p))
@@ -64,6 +71,9 @@ func (x *Exchange) responseData(p []byte, end bool) {
 }
 
 func (x *Exchange) responseTrailers(f []message.Field) {
+	if x.guard.takesTrailers(f) {
+		return
+	}
 	x.noteGRPC(f)
 	f = append(x.out.Fields[:0], f...)
 	if x.translate != nil {
@@ -88,13 +98,8 @@ func (x *Exchange) responseEnded() {
 
 // noteGRPC looks for the status of a gRPC call.
 func (x *Exchange) noteGRPC(f []message.Field) {
-	for i := range f {
-		if f[i].Name == "grpc-status" {
-			if n, err := strconv.Atoi(f[i].Value); err == nil && n >= 0 {
-				x.res.GRPCStatus = n
-			}
-			return
-		}
+	if n := grpcStatus(f); n != NoGRPCStatus {
+		x.res.GRPCStatus = n
 	}
 }
 

@@ -13,6 +13,7 @@ import "time"
 // nothing: requests wait as long as their client does, and go out once.
 type Policy struct {
 	Timeouts Timeouts
+	Retry    *Retry // nil: never
 }
 
 // Timeouts end requests; 0 is none.
@@ -34,5 +35,5 @@ func (p *Policy) Equal(o *Policy) bool {
 	case p == nil || o == nil:
 		return false
 	}
-	return p.Timeouts == o.Timeouts
+	return p.Timeouts == o.Timeouts && p.Retry.equal(o.Retry)
 }

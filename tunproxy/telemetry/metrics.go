@@ -17,6 +17,8 @@ type Metrics struct {
 	HTTPAllowed, HTTPDenied, TCPAllowed, TCPDenied, TCPTerminated *Counters
 	// Identity counts certificates.
 	Identity *Identity
+	// Routes counts what becomes of requests to a Service.
+	Routes *Routes
 	// Control counts calls to the control plane.
 	Control *Control
 
@@ -42,6 +44,7 @@ func New(c Config, release string) *Metrics {
 		m.httpErrors[d] = NewCounters(r, d.String()+"_http_errors_total", "Total count of HTTP requests that the sidecar answered with an error of its own, by kind of error.")
 		m.tcpErrors[d] = NewCounters(r, d.String()+"_tcp_errors_total", "Total count of TCP connections that the sidecar refused or broke, by kind of error.")
 	}
+	m.Routes = newRoutes(r)
 	m.Identity = newIdentity(r)
 	m.Control = newControl(r)
 	r.Collect(build(release))

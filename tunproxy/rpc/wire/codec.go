@@ -114,6 +114,34 @@ func (f field) u32(to *uint32) error {
 	return nil
 }
 
+// u32s reads one of a repeated field, or several packed.
+func (f field) u32s(to *[]uint32) error {
+	if f.typ == protowire.VarintType {
+		*to = append(*to, uint32(f.value&math.MaxUint32))
+		return nil
+	}
+	if f.typ != protowire.BytesType {
+		return errType
+	}
+	for b := f.bytes; len(b) > 0; {
+		v, n := protowire.ConsumeVarint(b)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		*to = append(*to, uint32(v&math.MaxUint32))
+		b = b[n:]
+	}
+	return nil
+}
+
+func (f field) float(to *float64) error {
+	if f.typ != protowire.Fixed64Type {
+		return errType
+	}
+	*to = math.Float64frombits(f.value)
+	return nil
+}
+
 func (f field) i64(to *int64) error {
 	var v uint64
 	err := f.u64(&v)

@@ -43,6 +43,10 @@ func TestDecodeUpdate(t *testing.T) {
 		Labels: map[string]string{"service": "n", "namespace": "ns"},
 		Traffic: &destination.Traffic{
 			Timeouts: &destination.Timeouts{RequestMs: 1, ResponseMs: 2, IdleMs: 3},
+			Retry: &destination.Retry{
+				Statuses: []*destination.StatusRange{{First: 500, Last: 599}, {}}, Codes: []uint32{1, 14}, Limit: 2, TimeoutMs: 3,
+				Backoff: &destination.Backoff{MinMs: 25, MaxMs: 250, Jitter: 0.5}, Budget: &destination.RetryBudget{Percent: 20, PerSecond: 10, WindowMs: 9},
+			},
 		},
 		Endpoints: []*destination.Endpoint{
 			{Address: "10.0.0.1:80", Weight: 10000, Zone: "z", Identity: "spiffe://x", Protocol: destination.Protocol_OPAQUE, Labels: map[string]string{"pod": "p", "empty": ""}},
@@ -56,6 +60,10 @@ func TestDecodeUpdate(t *testing.T) {
 		Labels: map[string]string{"service": "n", "namespace": "ns"},
 		Traffic: &wire.Traffic{
 			Timeouts: wire.Timeouts{RequestMS: 1, ResponseMS: 2, IdleMS: 3},
+			Retry: &wire.Retry{
+				Statuses: []wire.StatusRange{{First: 500, Last: 599}, {}}, Codes: []uint32{1, 14}, Limit: 2, TimeoutMS: 3,
+				Backoff: wire.Backoff{MinMS: 25, MaxMS: 250, Jitter: 0.5}, Budget: &wire.RetryBudget{Percent: 20, PerSecond: 10, WindowMS: 9},
+			},
 		},
 		Endpoints: []wire.Endpoint{
 			{Address: "10.0.0.1:80", Weight: 10000, Zone: "z", Identity: "spiffe://x", Protocol: 1, Labels: map[string]string{"pod": "p", "empty": ""}},

@@ -85,7 +85,8 @@ type Conn struct {
 	sendWindow int
 	recvWindow int // what the peer may send
 	unread     int // delivered on open streams, not consumed
-	held       int // unread, and the heads of open streams
+	held       int // what waits for the peer, and the heads of open streams
+	heldOut    int // of that, in the output
 	initial    int // window of new streams, as acknowledged by the peer
 	acked      bool
 
@@ -281,6 +282,8 @@ func (c *Conn) take(s *stream) {
 	if c.in.s == s {
 		c.in.s = nil
 	}
+	c.holds(-s.queue.size - s.cost)
+	s.cost = 0
 	s.queue.clear(c.mem)
 	s.heads.clear()
 	s.trailers = nil
@@ -290,8 +293,6 @@ func (c *Conn) take(s *stream) {
 	} else {
 		c.dropUnborn(s)
 	}
-	c.holds(-s.unread - s.cost)
-	s.cost = 0
 	if s.unread > 0 {
 		c.unread -= s.unread
 		s.unread = 0

@@ -99,6 +99,7 @@ func (c *Conn) passEnd() {
 		case closed:
 			c.release()
 		}
+		c.shed()
 		c.tell()
 		if c.state == open && c.draining && c.streams.n == 0 && len(c.unborn) == 0 && (c.final || !c.server) {
 			c.shut(nil, message.NoError, "")
@@ -154,6 +155,8 @@ func (c *Conn) release() {
 		c.timer.Stop()
 	}
 	c.out.buf, c.out.off = nil, 0
+	c.holds(-c.heldOut)
+	c.heldOut = 0
 	c.in.drop(c.mem)
 }
 

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/tunmesh/tunmesh/tunproxy/memory"
 	"github.com/tunmesh/tunmesh/tunproxy/message"
 )
 
@@ -151,7 +152,9 @@ func (l *relay) data(s message.Stream, p []byte) {
 // TestSlowReceiver: who does not consume stops its own sender, at the bound of
 // its stream, and nobody else.
 func TestSlowReceiver(t *testing.T) {
-	w := newWorld(t, Config{}, Config{}, 0)
+	mem := NewMemory()
+	mem.Bound = memory.NewBound(1 << 30) // the test's senders know no measure
+	w := newWorld(t, Config{Memory: mem}, Config{}, 0)
 	slow := true
 	w.serve = func(message.Stream) *recorder { return &recorder{lazy: slow} }
 	var stalled []message.Stream

@@ -181,6 +181,7 @@ func (c *Conn) advance(s *stream) bool {
 		}
 		b := frame.AppendHeader(c.frames(), frame.Header{Length: k, Type: frame.Data, Flags: flags, Stream: s.id})
 		c.appended(s.queue.appendTo(c.mem, b, k))
+		c.holds(-k)
 		c.paced(s, k)
 		c.sentData(s, k, last)
 		return true

@@ -115,7 +115,6 @@ func (c *Conn) read() {
 func (c *Conn) use(buf []byte, n int) int {
 	if c.state == open {
 		n = copy(buf, c.parse(buf[:n]))
-		c.shed()
 	}
 	if c.state != open {
 		c.in.paused = false
@@ -358,7 +357,6 @@ func (c *Conn) deliver(p []byte, last bool) {
 	}
 	s.unread += len(p)
 	c.unread += len(p)
-	c.holds(len(p))
 	if s.recvBy > 0 {
 		c.earn(&s.recvBy, len(p), c.cfg.Timeouts.Body)
 	}

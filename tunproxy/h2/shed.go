@@ -2,7 +2,11 @@ package h2
 
 import "github.com/tunmesh/tunmesh/tunproxy/message"
 
-// holds notes n more bytes, or fewer, that this connection holds for others.
+// What a connection holds is charged where it lies: bodies with the connection
+// that waits to send them, so that it is the slow peer of either direction who
+// has to answer for it.
+
+// holds notes n more bytes, or fewer, that this connection holds.
 func (c *Conn) holds(n int) {
 	if n != 0 {
 		c.held += n
@@ -10,25 +14,33 @@ func (c *Conn) holds(n int) {
 	}
 }
 
-func (c *Conn) shedHit() {
-	c.mem.Bound.Hit()
-	c.count.Shed.Add(1)
-}
-
 // shed resets the streams that hold most until the connection holds no more
-// than is free. What arrived meanwhile is in the transport's buffer at most.
+// than is free. It runs at the end of a pass.
 func (c *Conn) shed() {
+	if c.state == closed {
+		return
+	}
+	unsent := c.out.unsent()
+	c.holds(unsent - c.heldOut)
+	c.heldOut = unsent
 	for c.state == open && c.mem.Bound.Over(c.held) {
 		var most *stream
 		for _, s := range c.streams.slots {
-			if s != nil && (most == nil || s.unread+s.cost > most.unread+most.cost) {
+			if s != nil && (most == nil || s.holds() > most.holds()) {
 				most = s
 			}
 		}
-		if most == nil || most.unread+most.cost == 0 {
+		if most == nil || most.holds() == 0 {
 			return
 		}
 		c.shedHit()
 		c.resetLater(most, message.EnhanceYourCalm, ErrMemory)
 	}
+}
+
+func (s *stream) holds() int { return s.queue.size + s.cost }
+
+func (c *Conn) shedHit() {
+	c.mem.Bound.Hit()
+	c.count.Shed.Add(1)
 }

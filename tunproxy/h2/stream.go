@@ -117,6 +117,7 @@ func (s *stream) SendData(p []byte, end bool) {
 		c.paceOutput(s)
 	}
 	s.queue.write(c.mem, p)
+	c.holds(len(p))
 	c.makeReady(s)
 }
 
@@ -146,7 +147,6 @@ func (s *stream) Consumed(n int) {
 	}
 	s.unread -= n
 	s.c.unread -= n
-	s.c.holds(-n)
 	s.c.reopenStream(s)
 	s.c.reopen()
 }

@@ -11,9 +11,9 @@ package memory
 
 import "sync/atomic"
 
-// DefaultLimit is a Bound's limit in bytes unless another is given: a thousand
-// streams with a full initial window.
-const DefaultLimit = 64 << 20
+// DefaultLimit is a Bound's limit in bytes unless another is given: two thousand
+// streams whose first window is full.
+const DefaultLimit = 128 << 20
 
 // A Bound belongs to one loop; Held and Hits may be read from any goroutine.
 type Bound struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -401,4 +402,49 @@ func TestDrain(t *testing.T) {
 	}
 	cancel()
 	wg.Wait()
+}
+
+// SIGTERM between two requests: a client is told which of them was served, so
+// that none is lost, not even one that may not be repeated.
+func TestDrainLosesNoRequestOnItsWay(t *testing.T) {
+	w := newWorld(t)
+	a, c := w.pod("a", "10.0.0.1"), w.pod("c", "10.0.0.9")
+	c.serveHTTP(80, whoami("c"))
+	client := a.client(true)
+	for i := range 5 {
+		name, ip := fmt.Sprint("b", i), fmt.Sprintf("10.0.0.%d", 2+i)
+		b := w.pod(name, ip, withTune(func(c *tunproxy.Config) { c.Grace = 10 * time.Second }))
+		b.serveHTTP(80, whoami(name))
+		w.service("10.96.0.1:80", ip+":80="+name, "10.0.0.9:80=c")
+		ctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					resp, err := client.Post("http://10.96.0.1/", "", nil)
+					if err != nil {
+						t.Errorf("while draining: %v", err)
+						return
+					}
+					_, _ = io.Copy(io.Discard, resp.Body)
+					_ = resp.Body.Close()
+					if resp.StatusCode != 200 {
+						t.Errorf("while draining: %s %q", resp.Status, resp.Header.Get(hop.FieldProxyError))
+						return
+					}
+				}
+			})
+		}
+		eventually(t, "it gets requests", func() bool { return b.metric("request_total", `direction="inbound"`) > 10 })
+		b.proxy.Shutdown()
+		select {
+		case err := <-b.done:
+			b.done <- err
+		case <-time.After(5 * time.Second):
+			t.Error("did not end")
+		}
+		time.Sleep(50 * time.Millisecond)
+		cancel()
+		wg.Wait()
+	}
 }

@@ -29,6 +29,7 @@ func (w *worker) serveHTTP(c aio.Conn, p flow.Protocol, hop bool, l *telemetry.L
 	var s server
 	over := func(err error) {
 		delete(w.servers, s)
+		w.p.serving.Add(-1)
 		if t != nil {
 			t.close(err)
 		}
@@ -43,6 +44,7 @@ func (w *worker) serveHTTP(c aio.Conn, p flow.Protocol, hop bool, l *telemetry.L
 		s = h1.NewServer(c, h1.Config{Buffers: w.h1, Refused: w.refusedBy(l), OnClose: over}, accept)
 	}
 	w.servers[s] = struct{}{}
+	w.p.serving.Add(1)
 	if w.p.draining.Load() {
 		s.Drain()
 	}

@@ -81,6 +81,7 @@ type Proxy struct {
 
 	draining atomic.Bool
 	active   atomic.Int64 // exchanges and byte connections under way
+	serving  atomic.Int64 // HTTP clients' connections
 	stop     chan struct{}
 	stopOnce sync.Once
 }
@@ -197,7 +198,14 @@ func (p *Proxy) Run(ctx context.Context) error {
 	return nil
 }
 
-// drain returns when nothing is under way any more, or grace is over.
+// lastWords is how long the stack goes on when all have closed: an end that was
+// sent may have to be sent again, and what comes in after it is no surprise.
+const lastWords = 250 * time.Millisecond
+
+// drain returns when every HTTP client has gone and nothing is under way any
+// more, or grace is over. Clients are waited for when they are idle too: a
+// request may be on its way, and only the GOAWAY that names the last one served
+// tells the client that it may go elsewhere.
 func (p *Proxy) drain(ctx context.Context) {
 	p.draining.Store(true)
 	p.cfg.Logger.Info("draining", "active", p.active.Load(), "grace", p.cfg.Grace)
@@ -208,7 +216,7 @@ func (p *Proxy) drain(ctx context.Context) {
 	defer limit.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for p.active.Load() > 0 {
+	for p.active.Load()+p.serving.Load() > 0 {
 		select {
 		case <-tick.C:
 		case <-limit.C:
@@ -217,6 +225,11 @@ func (p *Proxy) drain(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+	}
+	limit.Reset(lastWords)
+	select {
+	case <-limit.C:
+	case <-ctx.Done():
 	}
 }
 

@@ -46,6 +46,7 @@ demo: need-root build ## Run the sample application meshed on this machine, with
 .PHONY: test
 test: need-root need-tools build ## Run all tests with the race detector
 	$(GO) vet ./...
+	$(GO) -C test/conformance/suites vet ./...
 	$(GO) test -race -timeout 30m $(RACE_FLAGS) $$($(GO) list ./... | grep -vE '$(ALONE)')
 	$(GO) test -race -timeout 30m -p 1 $(RACE_FLAGS) $$($(GO) list ./... | grep -E '$(ALONE)')
 

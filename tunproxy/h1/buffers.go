@@ -1,6 +1,9 @@
 package h1
 
-import "github.com/tunmesh/tunmesh/tunproxy/message"
+import (
+	"github.com/tunmesh/tunmesh/tunproxy/memory"
+	"github.com/tunmesh/tunmesh/tunproxy/message"
+)
 
 const (
 	// scratchSize is how much is read at a time: two full TSO segments' worth
@@ -18,6 +21,10 @@ const (
 // Buffers is memory that the connections of one loop share. It is used on that
 // loop only.
 type Buffers struct {
+	// Bound is how much connections may hold for peers that are slow. Set it
+	// before the first connection; NewBuffers' is the default one.
+	Bound *memory.Bound
+
 	scratch []byte       // what is being parsed in this callback
 	head    message.Head // the head being parsed and delivered in this callback
 	framing framing      // of that head
@@ -26,7 +33,7 @@ type Buffers struct {
 }
 
 // NewBuffers makes an empty store.
-func NewBuffers() *Buffers { return &Buffers{} }
+func NewBuffers() *Buffers { return &Buffers{Bound: memory.NewBound(0)} }
 
 // read is the scratch buffer, valid until the callback ends.
 func (b *Buffers) read() []byte {

@@ -170,7 +170,7 @@ func (c *Client) respond(h *message.Head, f *framing) {
 		h.Upgrade = h.Status == 101
 		h.ContentLength = -1
 		st.mode = rawBody
-		c.state = clientRaw
+		c.state, c.raw = clientRaw, true
 	case noBody:
 		if h.Status == 204 {
 			h.ContentLength = 0

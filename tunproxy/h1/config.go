@@ -19,10 +19,17 @@ type Config struct {
 	// HeadTimeout is from a head's first byte to its last; 1 min. A client that
 	// exceeds it gets 408.
 	HeadTimeout time.Duration
-	// BodyTimeout is how long a server waits for the next bytes of a body that it
+	// BodyTimeout is how long a server waits for the next chunk of a body that it
 	// is ready to read; 5 min, because streaming uploads may pause.
 	BodyTimeout time.Duration
-	// WriteTimeout is how long a peer may take nothing of what waits for it; 5 min.
+	// MinRate is how slow a peer may be where it keeps us waiting, in bytes per
+	// second; 240. It counts once a peer is behind by SlowBody or WriteTimeout.
+	MinRate int
+	// SlowBody is how far a request body that was announced, by Content-Length or
+	// as a chunk, may fall behind MinRate; 30 s.
+	SlowBody time.Duration
+	// WriteTimeout is how far a peer may fall behind MinRate in taking what waits
+	// for it; 5 min. Bytes of another protocol, after an Upgrade, wait for ever.
 	WriteTimeout time.Duration
 	// IdleTimeout closes a connection without a request. A server's default is
 	// 1 h, because the app's client decides when a connection is of no more use;
@@ -37,6 +44,9 @@ type Config struct {
 	// which is for tests.
 	Buffers *Buffers
 
+	// Counters add up what connections met; any number may share them. Nil:
+	// counted for nobody.
+	Counters *Counters
 	// Refused hears of each message that was refused, for metrics; may be nil.
 	Refused func(*Error)
 	// OnIdle says that a client may open a stream again; may be nil.
@@ -52,9 +62,12 @@ const (
 	defaultWindow        = 64 << 10
 	defaultHeadTimeout   = time.Minute
 	defaultBodyTimeout   = 5 * time.Minute
+	defaultMinRate       = 240
+	defaultSlowBody      = 30 * time.Second
 	defaultWriteTimeout  = 5 * time.Minute
 	defaultServerIdle    = time.Hour
 	defaultClientIdle    = 3 * time.Second
+	tightWindow          = 16 << 10        // of a stream, while much is held
 	lingerTimeout        = 2 * time.Second // for a refused client to read why
 	lingerBytes          = 256 << 10       // that it may send meanwhile
 	maxInformational     = 64              // 1xx responses before the final one
@@ -70,12 +83,17 @@ func (c Config) withDefaults(idle time.Duration) Config {
 	setDuration(&c.HeadTimeout, defaultHeadTimeout)
 	setDuration(&c.BodyTimeout, defaultBodyTimeout)
 	setDuration(&c.WriteTimeout, defaultWriteTimeout)
+	setInt(&c.MinRate, defaultMinRate)
+	setDuration(&c.SlowBody, defaultSlowBody)
 	setDuration(&c.IdleTimeout, idle)
 	if c.Scheme == "" {
 		c.Scheme = "http"
 	}
 	if c.Buffers == nil {
 		c.Buffers = NewBuffers()
+	}
+	if c.Counters == nil {
+		c.Counters = new(Counters)
 	}
 	return c
 }
@@ -109,6 +127,8 @@ var (
 	// closed an idle connection just then: an idempotent request may be sent
 	// again (RFC 9110, section 9.2.2; RFC 9112, section 9.3.1).
 	ErrUnanswered = errors.New("the server closed a kept connection before it answered")
+	// ErrMemory: too many bytes wait for peers that are slow, and this one is.
+	ErrMemory = errors.New("too many bytes wait for peers that do not read")
 	// ErrTimeout: a deadline of Config passed.
 	ErrTimeout = errors.New("http/1 peer made no progress in time")
 	// ErrUnsendable: a head that HTTP/1 can't carry, or a body that is not what

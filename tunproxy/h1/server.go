@@ -274,7 +274,7 @@ func (s *Server) sendHead(st *stream, h *message.Head, end bool) {
 	st.headSent, st.mode, st.left = true, e.mode, e.length
 	switch {
 	case e.mode == rawBody:
-		s.state = serverRaw
+		s.state, s.raw = serverRaw, true
 		s.schedule()
 	case s.isConnect || s.isUpgrade:
 		s.decline(st)
@@ -288,6 +288,7 @@ func (s *Server) sendHead(st *stream, h *message.Head, end bool) {
 func (s *Server) sendInformational(h *message.Head) {
 	if h.Status == 100 {
 		s.expect = false
+		s.since = s.loop.Now()
 	}
 	if s.version10 {
 		return
@@ -445,7 +446,10 @@ func (s *Server) due() time.Duration {
 		if s.cur.window() == 0 {
 			return 0 // the receiver is slow, not the client
 		}
-		return s.since + s.cfg.BodyTimeout
+		if s.expect {
+			return s.since + s.cfg.BodyTimeout // nobody has asked for the body yet
+		}
+		return s.cur.bodyDue()
 	case serverLinger:
 		return s.since + lingerTimeout
 	}
@@ -458,11 +462,13 @@ func (s *Server) expired() {
 		if s.partial {
 			s.dropIn()
 			s.scanned = 0
+			s.cfg.Counters.SlowHeads.Add(1)
 			s.refuse(errSlowHead, nil)
 			return
 		}
 		s.hang()
 	case serverBody:
+		s.cfg.Counters.SlowBodies.Add(1)
 		s.badBody(errSlowBody, nil)
 	case serverLinger:
 		s.fail(nil)

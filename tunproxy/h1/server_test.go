@@ -440,9 +440,9 @@ func TestServerTimeouts(t *testing.T) {
 	})
 	t.Run("body", func(t *testing.T) {
 		v := serve(t, Config{BodyTimeout: time.Minute}, nil)
-		v.put("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+		v.put("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
 		v.loop.Advance(t, 50*time.Second)
-		v.put("x")
+		v.put("1\r\nx\r\n")
 		v.loop.Advance(t, 50*time.Second)
 		if v.logs[0].aborted {
 			t.Fatal("progress did not count")

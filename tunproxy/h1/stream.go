@@ -2,6 +2,7 @@ package h1
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/tunmesh/tunmesh/tunproxy/message"
 )
@@ -22,7 +23,8 @@ type stream struct {
 	recv       body // of what is received
 	recvEnd    bool
 	unconsumed int
-	held       bool // delivered a window's worth; waits for Consumed
+	by         time.Duration // when more of a promised body must be here; 0: none has come
+	held       bool          // delivered a window's worth; waits for Consumed
 
 	headSent bool
 	sendEnd  bool
@@ -129,6 +131,7 @@ func (s *stream) Consumed(n int) {
 	if s.held && s.unconsumed <= s.w.cfg.Window/2 && !s.over {
 		s.held = false
 		s.w.since = s.w.loop.Now()
+		s.by = 0 // it was the receiver who was slow
 		s.w.schedule()
 	}
 }
@@ -189,13 +192,23 @@ func (s *stream) window() int {
 	if s.held || s.recvEnd || s.over {
 		return 0
 	}
-	return s.w.cfg.Window - s.unconsumed
+	n := s.size() - s.unconsumed
+	s.held = n == 0 // the loop's bound may have become tight meanwhile
+	return n
+}
+
+// size is the window's: less of it while much is held on this loop.
+func (s *stream) size() int {
+	if s.w.cfg.Buffers.Bound.Roomy() {
+		return s.w.cfg.Window
+	}
+	return min(s.w.cfg.Window, max(tightWindow, s.unconsumed))
 }
 
 // deliver hands over body bytes. After it the stream may be over.
 func (s *stream) deliver(p []byte, end bool) {
 	s.unconsumed += len(p)
-	s.held = s.unconsumed >= s.w.cfg.Window
+	s.held = s.unconsumed >= s.size()
 	s.recvEnd = end
 	s.rcv.Data(s, p, end)
 }
@@ -205,6 +218,7 @@ func (s *stream) deliver(p []byte, end bool) {
 func (s *stream) receive(b []byte) (n int, more bool, err *Error) {
 	s.w.since = s.w.loop.Now()
 	data, n, trailers, done, err := s.recv.next(b, s.window())
+	s.paced(n)
 	switch {
 	case err != nil:
 		return n, false, err

@@ -55,7 +55,9 @@ type wire struct {
 	marks   []mark
 	graves  []*stream     // released, to be used again
 	blocked bool          // a write was short
-	wroteAt time.Duration // when the transport last took something, or stopped to
+	writeBy time.Duration // while blocked: when the transport must have taken more
+	raw     bool          // bytes of another protocol, which may rest
+	held    int           // of out, as accounted
 	since   time.Duration // when the state that due looks at last made progress
 
 	scheduled bool
@@ -296,6 +298,7 @@ func (w *wire) dropOut() {
 		w.cfg.Buffers.recycle(w.out)
 		w.out, w.outOff = nil, 0
 	}
+	w.hold()
 	for i := range w.marks {
 		if s := w.marks[i].s; s != nil { // else report has it
 			s.marks--
@@ -310,23 +313,22 @@ func (w *wire) flush() {
 	if w.over {
 		return
 	}
-	was := w.blocked
+	was, before := w.blocked, w.sent
 	w.blocked = false
 	for w.pending() > 0 {
 		n, err := w.conn.Write(w.out[w.outOff:])
 		w.outOff += n
 		w.sent += uint64(n)
-		if n > 0 {
-			w.wroteAt = w.loop.Now()
-		}
 		if err != nil && !errors.Is(err, aio.ErrWouldBlock) {
 			w.fail(err)
 			return
 		}
 		if err != nil || n == 0 {
 			w.blocked = true
-			if !was {
-				w.wroteAt = w.loop.Now()
+			if was {
+				w.earn(&w.writeBy, int(w.sent-before), w.cfg.WriteTimeout)
+			} else {
+				w.writeBy = w.loop.Now() + w.cfg.WriteTimeout
 			}
 			w.rearm()
 			break
@@ -335,6 +337,9 @@ func (w *wire) flush() {
 	if w.pending() == 0 && w.out != nil {
 		w.cfg.Buffers.recycle(w.out)
 		w.out, w.outOff = nil, 0
+	}
+	if w.hold(); w.over {
+		return
 	}
 	w.report()
 	if w.pending() > 0 || w.over {
@@ -388,10 +393,8 @@ func (w *wire) rearm() {
 
 func (w *wire) nextDue() time.Duration {
 	at := w.e.due()
-	if w.blocked {
-		if t := w.wroteAt + w.cfg.WriteTimeout; at == 0 || t < at {
-			at = t
-		}
+	if w.blocked && !w.raw && (at == 0 || w.writeBy < at) {
+		at = w.writeBy
 	}
 	return at
 }
@@ -402,7 +405,8 @@ func (w *wire) tick() {
 		return
 	}
 	now := w.loop.Now()
-	if w.blocked && now >= w.wroteAt+w.cfg.WriteTimeout {
+	if w.blocked && !w.raw && now >= w.writeBy {
+		w.cfg.Counters.SlowReaders.Add(1)
 		w.fail(ErrTimeout)
 	} else if at := w.e.due(); at != 0 && now >= at {
 		w.e.expired()

@@ -370,9 +370,47 @@ func TestPolicies(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, aio.ErrReset) {
 		t.Errorf("after the policy was tightened: %v", err)
 	}
-	b.control.set(nil) // unknown is deny
 	if c, err := a.dialTo("10.0.0.2:82"); !errors.Is(err, aio.ErrRefused) {
-		t.Errorf("unknown policy: %v %v", c, err)
+		t.Errorf("under deny: %v %v", c, err)
+	}
+}
+
+// A sidecar that was started again has packets before it has a policy. Nobody is
+// let in, or refused, before somebody has said who may come.
+func TestClientsWaitForTheFirstPolicy(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.pod("a", "10.0.0.1"), w.pod("b", "10.0.0.2", withPolicy(nil))
+	out := w.hostOutside("10.0.0.9")
+	b.serve(82, func(c net.Conn) { _, _ = io.Copy(c, c) })
+	for _, p := range []struct {
+		policy authz.Default
+		want   error
+	}{
+		{authz.AllUnauthenticated, nil},
+		{authz.Deny, aio.ErrRefused},
+	} {
+		b.control.set(nil)
+		got := make(chan error, 2)
+		for _, from := range []*host{a.host, out} {
+			go func() {
+				c, err := from.dialTo("10.0.0.2:82")
+				if err == nil {
+					_ = c.Close()
+				}
+				got <- err
+			}()
+		}
+		select {
+		case err := <-got:
+			t.Fatalf("somebody was answered without a policy: %v", err)
+		case <-time.After(100 * time.Millisecond):
+		}
+		b.control.set(&authz.Config{Default: p.policy})
+		for range cap(got) {
+			if err := <-got; !errors.Is(err, p.want) {
+				t.Errorf("under %v: %v, want %v", p.policy, err, p.want)
+			}
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package tunproxy
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -20,6 +21,10 @@ import (
 // begun TLS long before.
 const clientHelloWait = time.Second
 
+// policyWait bounds how long a client waits for this pod's first policy: as
+// long as a sidecar that dials does.
+const policyWait = upstream.WireTimeout
+
 // inbound is a connection from the network on its way to the pod's app. Its
 // methods lie in the order in which they happen:
 //
@@ -34,8 +39,8 @@ type inbound struct {
 	app    aio.Conn // the first connection to the app; nil for the admin port
 	client aio.Conn
 	sniff  *sniffer
-	timer  aio.Timer
-	ended  bool // the client, without a byte
+	timer  aio.Timer // of what the connection waits for now
+	ended  bool      // the client, without a byte
 }
 
 // inbound takes a SYN of the network.
@@ -48,11 +53,41 @@ func (w *worker) inbound(p pending) {
 		in.accept()
 	case w.p.draining.Load():
 		in.refuse(errDraining)
-	case !w.p.policy().Authz().Admit(p.OrigDst().Port(), p.Client().Addr()).Allow:
-		in.refuse(errDenied)
+	case w.p.policy() == nil:
+		w.unjudged[in] = struct{}{}
+		in.timer = w.loop.AfterFunc(policyWait, in.unanswered)
 	default:
-		in.dial()
+		in.admit()
 	}
+}
+
+// unanswered: nobody has said who may come. A sidecar that was started again
+// finds SYNs in its queues before it knows, and lets them wait; but not for ever.
+func (in *inbound) unanswered() {
+	delete(in.w.unjudged, in)
+	in.refuse(errNoPolicy)
+}
+
+// judge goes on with those who came before the first policy.
+func (w *worker) judge() {
+	if w.p.policy() == nil {
+		return
+	}
+	for in := range w.unjudged {
+		in.timer.Stop()
+		in.timer = nil
+		in.admit()
+	}
+	clear(w.unjudged)
+}
+
+// admit lets nobody in whom policy denies whatever they prove.
+func (in *inbound) admit() {
+	if !in.w.p.policy().Authz().Admit(in.flow.OrigDst.Port(), in.flow.Client.Addr()).Allow {
+		in.refuse(errDenied)
+		return
+	}
+	in.dial()
 }
 
 // dial connects to the app as the client, before the client hears of anything.
@@ -237,5 +272,6 @@ var (
 	errNoEndpoint = errors.New("no endpoint")
 	errDraining   = errors.New("the sidecar is shutting down")
 	errDenied     = errors.New("policy allows nobody")
+	errNoPolicy   = fmt.Errorf("no policy: %w", discover.ErrNoAnswer)
 	errUnproven   = errors.New("the app spoke first to a client that may be a sidecar and stays silent")
 )

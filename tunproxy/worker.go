@@ -44,6 +44,8 @@ type worker struct {
 	spares  *exchange.Spares
 	scratch []byte // shared by pipes and sniffers
 
+	unjudged map[*inbound]struct{} // who came before the first policy
+
 	servers map[server]struct{}         // HTTP connections of clients, to drain
 	pipes   map[*inboundPipe]struct{}   // byte connections that policy may close
 	tunnels map[*inboundTunnel]struct{} // and requests that became such
@@ -63,6 +65,8 @@ func newWorker(p *Proxy, loop aio.Loop) *worker {
 		servers: make(map[server]struct{}),
 		pipes:   make(map[*inboundPipe]struct{}),
 		tunnels: make(map[*inboundTunnel]struct{}),
+
+		unjudged: make(map[*inbound]struct{}),
 	}
 	w.toSidecar = orig.ToSidecar{Names: w.names}
 	w.dialer = upstream.NewDialer(loop, w.secure)
@@ -124,8 +128,10 @@ func (w *worker) syn(p pending, side aio.Side) {
 	w.inbound(p)
 }
 
-// policyChanged closes byte connections that are no longer allowed.
+// policyChanged lets in who waited for a policy, and closes byte connections that
+// are no longer allowed.
 func (w *worker) policyChanged() {
+	w.judge()
 	for p := range w.pipes {
 		p.recheck()
 	}

@@ -169,6 +169,10 @@ func (c *Conn) decrypt(p []byte) (int, error) {
 	c.store.lend(c.tls)
 	n := 0
 	for n < len(p) {
+		if !c.fetch() {
+			c.dry = true
+			break
+		}
 		k, err := c.tls.Read(p[n:])
 		n += k
 		if k > 0 {

@@ -78,3 +78,47 @@ func (s *Store) buffer() []byte {
 	}
 	return make([]byte, bufferSize)
 }
+
+// fetch reads from the transport until a whole record is there, with as many more
+// as fit, and reports false when the rest is still to come. Left to itself,
+// crypto/tls asks the transport twice for each batch, with an allocation and an
+// error for each time.
+func (c *Conn) fetch() bool {
+	if !c.store.layout.known {
+		return true
+	}
+	raw, in, _ := c.store.layout.fields(c.tls)
+	if in.Len() > 0 {
+		return true
+	}
+	for {
+		missing := missingOf(raw.Bytes())
+		if missing == 0 {
+			return true
+		}
+		raw.Grow(missing) // moves what is there; see bufferSize
+		b := raw.AvailableBuffer()
+		n, err := c.shim.readLoop(b[:cap(b)])
+		if n == 0 {
+			return err != errAgain //nolint:errorlint // ours; crypto/tls is to see all others
+		}
+		raw.Write(b[:n])
+	}
+}
+
+// maxRecord is the largest payload of a record in TLS 1.3 (RFC 8446, section 5.2).
+const maxRecord = 16<<10 + 256
+
+// missingOf is how many bytes b, which begins with a record, lacks to hold it
+// whole. Of one that is too long crypto/tls sees the header alone, and refuses it.
+func missingOf(b []byte) int {
+	const header = 5
+	if len(b) < header {
+		return header - len(b)
+	}
+	n := int(b[3])<<8 | int(b[4])
+	if n > maxRecord {
+		return 0
+	}
+	return max(header+n-len(b), 0)
+}

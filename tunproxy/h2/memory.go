@@ -12,9 +12,10 @@ const (
 	// Spares beyond these go to the garbage collector.
 	maxSpareChunks  = 64
 	maxSpareStreams = 1024
-	maxSpareOutputs = 4
-	// maxSpareOutput is the largest output buffer worth keeping, in bytes.
-	maxSpareOutput = 256 << 10
+	// Output buffers: 128 connections may have something to say in one pass, and
+	// what all spares hold together is bounded, in bytes.
+	maxSpareOutputs = 128
+	maxSpareOutput  = 768 << 10
 )
 
 // Memory is what the connections of one loop share because only one of them
@@ -30,6 +31,7 @@ type Memory struct {
 	small   [][]byte
 	large   [][]byte
 	outputs [][]byte
+	outSize int // of outputs, in bytes
 	streams []*stream
 	strings *hpack.Interner
 }
@@ -81,14 +83,17 @@ func (m *Memory) free(b []byte) {
 func (m *Memory) output() []byte {
 	if k := len(m.outputs); k > 0 {
 		b := m.outputs[k-1]
+		m.outputs[k-1] = nil
 		m.outputs = m.outputs[:k-1]
+		m.outSize -= cap(b)
 		return b
 	}
 	return make([]byte, 0, 4<<10)
 }
 
 func (m *Memory) freeOutput(b []byte) {
-	if cap(b) <= maxSpareOutput && len(m.outputs) < maxSpareOutputs {
+	if len(m.outputs) < maxSpareOutputs && m.outSize+cap(b) <= maxSpareOutput {
+		m.outSize += cap(b)
 		m.outputs = append(m.outputs, b[:0])
 	}
 }

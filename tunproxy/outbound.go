@@ -86,7 +86,7 @@ func (o *outbound) dial() {
 		return
 	}
 	ep := o.tg.pick(o.tried)
-	if ep == nil && len(o.tried) == 0 && o.tg.park(o.dial) != nil {
+	if ep == nil && len(o.tried) == 0 && o.tg.parkConn(o.dial) != nil {
 		o.busy = true
 		return
 	}

@@ -50,6 +50,7 @@ func (w *worker) serveOutbound(c aio.Conn, f flow.Secured, tg *target) {
 		Spares:      w.spares,
 	}
 	tg.users++
+	tg.measure()
 	l := tg.clientLabels()
 	w.serveHTTP(c, f.Protocol, false, &l, r.cfg.Serve, r.closed)
 }
@@ -79,13 +80,13 @@ func (r *outboundRequests) open(x *exchange.Exchange, last error) {
 	x.Guard(r.tg.terms)
 	e := pickFor(rule.Backend, x, r.tg.used)
 	if e == nil {
-		if p := r.tg.park(func() { r.unparked(x) }); p != nil {
+		if p := r.tg.parkRequest(func() { r.unparked(x) }); p != nil {
 			x.Waiting = p
 			return
 		}
 	}
 	if e == nil || x.Exhausted() {
-		x.Fail(noEndpoint(x, last))
+		x.Fail(r.noEndpoint(x, last))
 		return
 	}
 	e.begin()
@@ -160,8 +161,12 @@ func (t *waiting) expired() {
 }
 
 // noEndpoint is what to say when nobody is left to ask.
-func noEndpoint(x *exchange.Exchange, last error) *exchange.Error {
+func (r *outboundRequests) noEndpoint(x *exchange.Exchange, last error) *exchange.Error {
 	switch {
+	case last == nil && r.tg.mayWait():
+		return exchange.ErrOverload // the queue is full
+	case last == nil && r.tg.set.Ready() == 0 && r.tg.set.Len() > 0:
+		return exchange.ErrFailfast
 	case errors.Is(last, upstream.ErrOverload):
 		return exchange.ErrOverload
 	case errors.Is(last, aio.ErrTimeout):

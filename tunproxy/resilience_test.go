@@ -187,3 +187,82 @@ func TestTriesThatHangGoElsewhere(t *testing.T) {
 		t.Error("the silent endpoint was never asked: this proves nothing")
 	}
 }
+
+// Requests for a Service whose only endpoint has just left wait for the next one,
+// a bounded number of them; and not for ever.
+func TestRequestsWaitForAnEndpoint(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.pod("a", "10.0.0.1"), w.pod("b", "10.0.0.2")
+	b.serveHTTP(80, whoami("b"))
+	none, one := []string{}, []string{"10.0.0.2:80=b"}
+	w.careful("10.96.0.1:80", resilience.Policy{}, one...)
+	const clients, each = 4, resilience.QueueLimit/4 + 10
+	all := make([]*http.Client, clients)
+	for i := range all {
+		all[i] = a.client(true)
+		resp, err := all[i].Get("http://10.96.0.1/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+	}
+	if n := a.metric("outbound_http_balancer_endpoints", `endpoint_state="ready"`, `parent_name="svc"`, `backend_name="svc"`); n != 1 {
+		t.Errorf("%v endpoints counted, want 1", n)
+	}
+	burst := func() (statuses chan string) {
+		statuses = make(chan string, clients*each)
+		for _, c := range all {
+			for range each {
+				go func() {
+					resp, err := c.Get("http://10.96.0.1/")
+					if err != nil {
+						statuses <- err.Error()
+						return
+					}
+					_, _ = io.Copy(io.Discard, resp.Body)
+					_ = resp.Body.Close()
+					statuses <- fmt.Sprint(resp.StatusCode, " ", resp.Header.Get(hop.FieldProxyError))
+				}()
+			}
+		}
+		return statuses
+	}
+	take := func(statuses chan string, n int, want string) {
+		t.Helper()
+		for range n {
+			select {
+			case got := <-statuses:
+				if got != want {
+					t.Fatalf("got %q, want %q", got, want)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatalf("no answer, want %q", want)
+			}
+		}
+	}
+	const tooMany = clients*each - resilience.QueueLimit
+	w.careful("10.96.0.1:80", resilience.Policy{}, none...)
+	eventually(t, "nobody is there", func() bool { return a.metric("outbound_http_balancer_endpoints") == 0 })
+	got := burst()
+	take(got, tooMany, "503 too many requests waiting")
+	if n := a.metric("outbound_http_balancer_queue_length"); n != resilience.QueueLimit {
+		t.Errorf("%v requests in the queue", n)
+	}
+	w.careful("10.96.0.1:80", resilience.Policy{}, one...)
+	take(got, resilience.QueueLimit, "200 ")
+
+	w.careful("10.96.0.1:80", resilience.Policy{}, none...)
+	eventually(t, "nobody is there", func() bool { return a.metric("outbound_http_balancer_endpoints") == 0 })
+	got = burst()
+	take(got, tooMany, "503 too many requests waiting")
+	take(got, resilience.QueueLimit, "503 no endpoint") // after a while
+	take(burst(), clients*each, "503 no endpoint")      // at once
+	for name, want := range map[string]float64{"queue_length": 0, "queue_requests_total": 2 * resilience.QueueLimit, "queue_gate_shut_total": 1, "queue_gate_open_total": 0} {
+		if n := a.metric("outbound_http_balancer_" + name); n != want {
+			t.Errorf("%s is %v, want %v", name, n, want)
+		}
+	}
+	w.careful("10.96.0.1:80", resilience.Policy{}, one...)
+	eventually(t, "the gate opens", func() bool { return a.metric("outbound_http_balancer_queue_gate_open_total") == 1 })
+}

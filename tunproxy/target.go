@@ -32,10 +32,7 @@ type target struct {
 	used  time.Duration
 	users int // HTTP connections of apps
 
-	// emptied is when the last endpoint left, while none is there; parked are
-	// those who wait for the next one.
-	emptied time.Duration
-	parked  []*parked
+	queue queue
 
 	http   telemetry.HTTP // of requests without an endpoint
 	hasTel bool
@@ -76,6 +73,7 @@ func (tg *target) refresh() {
 	if s == tg.snap {
 		return
 	}
+	first := tg.snap == nil
 	tg.snap = s
 	tg.setTerms(s.Traffic)
 	eps := make([]balance.Endpoint, len(s.Endpoints))
@@ -101,51 +99,10 @@ func (tg *target) refresh() {
 			m.Value.up = tg.upstream(e)
 		}
 	}
-	switch {
-	case tg.set.Len() > 0:
-		tg.unpark()
-	case len(removed) > 0:
-		tg.emptied = tg.w.loop.Now()
-		tg.w.loop.AfterFunc(emptyGrace, tg.unpark)
+	if first && tg.set.Len() == 0 {
+		tg.queue.gate.Never(tg.w.loop.Now())
 	}
-}
-
-// emptyGrace is how long a Service whose last endpoint has just left is waited
-// for, before "nobody is there" is believed: an only replica that restarts is
-// back by then (Linkerd's failfast).
-const emptyGrace = 3 * time.Second
-
-// maxParked bounds who waits so, for each target.
-const maxParked = 4096
-
-// parked is somebody who waits for an endpoint. again is called once: whoever
-// it is asks anew.
-type parked struct{ again func() }
-
-// park keeps again until the target has an endpoint, or had none for
-// emptyGrace. It returns nil when there is nothing to wait for.
-func (tg *target) park(again func()) *parked {
-	if tg.set.Len() > 0 || tg.snap.Kind != discover.Service || tg.emptied == 0 ||
-		tg.w.loop.Now()-tg.emptied >= emptyGrace || len(tg.parked) >= maxParked {
-		return nil
-	}
-	p := &parked{again: again}
-	tg.parked = append(tg.parked, p)
-	return p
-}
-
-// unpark lets all who wait ask again.
-func (tg *target) unpark() {
-	all := tg.parked
-	tg.parked = nil
-	for _, p := range all {
-		p.again()
-	}
-}
-
-// leave takes p out, without a call.
-func (tg *target) leave(p *parked) {
-	tg.parked = slices.DeleteFunc(tg.parked, func(q *parked) bool { return q == p })
+	tg.assess()
 }
 
 // without is the set's members but one.
@@ -261,6 +218,9 @@ func (tg *target) release() {
 	for _, m := range removed {
 		m.Value.release()
 	}
+	tg.countEndpoints()
+	tg.queue.metrics.Release()
+	tg.queue.metrics = telemetry.Balancer{}
 }
 
 // metrics is the handle for requests that found no endpoint.

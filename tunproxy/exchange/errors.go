@@ -43,6 +43,7 @@ var (
 	ErrNoEndpoint        = &Error{Status: 503, GRPCStatus: grpcUnavailable, Name: "no endpoint", Elsewhere: true}
 	ErrOverload          = &Error{Status: 503, GRPCStatus: grpcUnavailable, Name: "too many requests waiting", Elsewhere: true}
 	ErrTimeout           = &Error{Status: 504, GRPCStatus: grpcUnavailable, Name: "no endpoint in time", Elsewhere: true}
+	ErrFailfast          = &Error{Status: 504, GRPCStatus: grpcUnavailable, Name: "failfast", Elsewhere: true}
 	ErrRequestTimeout    = &Error{Status: 504, GRPCStatus: grpcDeadlineExceeded, Name: "request timeout"}
 	ErrResponseTimeout   = &Error{Status: 504, GRPCStatus: grpcDeadlineExceeded, Name: "response timeout"}
 	ErrIdleTimeout       = &Error{Status: 504, GRPCStatus: grpcDeadlineExceeded, Name: "idle timeout"}

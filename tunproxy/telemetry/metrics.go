@@ -19,6 +19,8 @@ type Metrics struct {
 	Identity *Identity
 	// Routes counts what becomes of requests to a Service.
 	Routes *Routes
+	// Balancers counts the endpoints of Services and who waits for them.
+	Balancers *Balancers
 	// Control counts calls to the control plane.
 	Control *Control
 
@@ -45,6 +47,7 @@ func New(c Config, release string) *Metrics {
 		m.tcpErrors[d] = NewCounters(r, d.String()+"_tcp_errors_total", "Total count of TCP connections that the sidecar refused or broke, by kind of error.")
 	}
 	m.Routes = newRoutes(r)
+	m.Balancers = newBalancers(r)
 	m.Identity = newIdentity(r)
 	m.Control = newControl(r)
 	r.Collect(build(release))

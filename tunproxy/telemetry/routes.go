@@ -28,9 +28,11 @@ type Parent struct {
 }
 
 // Labels are Linkerd's names for p.
-func (p *Parent) Labels() []Label {
+func (p *Parent) Labels() []Label { return p.named("parent_") }
+
+func (p *Parent) named(prefix string) []Label {
 	return []Label{
-		{"parent_group", p.Group}, {"parent_kind", p.Kind}, {"parent_namespace", p.Namespace}, {"parent_name", p.Name},
-		{"parent_port", strconv.Itoa(int(p.Port))}, {"parent_section_name", ""},
+		{prefix + "group", p.Group}, {prefix + "kind", p.Kind}, {prefix + "namespace", p.Namespace}, {prefix + "name", p.Name},
+		{prefix + "port", strconv.Itoa(int(p.Port))}, {prefix + "section_name", ""},
 	}
 }

@@ -1,0 +1,134 @@
+package tunproxy
+
+import (
+	"slices"
+
+	"github.com/tunmesh/tunmesh/tunproxy/discover"
+	"github.com/tunmesh/tunmesh/tunproxy/resilience"
+	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
+)
+
+// maxParkedConns bounds the connections that wait for an endpoint of one target,
+// unanswered. Requests have resilience.QueueLimit.
+const maxParkedConns = 4096
+
+// queue is who waits for a usable endpoint of a target, while there is none.
+type queue struct {
+	gate    resilience.Gate
+	shut    bool // requests fail at once, and that was counted
+	waiting []*parked
+	conns   int // of waiting
+
+	metrics        telemetry.Balancer
+	ready, pending int // as last counted
+}
+
+// parked is somebody who waits so. again is called once: whoever it is asks anew.
+type parked struct {
+	again   func()
+	request bool
+}
+
+// parkRequest keeps again until the target has a usable endpoint, or had none for
+// too long. It returns nil when there is nothing to wait for, or the queue is full.
+func (tg *target) parkRequest(again func()) *parked {
+	if !tg.mayWait() || len(tg.queue.waiting)-tg.queue.conns >= resilience.QueueLimit {
+		return nil
+	}
+	tg.queue.metrics.Queued()
+	return tg.park(&parked{again: again, request: true})
+}
+
+// parkConn is parkRequest for a connection.
+func (tg *target) parkConn(again func()) *parked {
+	if !tg.mayWait() || tg.queue.conns >= maxParkedConns {
+		return nil
+	}
+	tg.queue.conns++
+	return tg.park(&parked{again: again})
+}
+
+func (tg *target) park(p *parked) *parked {
+	tg.queue.waiting = append(tg.queue.waiting, p)
+	return p
+}
+
+// mayWait reports whether an endpoint may become usable soon.
+func (tg *target) mayWait() bool {
+	return tg.set.Ready() == 0 && tg.snap.Kind == discover.Service && !tg.queue.gate.Failing(tg.w.loop.Now())
+}
+
+// unpark lets all who wait ask again.
+func (tg *target) unpark() {
+	all := tg.queue.waiting
+	tg.queue.waiting, tg.queue.conns = nil, 0
+	for _, p := range all {
+		if p.request {
+			tg.queue.metrics.Unqueued()
+		}
+		p.again()
+	}
+}
+
+// leave takes p out, without a call.
+func (tg *target) leave(p *parked) {
+	before := len(tg.queue.waiting)
+	tg.queue.waiting = slices.DeleteFunc(tg.queue.waiting, func(q *parked) bool { return q == p })
+	switch {
+	case len(tg.queue.waiting) == before:
+	case p.request:
+		tg.queue.metrics.Unqueued()
+	default:
+		tg.queue.conns--
+	}
+}
+
+// assess takes in that endpoints came, left, or changed their readiness.
+func (tg *target) assess() {
+	now := tg.w.loop.Now()
+	if tg.queue.gate.Set(now, tg.healthy()) {
+		tg.w.loop.AfterFunc(resilience.Grace, tg.graceOver)
+	}
+	if tg.queue.gate.Open() && tg.queue.shut {
+		tg.queue.shut = false
+		tg.queue.metrics.Gate(false)
+	}
+	tg.countEndpoints()
+	if tg.set.Ready() > 0 && len(tg.queue.waiting) > 0 {
+		tg.unpark()
+	}
+}
+
+// graceOver is the end of waiting, unless there was an endpoint meanwhile.
+func (tg *target) graceOver() {
+	if !tg.queue.gate.Failing(tg.w.loop.Now()) {
+		return
+	}
+	if !tg.queue.shut {
+		tg.queue.shut = true
+		tg.queue.metrics.Gate(true)
+	}
+	tg.unpark()
+}
+
+// healthy reports whether an endpoint is usable for more than a trial.
+func (tg *target) healthy() bool { return tg.set.Ready() > 0 }
+
+// countEndpoints brings the figures of the balancer up to date; the target's end
+// takes them back.
+func (tg *target) countEndpoints() {
+	ready := tg.set.Ready()
+	pending := tg.set.Len() - ready
+	q := &tg.queue
+	q.metrics.Endpoints(ready-q.ready, pending-q.pending)
+	q.ready, q.pending = ready, pending
+}
+
+// measure begins to count the balancer of a Service to which requests go.
+func (tg *target) measure() {
+	if tg.queue.metrics == (telemetry.Balancer{}) && tg.snap.Kind == discover.Service {
+		tg.queue.metrics = tg.w.p.cfg.Metrics.Balancers.Handle(parentOf(tg.snap))
+		tg.queue.ready, tg.queue.pending = 0, 0
+		tg.countEndpoints()
+	}
+}

@@ -36,12 +36,14 @@ func (w *worker) serveHTTP(c aio.Conn, p flow.Protocol, hop bool, l *telemetry.L
 		closed()
 	}
 	if p == flow.HTTP2 {
-		s = h2.NewServer(c, h2.Config{
+		s = h2.NewServer(c, w.p.cfg.Limits.http2(h2.Config{
 			Memory: w.h2, Counters: &w.p.h2, ExtendedConnect: true,
-			Keepalive: keepalive(hop), Limits: limits(hop), OnClosed: over,
-		}, accept)
+			Keepalive: keepalive(hop), OnClosed: over,
+		}, hop), accept)
 	} else {
-		s = h1.NewServer(c, h1.Config{Buffers: w.h1, Refused: w.refusedBy(l), OnClose: over}, accept)
+		s = h1.NewServer(c, w.p.cfg.Limits.http1(h1.Config{
+			Buffers: w.h1, Counters: &w.p.h1, Refused: w.refusedBy(l), OnClose: over,
+		}), accept)
 	}
 	w.servers[s] = struct{}{}
 	w.p.serving.Add(1)
@@ -59,17 +61,6 @@ func (w *worker) refusedBy(l *telemetry.Labels) func(*h1.Error) {
 	return func(e *h1.Error) { w.p.cfg.Metrics.HTTPError(d, e.Reason) }
 }
 
-// limits are the defaults of package h2 for a client. A sidecar's connection
-// carries the requests of all connections of its app, each of which that
-// sidecar has held to the default already: when a slow server makes a thousand
-// callers give up at once, the hop must not be taken for a flood and broken.
-func limits(hop bool) h2.Limits {
-	if hop {
-		return h2.Limits{Resets: h2.Rate{Burst: 20_000, PerSecond: 4_000}}
-	}
-	return h2.Limits{}
-}
-
 // keepalive is the default of package h2 between sidecars, and nothing else.
 func keepalive(hop bool) h2.Keepalive {
 	if hop {
@@ -83,7 +74,7 @@ func (w *worker) speakHTTP1(e upstream.Endpoint, c aio.Conn, room, _ func(), ove
 	t := w.trackUpstream(e, c)
 	n := &http1Client{}
 	n.Client = h1.NewClient(c, h1.Config{
-		Buffers: w.h1,
+		Buffers: w.h1, Counters: &w.p.h1,
 		Refused: func(err *h1.Error) { // the exchange counts it, as a broken connection
 			w.p.cfg.Logger.Debug("response was refused", "from", e.Addr, "error", err)
 		},

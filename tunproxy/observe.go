@@ -225,6 +225,7 @@ func (p *Proxy) collect(w *telemetry.Writer) {
 	w.Counter("netstack_tcp_timeouts_total", "Total count of TCP retransmission timeouts.")
 	w.Sample("netstack_tcp_timeouts_total", float64(c.TCP.Timeouts))
 	p.collectHTTP2(w)
+	p.collectLimits(w)
 }
 
 // collectHTTP2 prints what HTTP/2 connections met, of apps and of sidecars.

@@ -15,6 +15,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/discover"
 	"github.com/tunmesh/tunmesh/tunproxy/exchange"
 	"github.com/tunmesh/tunmesh/tunproxy/flow"
+	"github.com/tunmesh/tunmesh/tunproxy/h1"
 	"github.com/tunmesh/tunmesh/tunproxy/h2"
 	"github.com/tunmesh/tunmesh/tunproxy/mtls"
 	"github.com/tunmesh/tunmesh/tunproxy/tap"
@@ -57,6 +58,8 @@ type Config struct {
 	Admin []net.Listener
 	// Describe is printed by /config.
 	Describe any
+	// Limits bound what clients may cost.
+	Limits Limits
 	// Grace bounds draining; 0: two minutes.
 	Grace time.Duration
 	// Tap shows requests to whoever watches; nil: to nobody.
@@ -73,6 +76,7 @@ type Proxy struct {
 	byLoop  map[aio.Loop]*worker
 	admin   *admin
 
+	h1 h1.Counters
 	h2 h2.Counters
 
 	observers []exchange.Observer
@@ -99,6 +103,7 @@ func New(cfg Config) (*Proxy, error) {
 	p.stack, err = netstack.New(netstack.Config{
 		App: cfg.App, Wire: cfg.Wire, Addrs: cfg.Addrs, MTU: cfg.MTU,
 		AllowProtocols: cfg.AllowProtocols, OnSYN: p.syn, Logger: cfg.Logger,
+		MaxConns: cfg.Limits.Connections, MaxHeld: cfg.Limits.TCPBytes,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make a sidecar: %w", err)

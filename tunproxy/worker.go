@@ -11,6 +11,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/forward"
 	"github.com/tunmesh/tunmesh/tunproxy/h1"
 	"github.com/tunmesh/tunmesh/tunproxy/h2"
+	"github.com/tunmesh/tunmesh/tunproxy/memory"
 	"github.com/tunmesh/tunmesh/tunproxy/mtls"
 	"github.com/tunmesh/tunmesh/tunproxy/orig"
 	"github.com/tunmesh/tunmesh/tunproxy/upstream"
@@ -42,7 +43,8 @@ type worker struct {
 	h1      *h1.Buffers
 	h2      *h2.Memory
 	spares  *exchange.Spares
-	scratch []byte // shared by pipes and sniffers
+	bound   *memory.Bound // of what HTTP holds
+	scratch []byte        // shared by pipes and sniffers
 
 	unjudged map[*inbound]struct{} // who came before the first policy
 
@@ -61,6 +63,7 @@ func newWorker(p *Proxy, loop aio.Loop) *worker {
 		h1:      h1.NewBuffers(),
 		h2:      h2.NewMemory(),
 		spares:  exchange.NewSpares(),
+		bound:   p.cfg.Limits.bound(len(p.cfg.App)),
 		scratch: make([]byte, forward.ScratchSize),
 		servers: make(map[server]struct{}),
 		pipes:   make(map[*inboundPipe]struct{}),
@@ -68,6 +71,7 @@ func newWorker(p *Proxy, loop aio.Loop) *worker {
 
 		unjudged: make(map[*inbound]struct{}),
 	}
+	w.h1.Bound, w.h2.Bound, w.spares.Bound = w.bound, w.bound, w.bound
 	w.toSidecar = orig.ToSidecar{Names: w.names}
 	w.dialer = upstream.NewDialer(loop, w.secure)
 	w.pool = upstream.NewPool(w.dialer, w.speakHTTP1, w.speakHTTP2)

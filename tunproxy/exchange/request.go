@@ -95,10 +95,14 @@ func (x *Exchange) requestData(p []byte, end bool) {
 		x.hold(p)
 	}
 	if x.up == nil {
+		if x.waiting && x.tooMuch() {
+			x.cfg.Opener.Cancel(x)
+			x.Fail(ErrOverload)
+		}
 		return
 	}
 	x.up.SendData(p, end)
-	if x.keep && len(x.body) > replayLimit {
+	if x.keep && (len(x.body) > replayLimit || x.tight()) {
 		x.forget()
 	}
 	if end {

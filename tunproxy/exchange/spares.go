@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/tunproxy/memory"
 	"github.com/tunmesh/tunmesh/tunproxy/message"
 )
 
@@ -25,6 +26,10 @@ const (
 // Whoever keeps an exchange longer (a timer, a list of those that wait) lets go
 // of it when it is told of the end: Opener.Cancel, Endpoint.Ended, Observer.End.
 type Spares struct {
+	// Bound is how much the loop may hold for peers that are slow, the bodies
+	// that exchanges keep included; nil: any number of bytes.
+	Bound *memory.Bound
+
 	free   []*Exchange
 	over   []*Exchange // of this pass
 	bodies [][]byte
@@ -116,9 +121,40 @@ func (x *Exchange) hold(p []byte) {
 		x.body = x.cfg.Spares.body()
 	}
 	x.body = append(x.body, p...)
+	if b := x.cfg.Spares.bound(); b != nil {
+		b.Hold(len(p))
+	}
+}
+
+// tight reports whether a body that is kept for another attempt is a luxury: at
+// least half of what may be held is.
+func (x *Exchange) tight() bool {
+	b := x.cfg.Spares.bound()
+	return b != nil && !b.Roomy()
+}
+
+// tooMuch reports whether a body that waits for an endpoint is more than is
+// free, and counts it.
+func (x *Exchange) tooMuch() bool {
+	b := x.cfg.Spares.bound()
+	if b == nil || !b.Over(len(x.body)) {
+		return false
+	}
+	b.Hit()
+	return true
+}
+
+func (s *Spares) bound() *memory.Bound {
+	if s == nil {
+		return nil
+	}
+	return s.Bound
 }
 
 func (x *Exchange) dropBody() {
+	if b := x.cfg.Spares.bound(); b != nil {
+		b.Hold(-len(x.body))
+	}
 	x.cfg.Spares.freeBody(x.body)
 	x.body = nil
 }

@@ -97,8 +97,8 @@ func (b *builder) pseudo(value string, class uint8) {
 // kept once, and once more as it is sent on.
 const fieldCost = 2 * 40
 
-// size is what the head costs those who keep it.
-func (b *builder) size() int { return b.bytes + fieldCost*len(b.head.Fields) }
+// size is what the request costs those who keep it.
+func (b *builder) size() int { return streamCost + b.bytes + fieldCost*len(b.head.Fields) }
 
 func (b *builder) has(class uint8) bool { return b.seen&(1<<class) != 0 }
 

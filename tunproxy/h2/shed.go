@@ -38,6 +38,10 @@ func (c *Conn) shed() {
 	}
 }
 
+// streamCost is what an open stream takes in bytes besides its head and body,
+// with the exchange and the stream that it leads to.
+const streamCost = 3 << 10
+
 func (s *stream) holds() int { return s.queue.size + s.cost }
 
 func (c *Conn) shedHit() {

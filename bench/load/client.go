@@ -10,55 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// warmUp is left out of every measurement.
-const warmUp = 300 * time.Millisecond
-
-// Result is what a client measured. Latencies are microseconds.
-type Result struct {
-	Connections int     `json:"connections"`
-	Seconds     float64 `json:"seconds"`
-	Count       uint64  `json:"count,omitempty"` // round trips or connections after the warm-up
-	All         uint64  `json:"all,omitempty"`   // with the warm-up: what the CPU was spent on
-	Rate        float64 `json:"rate,omitempty"`  // of Count, per second
-	P50         float64 `json:"p50_us,omitempty"`
-	P90         float64 `json:"p90_us,omitempty"`
-	P99         float64 `json:"p99_us,omitempty"`
-	Max         float64 `json:"max_us,omitempty"`
-	Gbit        float64 `json:"gbit,omitempty"`
-	Retransmits uint64  `json:"retransmits"`
-}
-
-// histogram counts latencies in buckets of 100 ns up to 100 ms.
-type histogram struct {
-	n       [1_000_001]uint32
-	total   uint64
-	longest time.Duration
-}
-
-func (h *histogram) add(d time.Duration) {
-	h.n[min(int(d/100), len(h.n)-1)]++
-	h.total++
-	h.longest = max(h.longest, d)
-}
-
-func (h *histogram) at(q float64) float64 {
-	want, seen := uint64(float64(h.total)*q), uint64(0)
-	for i, n := range h.n {
-		if seen += uint64(n); seen > want {
-			return float64(i) / 10
-		}
-	}
-	return float64(h.longest) / 1e3
-}
-
-func (h *histogram) fill(r *Result, took time.Duration) {
-	r.Seconds = took.Seconds()
-	r.Count = h.total
-	r.Rate = float64(h.total) / took.Seconds()
-	r.P50, r.P90, r.P99 = h.at(0.5), h.at(0.9), h.at(0.99)
-	r.Max = float64(h.longest) / 1e3
-}
-
 // PingPong keeps one message of size bytes under way on each connection.
 func PingPong(to netip.AddrPort, conns, size int, d time.Duration) (Result, error) {
 	r := Result{Connections: conns}
@@ -71,7 +22,7 @@ func PingPong(to netip.AddrPort, conns, size int, d time.Duration) (Result, erro
 	got, sent := make([]int, conns), make([]time.Duration, conns)
 	events := make([]unix.EpollEvent, 256)
 	start := time.Now()
-	var h histogram
+	h := newHistogram()
 	for i, fd := range fds {
 		sent[i] = time.Since(start)
 		if err := send(fd, out); err != nil {
@@ -134,10 +85,10 @@ func Bulk(to netip.AddrPort, conns int, d time.Duration) (Result, error) {
 	events := make([]unix.EpollEvent, 64)
 	start := time.Now()
 	var begin time.Duration
-	var bytes uint64
+	var bytes, all uint64
 	for now := time.Duration(0); now < warmUp+d; now = time.Since(start) {
 		if begin == 0 && now >= warmUp {
-			begin, bytes = now, 0
+			begin, all, bytes = now, bytes, 0
 		}
 		n := wait(ep, events, 100)
 		for _, e := range events[:n] {
@@ -149,6 +100,7 @@ func Bulk(to netip.AddrPort, conns int, d time.Duration) (Result, error) {
 		}
 	}
 	took := time.Since(start) - begin
+	r.AllBytes = all + bytes
 	r.Seconds, r.Gbit = took.Seconds(), float64(bytes)*8/float64(took)
 	r.Retransmits = retransmits(fds)
 	return r, nil
@@ -158,7 +110,7 @@ func Bulk(to netip.AddrPort, conns int, d time.Duration) (Result, error) {
 func Connect(to netip.AddrPort, size int, d time.Duration) (Result, error) {
 	r := Result{Connections: 1}
 	out, in := make([]byte, size), make([]byte, size)
-	var h histogram
+	h := newHistogram()
 	start := time.Now()
 	begin := time.Duration(0)
 	for now := time.Duration(0); now < warmUp+d; now = time.Since(start) {
@@ -166,15 +118,8 @@ func Connect(to netip.AddrPort, size int, d time.Duration) (Result, error) {
 		if err != nil {
 			return r, err
 		}
-		if err := send(fd, out); err != nil {
-			return r, err
-		}
-		for got := 0; got < size; {
-			n, err := unix.Read(fd, in[got:])
-			if err != nil || n == 0 {
-				return r, fmt.Errorf("read from %v: %w", to, errors.Join(err, errEnded))
-			}
-			got += n
+		if err := roundTrip(fd, out, in); err != nil {
+			return r, fmt.Errorf("%v: %w", to, err)
 		}
 		_ = unix.Close(fd) // nothing is unread: a FIN
 		r.All++
@@ -223,8 +168,11 @@ func connectAll(to netip.AddrPort, conns int, events uint32) (ep int, fds []int,
 }
 
 func closeAll(ep int, fds []int) {
-	for _, fd := range append(fds, ep) {
+	for _, fd := range fds {
 		_ = unix.Close(fd)
+	}
+	if ep >= 0 {
+		_ = unix.Close(ep)
 	}
 }
 
@@ -235,4 +183,45 @@ func retransmits(fds []int) (n uint64) {
 		}
 	}
 	return n
+}
+
+// Hold opens connections one after the other, makes a round trip on each, and
+// keeps them.
+func Hold(to netip.AddrPort, conns, size int, d time.Duration) (Result, error) {
+	out := make([]byte, size)
+	return hold(to, conns, d, func(fd int, buf []byte) error { return roundTrip(fd, out, buf[:size]) })
+}
+
+func hold(to netip.AddrPort, conns int, d time.Duration, use func(fd int, buf []byte) error) (Result, error) {
+	r := Result{Connections: conns}
+	buf := make([]byte, maxHead)
+	var fds []int
+	defer func() { closeAll(-1, fds) }()
+	for range conns {
+		fd, err := connect(to)
+		if err != nil {
+			return r, err
+		}
+		fds = append(fds, fd)
+		if err := use(fd, buf); err != nil {
+			return r, fmt.Errorf("%v: %w", to, err)
+		}
+		r.All++
+	}
+	time.Sleep(d)
+	return r, nil
+}
+
+func roundTrip(fd int, out, in []byte) error {
+	if err := send(fd, out); err != nil {
+		return err
+	}
+	for got := 0; got < len(in); {
+		n, err := unix.Read(fd, in[got:])
+		if err != nil || n == 0 {
+			return fmt.Errorf("read: %w", errors.Join(err, errEnded))
+		}
+		got += n
+	}
+	return nil
 }

@@ -1,76 +1,164 @@
-// Package load is the two ends of a measurement on TCP: a server that echoes or
-// swallows, and clients that ping, fill and connect. It is written on bare
-// system calls, one thread and one epoll each, so that what it costs is small
-// and the same for every peer that is measured. It knows nothing of peers,
-// namespaces or results.
+// Package load is the two ends of a measurement: a server that echoes, swallows
+// and answers HTTP/1.1, HTTP/2 and gRPC, and clients that ping, fill, connect
+// and ask. It is written on bare system calls, one thread and one epoll each, so
+// that what it costs is small and the same for every peer that is measured: a
+// client and server of net/http spend five times the CPU of what lies between.
+// It knows nothing of peers, namespaces or reports.
 package load
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// Serve echoes what comes to one port and swallows what comes to the other,
-// until the process ends.
-func Serve(echo, sink netip.AddrPort) error {
+// Kind is what a port does.
+type Kind string
+
+// Kinds of ports.
+const (
+	Echo     Kind = "echo"  // sends back what comes
+	Sink     Kind = "sink"  // swallows what comes
+	ServeH1  Kind = "http1" // HTTP/1.1
+	ServeH2  Kind = "http2" // HTTP/2 with prior knowledge, gRPC too
+	KindList      = "echo, sink, http1, http2"
+)
+
+// Port is an address with what it does.
+type Port struct {
+	Kind Kind
+	Addr netip.AddrPort
+}
+
+// served is a connection of a server.
+type served struct {
+	fd      int
+	kind    Kind
+	out     []byte
+	body    int // bytes of filler that follow out
+	blocked bool
+	ended   bool // the client has said all
+	http1   *http1server
+	http2   *http2server
+}
+
+// server is one thread's.
+type server struct {
+	ep    int
+	ports []Port
+	conns map[int]*served
+	buf   []byte
+}
+
+// listenerMark and below are the Pad of listeners' events.
+const listenerMark = -1
+
+// Serve serves ports until the process ends.
+func Serve(ports []Port) error {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("create epoll: %w", err)
 	}
-	var listeners [2]int
-	for i, a := range []netip.AddrPort{echo, sink} {
-		if listeners[i], err = listen(a); err != nil {
-			return fmt.Errorf("listen at %v: %w", a, err)
+	s := &server{ep: ep, ports: ports, conns: map[int]*served{}, buf: make([]byte, 256<<10)}
+	for i, p := range ports {
+		fd, err := listen(p.Addr)
+		if err != nil {
+			return fmt.Errorf("listen at %v: %w", p.Addr, err)
 		}
-		if err := watch(ep, listeners[i], unix.EPOLLIN, int32(-1-i)); err != nil {
+		if err := watch(ep, fd, unix.EPOLLIN, int32(listenerMark-i)); err != nil {
 			return err
 		}
 	}
-	buf := make([]byte, 256<<10)
 	events := make([]unix.EpollEvent, 256)
 	for {
 		n := wait(ep, events, -1)
 		for _, e := range events[:n] {
-			if e.Pad < 0 {
-				if err := acceptAll(ep, listeners[-1-e.Pad], -1-e.Pad); err != nil {
+			if e.Pad <= listenerMark {
+				if err := s.accept(int(e.Fd), ports[listenerMark-e.Pad].Kind); err != nil {
 					return err
 				}
 				continue
 			}
-			serveOne(int(e.Fd), e.Pad == 1, buf)
+			if c := s.conns[int(e.Fd)]; c != nil && !s.event(c, e.Events) {
+				delete(s.conns, c.fd)
+				_ = unix.Close(c.fd)
+			}
 		}
 	}
 }
 
-func serveOne(fd int, swallow bool, buf []byte) {
-	n, err := unix.Read(fd, buf)
+// event reports whether the connection stays.
+func (s *server) event(c *served, events uint32) bool {
+	if events&unix.EPOLLOUT != 0 && !s.flush(c) {
+		return false
+	}
+	if events&^uint32(unix.EPOLLOUT) == 0 {
+		return true
+	}
+	if c.blocked {
+		return events&(unix.EPOLLHUP|unix.EPOLLERR) == 0 // who does not read is not read
+	}
+	n, err := unix.Read(c.fd, s.buf)
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
-		return
+		return true
 	}
 	if n <= 0 {
-		_ = unix.Close(fd) // the end; a reset looks the same
-		return
+		c.ended = true
+		return false // the end; a reset looks the same
 	}
-	for out := buf[:n]; !swallow && len(out) > 0; {
-		w, err := unix.Write(fd, out)
-		if errors.Is(err, unix.EAGAIN) {
-			time.Sleep(50 * time.Microsecond) // rare: messages are small
-			continue
-		}
-		if err != nil {
-			return
-		}
-		out = out[w:]
+	in := s.buf[:n]
+	switch c.kind {
+	case Sink:
+		return true
+	case Echo:
+		c.out = append(c.out, in...)
+	case ServeH1:
+		err = c.http1.read(in, c)
+	case ServeH2:
+		err = c.http2.read(in, c)
 	}
+	return s.flush(c) && err == nil
 }
 
-func acceptAll(ep, l int, kind int32) error {
+// filler is what bodies are made of.
+var filler = bytes.Repeat([]byte("tunmesh-"), 32<<10) //nolint:gochecknoglobals // a constant
+
+// flush writes what there is; false ends the connection.
+func (s *server) flush(c *served) bool {
+	for len(c.out) > 0 || c.body > 0 {
+		var n int
+		var err error
+		if len(c.out) > 0 {
+			if n, err = unix.Write(c.fd, c.out); n > 0 {
+				c.out = c.out[:copy(c.out, c.out[n:])]
+			}
+		} else if n, err = unix.Write(c.fd, filler[:min(c.body, len(filler))]); n > 0 {
+			c.body -= n
+		}
+		if errors.Is(err, unix.EAGAIN) {
+			if !c.blocked {
+				c.blocked = true
+				return modify(s.ep, c.fd, unix.EPOLLOUT, 0) == nil
+			}
+			return true
+		}
+		if err != nil {
+			return false
+		}
+	}
+	if c.blocked {
+		c.blocked = false
+		return modify(s.ep, c.fd, unix.EPOLLIN, 0) == nil
+	}
+	return true
+}
+
+func (s *server) accept(l int, kind Kind) error {
 	for {
 		fd, _, err := unix.Accept4(l, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch {
@@ -82,7 +170,15 @@ func acceptAll(ep, l int, kind int32) error {
 			return fmt.Errorf("accept: %w", err)
 		}
 		tune(fd)
-		if err := watch(ep, fd, unix.EPOLLIN, kind); err != nil {
+		c := &served{fd: fd, kind: kind}
+		switch kind {
+		case ServeH1:
+			c.http1 = &http1server{}
+		case ServeH2:
+			c.http2 = newHTTP2Server()
+		}
+		s.conns[fd] = c
+		if err := watch(s.ep, fd, unix.EPOLLIN, 0); err != nil {
 			return err
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,47 +26,101 @@ const Tick = 10 * time.Millisecond
 // Process is one that runs in a network namespace.
 type Process struct {
 	cmd    *exec.Cmd
-	stderr tail
+	words  tail
 	output io.ReadCloser
 }
 
 // tail keeps what a process said last.
-type tail struct{ b []byte }
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
 
+// Write implements io.Writer.
 func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.b = append(t.b, p...)
 	t.b = t.b[max(0, len(t.b)-4096):]
 	return len(p), nil
 }
 
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.TrimSpace(string(t.b))
+}
+
+// Spec says what to run.
+type Spec struct {
+	Path string
+	Args []string
+	// Space is the network namespace; nil is this process's own.
+	Space *nettest.Space
+	// FDs are its descriptors 3, 4, …, borrowed.
+	FDs []int
+	// UID and group of the process; 0 is this process's own.
+	UID uint32
+	// Env is added to this process's environment.
+	Env []string
+	// Silent: nobody reads its standard output; the last of it is kept with that
+	// of its standard error.
+	Silent bool
+}
+
 // Start runs path in s, or in this process's namespace when s is nil, with the
 // descriptors as its 3, 4, ….
 func Start(s *nettest.Space, fds []int, path string, args ...string) (*Process, error) {
-	p := &Process{cmd: exec.Command(path, args...)}
-	p.cmd.Stderr = &p.stderr
-	for _, fd := range fds {
+	return Run(Spec{Path: path, Args: args, Space: s, FDs: fds})
+}
+
+// Run starts a process.
+func Run(s Spec) (*Process, error) {
+	p := &Process{cmd: exec.Command(s.Path, s.Args...)}
+	p.cmd.Stderr = &p.words
+	p.cmd.Env = append(os.Environ(), s.Env...)
+	// A group of its own: Ctrl-C at the terminal is the harness's to handle.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if s.UID != 0 {
+		p.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: s.UID, Gid: s.UID}
+	}
+	for _, fd := range s.FDs {
 		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
-			return nil, fmt.Errorf("duplicate a descriptor for %s: %w", path, err)
+			return nil, fmt.Errorf("duplicate a descriptor for %s: %w", s.Path, err)
 		}
 		f := os.NewFile(uintptr(dup), "queue")
 		defer f.Close()
 		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, f)
 	}
 	var err error
-	if p.output, err = p.cmd.StdoutPipe(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", path, err)
+	if s.Silent {
+		p.cmd.Stdout = &p.words
+	} else if p.output, err = p.cmd.StdoutPipe(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", s.Path, err)
 	}
-	start := p.cmd.Start
-	if s != nil {
-		err = s.Do(start)
+	if s.Space != nil {
+		err = s.Space.Do(p.cmd.Start)
 	} else {
-		err = start()
+		err = p.cmd.Start()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", path, err)
+		return nil, fmt.Errorf("start %s: %w", s.Path, err)
 	}
 	return p, nil
+}
+
+// Says is what the process wrote last.
+func (p *Process) Says() string { return p.words.String() }
+
+// Running reports whether the process has not ended.
+func (p *Process) Running() bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(raw), ") ")
+	return !strings.HasPrefix(rest, "Z")
 }
 
 // Output is the process's standard output.
@@ -79,7 +135,7 @@ func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
 // Wait waits for the end and returns the CPU the process used.
 func (p *Process) Wait() (time.Duration, error) {
 	if err := p.cmd.Wait(); err != nil {
-		return 0, fmt.Errorf("%s %s: %w: %s", filepath.Base(p.cmd.Path), strings.Join(p.cmd.Args[1:], " "), err, strings.TrimSpace(string(p.stderr.b)))
+		return 0, fmt.Errorf("%s %s: %w: %s", filepath.Base(p.cmd.Path), strings.Join(p.cmd.Args[1:], " "), err, p.Says())
 	}
 	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime(), nil
 }
@@ -87,8 +143,27 @@ func (p *Process) Wait() (time.Duration, error) {
 // Stop ends the process.
 func (p *Process) Stop() {
 	_ = p.cmd.Process.Kill() // gone already is as good
-	_, _ = io.Copy(io.Discard, p.output)
+	if p.output != nil {
+		_, _ = io.Copy(io.Discard, p.output)
+	}
 	_ = p.cmd.Wait()
+}
+
+// Tree is a process with all that descend from it, those alive now.
+func Tree(root int) []int {
+	pids := []int{root}
+	for i := 0; i < len(pids); i++ {
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pids[i], pids[i]))
+		if err != nil {
+			continue
+		}
+		for f := range strings.FieldsSeq(string(raw)) {
+			if pid, err := strconv.Atoi(f); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
 }
 
 // CPU is what a process has used so far, all its threads.
@@ -132,6 +207,21 @@ func Machine() (time.Duration, error) {
 		}
 	}
 	return busy, nil
+}
+
+// Stolen is the time that a hypervisor has given to others so far while this
+// machine wanted to run; 0 where it does not say.
+func Stolen() time.Duration {
+	raw, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0
+	}
+	line, _, _ := strings.Cut(string(raw), "\n")
+	f := strings.Fields(line)
+	if len(f) < 9 {
+		return 0
+	}
+	return ticks(f[8])
 }
 
 // SoftIRQ are the kernel's threads that finish network work for everybody.

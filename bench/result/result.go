@@ -21,6 +21,7 @@ type Run struct {
 	Load     load.Result `json:"load"`
 	CPU      CPU         `json:"cpu"`
 	Hop      *Hop        `json:"hop,omitempty"`
+	Sides    []Side      `json:"sides,omitempty"` // of a pair of sidecars
 	// Noisy: other processes of the machine used more than a third of a CPU.
 	Noisy bool `json:"noisy,omitempty"`
 }
@@ -34,7 +35,12 @@ type CPU struct {
 	Ours float64 `json:"ours"`
 	// Machine is all busy time; what exceeds Ours was somebody else's.
 	Machine float64 `json:"machine"`
+	// Stolen is what a hypervisor gave to others; processes are charged for it.
+	Stolen float64 `json:"stolen,omitempty"`
 }
+
+// Others is how many CPUs other processes of the machine used.
+func (c CPU) Others() float64 { return max(0, c.Machine+c.Stolen-c.Ours) / c.Elapsed }
 
 // Hop is what a stack said about a run.
 type Hop struct {

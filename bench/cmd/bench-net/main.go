@@ -7,6 +7,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -15,14 +16,11 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tunmesh/tunmesh/bench/result"
+	"github.com/tunmesh/tunmesh/bench/scope"
 )
 
 func main() {
@@ -66,12 +64,12 @@ func run() error {
 	if err := build(dir); err != nil {
 		return err
 	}
-	s := &scope{dir: dir}
-	interrupted := make(chan os.Signal, 1)
-	signal.Notify(interrupted, syscall.SIGINT, syscall.SIGTERM)
-	go s.watch(interrupted)
+	s := &scope.Scope{Dir: dir}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, s.Interrupt)
 	var doc result.Document
-	err = s.within(func() { doc = measure(s, f) })
+	err = s.Within(func() { doc = measure(s, f) })
 	if err != nil {
 		return err
 	}
@@ -107,21 +105,4 @@ func build(dir string) error {
 		}
 	}
 	return nil
-}
-
-func machine() map[string]string {
-	m := map[string]string{"cpus": fmt.Sprint(runtime.NumCPU()), "go": runtime.Version()}
-	var u unix.Utsname
-	if unix.Uname(&u) == nil {
-		m["kernel"] = unix.ByteSliceToString(u.Release[:])
-	}
-	if raw, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(raw)) {
-			if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
-				m["cpu"] = strings.TrimSpace(v)
-				break
-			}
-		}
-	}
-	return m
 }

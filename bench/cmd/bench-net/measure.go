@@ -17,6 +17,7 @@ import (
 
 	"github.com/tunmesh/tunmesh/bench/proc"
 	"github.com/tunmesh/tunmesh/bench/result"
+	"github.com/tunmesh/tunmesh/bench/scope"
 	"github.com/tunmesh/tunmesh/bench/topology"
 	"github.com/tunmesh/tunmesh/internal/nettest"
 	"github.com/tunmesh/tunmesh/netstack"
@@ -78,7 +79,7 @@ type peer struct {
 }
 
 type bench struct {
-	s      *scope
+	s      *scope.Scope
 	f      flags
 	net    *topology.Net
 	server *proc.Process
@@ -86,10 +87,10 @@ type bench struct {
 	peers  []peer
 }
 
-func measure(s *scope, f flags) result.Document {
+func measure(s *scope.Scope, f flags) result.Document {
 	b := &bench{s: s, f: f, net: topology.New(s), irq: proc.SoftIRQ()}
 	b.start()
-	doc := result.Document{Workload: "net", Machine: machine(), Settings: map[string]string{
+	doc := result.Document{Workload: "net", Machine: proc.Describe(), Settings: map[string]string{
 		"rounds": fmt.Sprint(f.rounds), "duration": f.duration.String(), "mtu": fmt.Sprint(topology.MTU), "txqueuelen": "8000",
 		"queues": "1", "rps": "off, but for bulk: both TUNs, all CPUs", "congestion": "cubic", "hop": f.hopFlags,
 	}}
@@ -101,7 +102,7 @@ func measure(s *scope, f flags) result.Document {
 		if w.rps {
 			cpus = runtime.NumCPU()
 		}
-		b.net.RPS(cpus)
+		b.net.Pod.RPS(cpus)
 		for round := range f.rounds * max(w.more, 1) {
 			for i := range b.peers {
 				if p := &b.peers[i]; w.only == "" || w.only == p.name {
@@ -121,9 +122,9 @@ func measure(s *scope, f flags) result.Document {
 }
 
 func (b *bench) process(where *nettest.Space, fds []int, name string, args ...string) *proc.Process {
-	p, err := proc.Start(where, fds, filepath.Join(b.s.dir, name), args...)
+	p, err := proc.Start(where, fds, filepath.Join(b.s.Dir, name), args...)
 	if err != nil {
-		b.s.fail(err)
+		b.s.Fail(err)
 	}
 	b.s.Cleanup(p.Stop)
 	return p
@@ -134,26 +135,26 @@ func (b *bench) start() {
 	at := func(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
 	n := b.net
 	echo, sink := at(n.ServerAddr, 7001), at(n.ServerAddr, 7002)
-	b.server = b.process(n.Server, nil, "load", "serve", echo.String(), sink.String())
-	client, _ := n.Host()
+	b.server = b.process(n.Server, nil, "load", "serve", "echo="+echo.String(), "sink="+sink.String())
+	client, _ := n.Bridge.Host()
 	relay := func(name string, args ...string) peer {
 		p := peer{name: name, echo: echo, sink: sink}
-		p.from, _ = n.Host()
+		p.from, _ = n.Bridge.Host()
 		const port = 15001
 		if err := topology.Redirect(p.from, n.ServerAddr, port); err != nil {
-			b.s.fail(err)
+			b.s.Fail(err)
 		}
 		p.process = b.process(p.from, nil, "relay", append(args, fmt.Sprintf("-listen=:%d", port), fmt.Sprintf("-mark=%d", topology.PeerMark))...)
 		return p
 	}
 	dialled := peer{name: dialledPeer}
 	var addr netip.Addr
-	dialled.from, addr = n.Host()
+	dialled.from, addr = n.Bridge.Host()
 	dialled.echo, dialled.sink = at(addr, 15001), at(addr, 15002)
 	dialled.process = b.process(dialled.from, nil, "relay", "-buffer=65536",
 		dialled.echo.String()+"="+echo.String(), dialled.sink.String()+"="+sink.String())
-	hop := peer{name: netstackPeer, from: n.Pod, echo: echo, sink: sink}
-	hop.process = b.process(nil, []int{n.AppFD, n.WireFD}, "hop", append([]string{"-addr=" + n.PodAddr.String(), fmt.Sprintf("-mtu=%d", topology.MTU)}, strings.Fields(b.f.hopFlags)...)...)
+	hop := peer{name: netstackPeer, from: n.Pod.Space, echo: echo, sink: sink}
+	hop.process = b.process(nil, []int{n.Pod.AppFD, n.Pod.WireFD}, "hop", append([]string{"-addr=" + n.Pod.Addr.String(), fmt.Sprintf("-mtu=%d", topology.MTU)}, strings.Fields(b.f.hopFlags)...)...)
 	hop.stats = bufio.NewScanner(hop.process.Output())
 	b.peers = []peer{
 		{name: directPeer, from: client, echo: echo, sink: sink},
@@ -216,13 +217,13 @@ func (b *bench) run(w workload, p *peer) result.Run {
 		target = p.sink
 	}
 	args := append(append([]string{w.args[0]}, w.args[1:]...), "-duration="+b.f.duration.String(), target.String())
-	client, err := proc.Start(p.from, nil, filepath.Join(b.s.dir, "load"), args...)
+	client, err := proc.Start(p.from, nil, filepath.Join(b.s.Dir, "load"), args...)
 	if err != nil {
-		b.s.fail(err)
+		b.s.Fail(err)
 	}
 	b.pin(client.PID(), cpus)
 	if err := json.NewDecoder(client.Output()).Decode(&r.Load); err != nil && err != io.EOF {
-		b.s.fail(err)
+		b.s.Fail(err)
 	}
 	used, err := client.Wait()
 	if err != nil {
@@ -246,7 +247,7 @@ func (b *bench) run(w workload, p *peer) result.Run {
 func (b *bench) pin(pid int, cpus []int) {
 	if err := proc.Pin(pid, cpus...); err != nil {
 		if _, gone := os.Stat(fmt.Sprintf("/proc/%d/task", pid)); gone == nil {
-			b.s.fail(err)
+			b.s.Fail(err)
 		}
 	}
 }
@@ -266,7 +267,7 @@ func (b *bench) cpu(pids []int) (u used) {
 	}
 	m, err := proc.Machine()
 	if err != nil {
-		b.s.fail(err)
+		b.s.Fail(err)
 	}
 	u.machine = m
 	return u
@@ -278,7 +279,7 @@ func (b *bench) ask(p *peer) *result.Hop {
 		return nil
 	}
 	if err := p.process.Signal(syscall.SIGUSR1); err != nil {
-		b.s.fail(err)
+		b.s.Fail(err)
 	}
 	if !p.stats.Scan() {
 		b.s.Fatalf("the hop does not report: %v", p.stats.Err())
@@ -288,7 +289,7 @@ func (b *bench) ask(p *peer) *result.Hop {
 		b.s.Fatalf("the hop's report: %v", err)
 	}
 	h := &result.Hop{
-		Retransmits: c.TCP.Retransmits, Timeouts: c.TCP.Timeouts, RingDrops: b.net.Dropped(),
+		Retransmits: c.TCP.Retransmits, Timeouts: c.TCP.Timeouts, RingDrops: b.net.Pod.Dropped(),
 		WriteErrors: c.App.WriteErrors + c.Wire.WriteErrors,
 		AppRead:     c.App.RxPackets, AppWritten: c.App.TxPackets, WireRead: c.Wire.RxPackets, WireWritten: c.Wire.TxPackets,
 		AcksMerged: c.App.AcksMerged + c.Wire.AcksMerged,

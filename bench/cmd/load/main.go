@@ -1,5 +1,13 @@
-// Command load is one end of a measurement: "serve ECHO SINK" or
-// "ping|bulk|connect TARGET", which prints one JSON object.
+// Command load is one end of a measurement. It serves:
+//
+//	load serve KIND=ADDR…            (echo, sink, http1, http2)
+//
+// or loads what answers at TARGET and prints one JSON object:
+//
+//	load ping|bulk|connect|http1|http2|grpc|stream [flags] TARGET
+//
+// and "load idle-http1|idle-echo [flags] TARGET" opens connections, uses each
+// once and keeps them.
 package main
 
 import (
@@ -10,6 +18,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/tunmesh/tunmesh/bench/load"
@@ -24,46 +33,83 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("say serve, ping, bulk or connect")
+		return fmt.Errorf("say serve, ping, bulk, connect, http1, http2, grpc, stream, idle-http1 or idle-echo")
 	}
+	// One thread that never gives way, and a collector that comes when there is
+	// much to collect: what is measured makes no garbage.
+	runtime.LockOSThread()
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(512 << 20)
+	if args[0] == "serve" {
+		return serve(args[1:])
+	}
+	return client(args)
+}
+
+func serve(args []string) error {
+	var ports []load.Port
+	for _, a := range args {
+		kind, addr, ok := strings.Cut(a, "=")
+		p, err := netip.ParseAddrPort(addr)
+		if !ok || err != nil {
+			return fmt.Errorf("serve %q: need KIND=ADDR with a kind of %s", a, load.KindList)
+		}
+		switch k := load.Kind(kind); k {
+		case load.Echo, load.Sink, load.ServeH1, load.ServeH2:
+			ports = append(ports, load.Port{Kind: k, Addr: p})
+		default:
+			return fmt.Errorf("serve %q: the kinds are %s", a, load.KindList)
+		}
+	}
+	return load.Serve(ports)
+}
+
+func client(args []string) error {
 	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
-	conns := fs.Int("conns", 1, "connections at once")
+	var o load.Options
+	fs.IntVar(&o.Connections, "conns", 1, "connections at once")
+	fs.IntVar(&o.Streams, "streams", 1, "requests at once on a connection of HTTP/2")
+	fs.DurationVar(&o.Duration, "duration", 2*time.Second, "how long to measure, or to keep idle connections")
+	fs.Float64Var(&o.Rate, "rate", 0, "requests per second, at constant intervals; 0 as fast as answers come")
+	fs.StringVar(&o.Authority, "authority", "bench", "of requests")
+	fs.StringVar(&o.Path, "path", "/", "of requests")
 	size := fs.Int("size", 128, "bytes of a message")
-	d := fs.Duration("duration", 2*time.Second, "how long to measure")
 	if err := fs.Parse(args[1:]); err != nil {
 		return err
 	}
-	var addrs []netip.AddrPort
-	for _, a := range fs.Args() {
-		p, err := netip.ParseAddrPort(a)
-		if err != nil {
-			return err
-		}
-		addrs = append(addrs, p)
+	if fs.NArg() != 1 {
+		return fmt.Errorf("%s: %d addresses, need 1", args[0], fs.NArg())
 	}
-	// One thread that never gives way, and no collector: nothing here makes garbage.
-	runtime.LockOSThread()
-	debug.SetGCPercent(-1)
-	want := 1
-	if args[0] == "serve" {
-		want = 2
-	}
-	if len(addrs) != want {
-		return fmt.Errorf("%s: %d addresses, need %d", args[0], len(addrs), want)
+	to, err := netip.ParseAddrPort(fs.Arg(0))
+	if err != nil {
+		return err
 	}
 	var r load.Result
-	var err error
 	switch args[0] {
-	case "serve":
-		return load.Serve(addrs[0], addrs[1])
 	case "ping":
-		r, err = load.PingPong(addrs[0], *conns, *size, *d)
+		r, err = load.PingPong(to, o.Connections, *size, o.Duration)
 	case "bulk":
-		r, err = load.Bulk(addrs[0], *conns, *d)
+		r, err = load.Bulk(to, o.Connections, o.Duration)
 	case "connect":
-		r, err = load.Connect(addrs[0], *size, *d)
+		if o.Connections > 1 {
+			r, err = load.Connects(to, o.Connections, *size, o.Duration)
+		} else {
+			r, err = load.Connect(to, *size, o.Duration)
+		}
+	case "http1":
+		r, err = load.HTTP1(to, o)
+	case "http2":
+		r, err = load.HTTP2(to, o)
+	case "grpc":
+		r, err = load.GRPC(to, o, *size)
+	case "stream":
+		r, err = load.Stream(to, o, *size)
+	case "idle-http1":
+		r, err = load.HoldHTTP1(to, o)
+	case "idle-echo":
+		r, err = load.Hold(to, o.Connections, *size, o.Duration)
 	default:
-		return fmt.Errorf("%s: not serve, ping, bulk or connect", args[0])
+		return fmt.Errorf("%s: not a command", args[0])
 	}
 	if err != nil {
 		return err

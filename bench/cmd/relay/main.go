@@ -21,10 +21,17 @@ import (
 
 func main() {
 	buffer := flag.Int("buffer", 0, "copy through a buffer of so many bytes; 0 leaves it to io.Copy, which splices")
-	listen := flag.String("listen", ":15001", "address to accept at")
+	var listen []string
+	flag.Func("listen", "address to accept redirected connections at; repeat it for several (default :15001)", func(s string) error {
+		listen = append(listen, s)
+		return nil
+	})
 	mark := flag.Int("mark", 0, "socket mark of outgoing connections, which must not be redirected again")
 	flag.Parse()
-	if err := run(*listen, flag.Args(), *mark, *buffer); err != nil {
+	if len(listen) == 0 {
+		listen = []string{":15001"}
+	}
+	if err := run(listen, flag.Args(), *mark, *buffer); err != nil {
 		fmt.Fprintln(os.Stderr, "relay: error:", err)
 		os.Exit(1)
 	}
@@ -32,7 +39,7 @@ func main() {
 
 // run serves what is redirected to listen; or, if pairs LISTEN=TARGET are given,
 // what is dialled at them.
-func run(listen string, pairs []string, mark, buffer int) error {
+func run(listen, pairs []string, mark, buffer int) error {
 	control := func(_, _ string, c syscall.RawConn) error {
 		var failed error
 		err := c.Control(func(fd uintptr) {
@@ -43,13 +50,17 @@ func run(listen string, pairs []string, mark, buffer int) error {
 		return errors.Join(err, failed)
 	}
 	lc, d := net.ListenConfig{Control: control}, &net.Dialer{Control: control, Timeout: 5 * time.Second}
+	ended := make(chan error, len(pairs)+len(listen))
 	if len(pairs) == 0 {
-		return serve(lc, listen, func(c *net.TCPConn) {
-			to, err := target(c)
-			relay(c, d, to, err, buffer)
-		})
+		for _, at := range listen {
+			go func() {
+				ended <- serve(lc, at, func(c *net.TCPConn) {
+					to, err := target(c)
+					relay(c, d, to, err, buffer)
+				})
+			}()
+		}
 	}
-	ended := make(chan error, len(pairs))
 	for _, p := range pairs {
 		at, to, ok := strings.Cut(p, "=")
 		if !ok {

@@ -1,0 +1,40 @@
+// Command bench measures tunmesh beside the proxies that people would use
+// instead, on one machine, in one run.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tunmesh/tunmesh/bench/scope"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	cmd := &cobra.Command{
+		Use:           "bench",
+		Short:         "Measure tunmesh beside other proxies, and any service under load",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	cmd.CompletionOptions.DisableDefaultCmd = true
+	cmd.AddCommand(runCommand(), peersCommand())
+	err := cmd.ExecuteContext(ctx)
+	switch {
+	case errors.Is(err, scope.ErrInterrupted):
+		fmt.Fprintln(os.Stderr, "bench: interrupted; nothing is left behind")
+		stop()
+		os.Exit(130)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "bench: error:", err)
+		stop()
+		os.Exit(1)
+	}
+}

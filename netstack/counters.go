@@ -41,12 +41,10 @@ type SideCounters struct {
 
 // TCPCounters are gVisor's totals over both sides.
 type TCPCounters struct {
-	SegmentsSent, SegmentsReceived uint64
-	Retransmits, Timeouts          uint64
-	ResetsSent, ResetsReceived     uint64
-	InvalidSegments                uint64
-	QueueDrops                     uint64 // segments for which a connection had no room
-	Established                    uint64 // connections now
+	Retransmits, Timeouts uint64
+	InvalidSegments       uint64
+	QueueDrops            uint64 // segments for which a connection had no room
+	Established           uint64 // connections now
 }
 
 // Counters are a stack's totals.
@@ -78,6 +76,9 @@ func (s *Stack) Counters() Counters {
 		}
 		if l.started.Load() {
 			t.TCP.add(l)
+			for _, side := range sides {
+				t.Side(side).drop(packet.Reassembly, l.core.unassembled(side))
+			}
 		}
 	}
 	return t
@@ -103,23 +104,24 @@ func (t *SideCounters) add(l *loop, side aio.Side) {
 	t.Expired += c.expired.Load()
 	t.Dialled += c.dialled.Load()
 	for r := range c.drops {
-		if n := c.drops[r].Load(); n > 0 {
-			if t.Drops == nil {
-				t.Drops = map[packet.Reason]uint64{}
-			}
-			t.Drops[packet.Reason(r)] += n
-		}
+		t.drop(packet.Reason(r), c.drops[r].Load())
 	}
+}
+
+func (t *SideCounters) drop(why packet.Reason, n uint64) {
+	if n == 0 {
+		return
+	}
+	if t.Drops == nil {
+		t.Drops = map[packet.Reason]uint64{}
+	}
+	t.Drops[why] += n
 }
 
 func (t *TCPCounters) add(l *loop) {
 	s := l.core.stack.Stats()
-	t.SegmentsSent += s.TCP.SegmentsSent.Value()
-	t.SegmentsReceived += s.TCP.ValidSegmentsReceived.Value()
 	t.Retransmits += s.TCP.Retransmits.Value()
 	t.Timeouts += s.TCP.Timeouts.Value()
-	t.ResetsSent += s.TCP.ResetsSent.Value()
-	t.ResetsReceived += s.TCP.ResetsReceived.Value()
 	t.InvalidSegments += s.TCP.InvalidSegmentsReceived.Value()
 	t.QueueDrops += s.DroppedPackets.Value()
 	t.Established += s.TCP.CurrentEstablished.Value()

@@ -41,6 +41,7 @@ func newStill(tb testing.TB, onSYN func(*Pending)) *still {
 	if err := s.l.core.start(s.l); err != nil {
 		tb.Fatal(err)
 	}
+	s.l.started.Store(true)
 	tb.Cleanup(func() {
 		s.l.end()
 		if err := st.closeDevices(); err != nil {

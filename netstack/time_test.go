@@ -269,3 +269,73 @@ func TestReasonsAreCounted(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// TestPodsOwnAddressFromTheWire: nobody on the wire speaks with the pod's own
+// address, in either family; it is dropped and counted.
+func TestPodsOwnAddressFromTheWire(t *testing.T) {
+	s := newStill(t, func(*Pending) { t.Error("a connection") })
+	for _, version := range []byte{4, 6} {
+		b := fuzzTCP(version, 40001, 1, 0, 2, nil)
+		if version == 4 {
+			copy(b[16:20], b[12:16])
+			fixChecksum(b)
+		} else {
+			copy(b[24:40], b[8:24])
+		}
+		s.send(t, aio.Wire, b)
+	}
+	got := s.l.s.Counters()
+	if got.Wire.Drops[packet.Martian] != 2 || got.App.TxPackets != 0 || got.Wire.TxPackets != 0 {
+		t.Errorf("dropped %v; sent %d and %d", got.Wire.Drops, got.App.TxPackets, got.Wire.TxPackets)
+	}
+}
+
+// piece is a part of a TCP segment as a fragment of one family, of number id.
+func piece(version, id byte, segment []byte, from, to int) []byte {
+	header := 20
+	if version == 6 {
+		header = 40
+	}
+	last := to == len(segment)-header
+	ip, part := append([]byte(nil), segment[:header]...), segment[header+from:header+to]
+	if version == 4 {
+		ip[5] = id
+		binary.BigEndian.PutUint16(ip[2:], uint16(20+len(part)))
+		binary.BigEndian.PutUint16(ip[6:], uint16(from/8))
+		if !last {
+			ip[6] |= 0x20
+		}
+		fixChecksum(ip)
+		return append(ip, part...)
+	}
+	f := []byte{ip[6], 0, 0, 0, 0, 0, 0, id}
+	binary.BigEndian.PutUint16(f[2:], uint16(from))
+	if !last {
+		f[3] |= 1
+	}
+	ip[6] = 44
+	binary.BigEndian.PutUint16(ip[4:], uint16(8+len(part)))
+	return append(append(ip, f...), part...)
+}
+
+// TestPiecesThatStayPieces: pieces that overlap, and a first piece whose rest
+// does not come, are dropped and counted.
+func TestPiecesThatStayPieces(t *testing.T) {
+	for _, version := range []byte{4, 6} {
+		s := newStill(t, func(*Pending) { t.Error("a connection") })
+		whole := fuzzTCP(version, 40001, 1, 0, 2, make([]byte, 28))
+		s.send(t, aio.App, piece(version, 1, whole, 0, 24))
+		s.send(t, aio.App, piece(version, 1, whole, 16, 48))
+		if n := s.l.s.Counters().App.Drops[packet.Reassembly]; n != 1 {
+			t.Errorf("IPv%d: %d counted of pieces that overlap", version, n)
+		}
+		s.send(t, aio.App, piece(version, 2, whole, 0, 24))
+		s.sleep(t, 61*time.Second, nil)
+		if n := s.l.s.Counters().App.Drops[packet.Reassembly]; n != 2 {
+			t.Errorf("IPv%d: %d counted when the rest stayed away", version, n)
+		}
+		if n := s.l.s.Counters().Wire.TxPackets; n != 0 {
+			t.Errorf("IPv%d: %d packets on the wire", version, n)
+		}
+	}
+}

@@ -199,12 +199,19 @@ func (p *Proxy) collect(w *telemetry.Writer) {
 	}{
 		{"netstack_rx_packets_total", "Total count of packets read from the side's device.", func(s aio.Side) uint64 { return c.Side(s).RxPackets }},
 		{"netstack_tx_packets_total", "Total count of packets written to the side's device.", func(s aio.Side) uint64 { return c.Side(s).TxPackets }},
+		{"netstack_rx_bytes_total", "Total count of bytes read from the side's device.", func(s aio.Side) uint64 { return c.Side(s).RxBytes }},
+		{"netstack_tx_bytes_total", "Total count of bytes written to the side's device.", func(s aio.Side) uint64 { return c.Side(s).TxBytes }},
 		{"netstack_read_errors_total", "Total count of failed reads from the side's device.", func(s aio.Side) uint64 { return c.Side(s).ReadErrors }},
 		{"netstack_write_errors_total", "Total count of packets that the side's device did not take.", func(s aio.Side) uint64 { return c.Side(s).WriteErrors }},
 		{"netstack_forwarded_udp_total", "Total count of UDP packets forwarded from this side to the other.", func(s aio.Side) uint64 { return c.Side(s).ForwardedUDP }},
 		{"netstack_forwarded_icmp_total", "Total count of ICMP packets forwarded from this side to the other.", func(s aio.Side) uint64 { return c.Side(s).ForwardedICMP }},
 		{"netstack_forwarded_other_total", "Total count of packets of listed protocols forwarded from this side to the other.", func(s aio.Side) uint64 { return c.Side(s).ForwardedOther }},
 		{"netstack_syns_total", "Total count of connections asked for from this side.", func(s aio.Side) uint64 { return c.Side(s).SYNs }},
+		{"netstack_accepted_total", "Total count of connections from this side that were accepted.", func(s aio.Side) uint64 { return c.Side(s).Accepted }},
+		{"netstack_expired_total", "Total count of connections from this side that got no answer in time.", func(s aio.Side) uint64 { return c.Side(s).Expired }},
+		{"netstack_dialled_total", "Total count of connections opened to this side.", func(s aio.Side) uint64 { return c.Side(s).Dialled }},
+		{"netstack_resets_total", "Total count of segments of unknown connections that were answered with a reset.", func(s aio.Side) uint64 { return c.Side(s).Resets }},
+		{"netstack_tcp_fragments_total", "Total count of pieces of TCP segments that came from this side.", func(s aio.Side) uint64 { return c.Side(s).TCPFragments }},
 		{"netstack_refused_total", "Total count of connections from this side that were refused.", func(s aio.Side) uint64 { return c.Side(s).Refused }},
 	} {
 		w.Counter(m.name, m.help)
@@ -220,6 +227,12 @@ func (p *Proxy) collect(w *telemetry.Writer) {
 			}
 		}
 	}
+	w.Counter("netstack_tcp_invalid_segments_total", "Total count of TCP segments that were dropped as invalid.")
+	w.Sample("netstack_tcp_invalid_segments_total", float64(c.TCP.InvalidSegments))
+	w.Counter("netstack_tcp_queue_drops_total", "Total count of TCP segments for which a connection had no room.")
+	w.Sample("netstack_tcp_queue_drops_total", float64(c.TCP.QueueDrops))
+	w.Gauge("netstack_tcp_connections", "Number of TCP connections of both sides now.")
+	w.Sample("netstack_tcp_connections", float64(c.TCP.Established))
 	w.Counter("netstack_tcp_retransmits_total", "Total count of TCP segments sent again.")
 	w.Sample("netstack_tcp_retransmits_total", float64(c.TCP.Retransmits))
 	w.Counter("netstack_tcp_timeouts_total", "Total count of TCP retransmission timeouts.")

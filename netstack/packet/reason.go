@@ -28,7 +28,7 @@ const (
 	ConnLimit             // a SYN while the side has as many connections as it may
 	ClientLimit           // a SYN of a client that has as many as are free
 	MemoryLimit           // received bytes of a connection that holds as much as is free
-	NoFlow                // a fragment, or an ICMP error, that no connection took
+	Reassembly            // a TCP segment in pieces that contradict each other, or of which one stayed away
 	InboxLimit            // for another loop, whose inbox is full
 	WriteFailed           // the device did not take it
 	numReasons
@@ -41,7 +41,7 @@ func (r Reason) String() string {
 	names := [...]string{
 		"none", "malformed", "bad_checksum", "spoofed_source", "not_for_pod", "martian", "link_local",
 		"multicast", "protocol", "extension_chain", "ip_options", "icmp_redirect", "icmp_unowned",
-		"icmp_invalid", "reset_limit", "reset_ignored", "pending_limit", "connection_limit", "client_limit", "memory_limit", "no_flow", "inbox_limit", "write_failed",
+		"icmp_invalid", "reset_limit", "reset_ignored", "pending_limit", "connection_limit", "client_limit", "memory_limit", "reassembly", "inbox_limit", "write_failed",
 	}
 	if int(r) < len(names) {
 		return names[r]

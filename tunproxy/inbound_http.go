@@ -23,14 +23,7 @@ type inboundRequests struct {
 	first  aio.Conn // to the app, unused so far; nil once given to the pool
 	groups [2]*upstream.Group
 	cfg    exchange.Config
-
-	// What metrics name: the last request's decision and authority, and the
-	// handles for these.
-	decision  *authz.Decision
-	authority string
-	counted   *authz.Decision // the decision that the handles are for; nil: none
-	counts    telemetry.HTTP
-	judged    telemetry.Count
+	counts counts
 }
 
 // serveInbound turns a client's connection into requests. It takes both.
@@ -72,47 +65,17 @@ func (r *inboundRequests) closed() {
 			r.groups[i] = nil
 		}
 	}
-	r.uncount()
-}
-
-func (r *inboundRequests) uncount() {
-	if r.counted != nil {
-		r.counts.Release()
-		r.judged.Release()
-		r.counted = nil
-	}
-}
-
-// metrics finds the handles for a request. A connection's requests mostly name
-// one authority, so that labels are made once.
-func (r *inboundRequests) metrics(authority string) (telemetry.HTTP, telemetry.Count) {
-	if r.counted == nil || r.counted != r.decision || r.authority != authority {
-		r.uncount()
-		l := r.w.p.inboundLabels(&r.flow)
-		l.Authority = authority
-		l.Server = telemetry.Server{Group: r.decision.Server.Group, Kind: r.decision.Server.Kind, Name: r.decision.Server.Name, Port: r.flow.OrigDst.Port()}
-		l.Authz = telemetry.Authz(r.decision.Authz)
-		r.counts = r.w.p.cfg.Metrics.HTTP.Handle(&l)
-		family := r.w.p.cfg.Metrics.HTTPDenied
-		if r.decision.Allow {
-			family = r.w.p.cfg.Metrics.HTTPAllowed
-		}
-		l.Authority = ""
-		r.judged = family.Handle(&l)
-		r.counted, r.authority = r.decision, authority
-	}
-	return r.counts, r.judged
+	r.counts.release()
 }
 
 // Open implements exchange.Opener: authorize → connection to the app.
 func (r *inboundRequests) Open(x *exchange.Exchange) {
 	h := x.Request()
 	d := r.w.p.judgeRequest(&r.flow, h)
-	r.decision = d
 	x.Quiet = r.w.p.isProbe(&r.flow, h)
 	if !x.Quiet {
-		_, judged := r.metrics(h.Authority)
-		judged.Inc()
+		x.Own = d
+		r.counts.find(r.w, &r.flow, d, h.Authority).judged.Inc()
 	}
 	if !d.Allow {
 		x.Fail(exchange.ErrDenied)
@@ -211,6 +174,9 @@ var _ exchange.Opener = (*inboundRequests)(nil)
 
 // handle implements measured.
 func (r *inboundRequests) handle(x *exchange.Exchange) telemetry.HTTP {
-	h, _ := r.metrics(x.Request().Authority)
-	return h
+	d, ok := x.Own.(*authz.Decision)
+	if !ok { // was never opened
+		return telemetry.HTTP{}
+	}
+	return r.counts.find(r.w, &r.flow, d, x.Request().Authority).requests
 }

@@ -137,8 +137,9 @@ type Exchange struct {
 	res                 Result
 	guard               *guard // nil: under no policy
 
-	// Waiting is the Opener's own, between Open and its answer.
-	Waiting any
+	// Waiting is the Opener's own, between Open and its answer; Own is its own
+	// for as long as the exchange lasts.
+	Waiting, Own any
 	// Quiet is set by the Opener before its answer: observers are not told of
 	// this exchange (a probe of the kubelet's).
 	Quiet bool

@@ -1,0 +1,83 @@
+package tunproxy
+
+import (
+	"strings"
+
+	"github.com/tunmesh/tunmesh/tunproxy/authz"
+	"github.com/tunmesh/tunmesh/tunproxy/flow"
+	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
+)
+
+// maxCounted bounds the handles that a connection holds: more than a pod has
+// names. A client that invents authorities gives way to itself alone.
+const maxCounted = 16
+
+// counted are the handles of a connection's requests that policy judged alike and
+// that name one authority.
+type counted struct {
+	decision  *authz.Decision
+	authority string
+	requests  telemetry.HTTP
+	judged    telemetry.Count
+}
+
+// counts are the handles of one inbound connection. Another sidecar's carries the
+// requests of several names, mixed; labels are made once for each.
+type counts struct {
+	all  []counted
+	last int // the one that was asked for last
+	next int // the one that gives way next
+}
+
+// find is the handles for those requests. They are valid until the next call.
+func (c *counts) find(w *worker, f *flow.Secured, d *authz.Decision, authority string) *counted {
+	if c.last < len(c.all) && c.all[c.last].is(d, authority) {
+		return &c.all[c.last]
+	}
+	for i := range c.all {
+		if c.all[i].is(d, authority) {
+			c.last = i
+			return &c.all[i]
+		}
+	}
+	if len(c.all) < maxCounted {
+		c.last = len(c.all)
+		c.all = append(c.all, counted{})
+	} else {
+		c.last = c.next
+		c.next = (c.next + 1) % maxCounted
+		c.all[c.last].release()
+	}
+	c.all[c.last] = newCounted(w, f, d, authority)
+	return &c.all[c.last]
+}
+
+func (c *counts) release() {
+	for i := range c.all {
+		c.all[i].release()
+	}
+	*c = counts{}
+}
+
+func newCounted(w *worker, f *flow.Secured, d *authz.Decision, authority string) counted {
+	l := w.p.inboundLabels(f)
+	judgedBy(&l, d, f)
+	family := w.p.cfg.Metrics.HTTPDenied
+	if d.Allow {
+		family = w.p.cfg.Metrics.HTTPAllowed
+	}
+	c := counted{decision: d, judged: family.Handle(&l)}
+	c.authority = strings.Clone(authority) // it was cut from a whole head
+	l.Authority = c.authority
+	c.requests = w.p.cfg.Metrics.HTTP.Handle(&l)
+	return c
+}
+
+func (c *counted) is(d *authz.Decision, authority string) bool {
+	return c.decision == d && c.authority == authority
+}
+
+func (c *counted) release() {
+	c.requests.Release()
+	c.judged.Release()
+}

@@ -93,7 +93,7 @@ func (in *inbound) admit() {
 // dial connects to the app as the client, before the client hears of anything.
 // The connection is the first one used for what the client then says.
 func (in *inbound) dial() {
-	in.w.dialer.TCP(in.appAs(), func(c aio.Conn, err error) {
+	in.w.dialer.TCP(appAs(&in.flow.Flow), func(c aio.Conn, err error) {
 		if err != nil {
 			in.refuse(err)
 			return
@@ -101,11 +101,6 @@ func (in *inbound) dial() {
 		in.app = c
 		in.accept()
 	})
-}
-
-// appAs is the app, seen from this client.
-func (in *inbound) appAs() upstream.Endpoint {
-	return upstream.Endpoint{Side: aio.App, Addr: in.flow.OrigDst, Src: in.flow.Client.Addr()}
 }
 
 func (in *inbound) accept() {
@@ -204,6 +199,7 @@ func (in *inbound) secured(c *mtls.Conn, err error) {
 		in.serve()
 	default:
 		in.flow.Protocol = flow.Opaque
+		in.client = in.w.serveLane(c, &in.flow)
 		in.forward()
 	}
 }
@@ -214,16 +210,25 @@ func (in *inbound) forward() {
 		in.client.Reset()
 		return
 	}
-	d := in.w.p.judge(&in.flow)
-	if d.Allow || !in.onlyConnected() {
-		in.w.p.judged(&in.flow, d)
-	}
-	if !d.Allow {
+	if d := in.w.p.judge(&in.flow); !d.Allow && in.onlyConnected() {
 		in.client.Reset()
 		in.app.Reset()
 		return
 	}
-	in.w.joinInbound(in.client, in.app, &in.flow, d)
+	in.w.forwardInbound(in.client, in.app, &in.flow)
+}
+
+// forwardInbound joins a client with the app if policy lets it, and counts what
+// policy said.
+func (w *worker) forwardInbound(client, app aio.Conn, f *flow.Secured) {
+	d := w.p.judge(f)
+	w.p.judged(f, d)
+	if !d.Allow {
+		client.Reset()
+		app.Reset()
+		return
+	}
+	w.joinInbound(client, app, f, d)
 }
 
 // onlyConnected: a TCP probe has what it wants, every second maybe, and is
@@ -243,7 +248,7 @@ func (in *inbound) serve() {
 		first.Reset()
 		first = nil
 	}
-	in.w.serveInbound(in.client, first, in.flow, in.appAs())
+	in.w.serveInbound(in.client, first, in.flow, appAs(&in.flow.Flow))
 }
 
 func (in *inbound) closeApp() {

@@ -237,6 +237,9 @@ func (p *Proxy) collect(w *telemetry.Writer) {
 	w.Sample("netstack_tcp_retransmits_total", float64(c.TCP.Retransmits))
 	w.Counter("netstack_tcp_timeouts_total", "Total count of TCP retransmission timeouts.")
 	w.Sample("netstack_tcp_timeouts_total", float64(c.TCP.Timeouts))
+	w.Counter("opaque_hops_total", "Total count of byte streams opened to other sidecars, by whether their connection had carried one before.")
+	w.Sample("opaque_hops_total", float64(p.hopsMade.Load()), telemetry.Label{Name: "reused", Value: "false"})
+	w.Sample("opaque_hops_total", float64(p.hopsReused.Load()), telemetry.Label{Name: "reused", Value: "true"})
 	p.collectHTTP2(w)
 	p.collectLimits(w)
 }

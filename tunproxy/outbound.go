@@ -2,6 +2,7 @@ package tunproxy
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
@@ -10,6 +11,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/detect"
 	"github.com/tunmesh/tunmesh/tunproxy/discover"
 	"github.com/tunmesh/tunmesh/tunproxy/flow"
+	"github.com/tunmesh/tunmesh/tunproxy/lane"
 	"github.com/tunmesh/tunmesh/tunproxy/upstream"
 )
 
@@ -96,9 +98,57 @@ func (o *outbound) dial() {
 	}
 	o.tried = append(o.tried, ep)
 	ep.begin()
-	o.ep, o.rtt, o.busy, o.hopped = ep, 0, true, false
+	o.ep, o.rtt, o.hopped = ep, 0, false
+	if !o.ask() {
+		o.connect()
+	}
+}
+
+// askTimeout bounds the answer of a hop that was made before. The far side gives
+// its app upstream.AppTimeout.
+const askTimeout = upstream.AppTimeout + time.Second
+
+// ask takes a byte hop that is there already, where one will be wanted: its
+// answer is worth as much as a connect's. It reports whether it found one.
+func (o *outbound) ask() bool {
+	if o.ep.plain() || !o.bytes && o.tg.spoke != flow.Opaque && o.tg.spoke != flow.TLS {
+		return false
+	}
+	hop := o.w.hops.Take(o.ep.up)
+	if hop == nil {
+		return false
+	}
+	o.busy = true
 	began := o.w.loop.Now()
-	o.w.dialer.TCP(ep.up, func(c aio.Conn, err error) {
+	hop.Open(askTimeout, func(c *lane.Stream, err error) {
+		o.busy = false
+		switch {
+		case errors.Is(err, aio.ErrRefused):
+			o.settle(balance.Failure)
+			o.last = fmt.Errorf("stream to %s: %w", o.tried[len(o.tried)-1].up, err)
+			o.dial()
+		case err != nil && o.over:
+			o.settle(balance.Canceled)
+		case err != nil: // the hop was gone, which says nothing of the endpoint
+			o.connect()
+		case o.over:
+			c.Close()
+			o.settle(balance.Canceled)
+		default:
+			o.rtt = o.w.loop.Now() - began
+			o.w.p.hopsReused.Add(1)
+			o.up, o.hopped = c, true
+			o.dialed()
+		}
+	})
+	return true
+}
+
+// connect begins a new connection to the endpoint.
+func (o *outbound) connect() {
+	o.busy = true
+	began := o.w.loop.Now()
+	o.w.dialer.TCP(o.ep.up, func(c aio.Conn, err error) {
 		o.busy = false
 		switch {
 		case err != nil:
@@ -140,7 +190,7 @@ func (o *outbound) accept() {
 		return
 	}
 	o.sniff = &sniffer{loop: o.w.loop, scratch: o.w.scratch, client: c, done: o.detected}
-	if o.up != nil && o.ep.plain() {
+	if o.up != nil && (o.hopped || o.ep.plain()) {
 		o.hopped = true // nothing stands between the server and us
 		o.sniff.server = o.up
 	} else if o.tg.hint() == flow.Detect {
@@ -209,6 +259,10 @@ func (o *outbound) hoppedTo(c aio.Conn, err error) {
 		c.Close()
 		o.settle(balance.Canceled)
 	default:
+		if !o.ep.plain() {
+			o.w.p.hopsMade.Add(1)
+			c = o.w.hops.Adopt(o.ep.up, c)
+		}
 		o.up, o.hopped = c, true
 		o.hopDone()
 	}

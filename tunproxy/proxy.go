@@ -84,6 +84,10 @@ type Proxy struct {
 	handshakes, denials sometimes // of the log
 
 	draining atomic.Bool
+	// Streams of byte hops to other sidecars: the first of a connection, and
+	// those that found one.
+	hopsMade, hopsReused atomic.Uint64
+
 	active   atomic.Int64 // exchanges and byte connections under way
 	serving  atomic.Int64 // HTTP clients' connections
 	stop     chan struct{}

@@ -8,9 +8,9 @@ import (
 	"github.com/tunmesh/tunmesh/internal/spiffe"
 	"github.com/tunmesh/tunmesh/tunproxy/discover"
 	"github.com/tunmesh/tunmesh/tunproxy/exchange"
-	"github.com/tunmesh/tunmesh/tunproxy/forward"
 	"github.com/tunmesh/tunmesh/tunproxy/h1"
 	"github.com/tunmesh/tunmesh/tunproxy/h2"
+	"github.com/tunmesh/tunmesh/tunproxy/lane"
 	"github.com/tunmesh/tunmesh/tunproxy/memory"
 	"github.com/tunmesh/tunmesh/tunproxy/mtls"
 	"github.com/tunmesh/tunmesh/tunproxy/orig"
@@ -48,6 +48,9 @@ type worker struct {
 
 	unjudged map[*inbound]struct{} // who came before the first policy
 
+	hops  *upstream.Lanes           // byte hops to other pods that nobody uses
+	lanes map[*inboundLane]struct{} // and to this one
+
 	servers map[server]struct{}         // HTTP connections of clients, to drain
 	pipes   map[*inboundPipe]struct{}   // byte connections that policy may close
 	tunnels map[*inboundTunnel]struct{} // and requests that became such
@@ -64,7 +67,9 @@ func newWorker(p *Proxy, loop aio.Loop) *worker {
 		h2:      h2.NewMemory(),
 		spares:  exchange.NewSpares(),
 		bound:   p.cfg.Limits.bound(len(p.cfg.App)),
-		scratch: make([]byte, forward.ScratchSize),
+		scratch: make([]byte, lane.MaxData), // a packet, a read, a frame, a packet
+		hops:    upstream.NewLanes(loop),
+		lanes:   make(map[*inboundLane]struct{}),
 		servers: make(map[server]struct{}),
 		pipes:   make(map[*inboundPipe]struct{}),
 		tunnels: make(map[*inboundTunnel]struct{}),
@@ -89,6 +94,9 @@ func (w *worker) sweep() {
 			tg.release()
 			delete(w.targets, t)
 		}
+	}
+	for l := range w.lanes {
+		l.expired(now)
 	}
 	w.loop.AfterFunc(sweepEvery, w.sweep)
 }
@@ -144,9 +152,13 @@ func (w *worker) policyChanged() {
 	}
 }
 
-// drain asks every HTTP client to go elsewhere, in order.
+// drain asks every HTTP client to go elsewhere, in order, and lets go of byte
+// hops that nobody uses.
 func (w *worker) drain() {
 	for s := range w.servers {
 		s.Drain()
+	}
+	for l := range w.lanes {
+		l.lane.Close()
 	}
 }

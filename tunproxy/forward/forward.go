@@ -20,11 +20,6 @@ import (
 	"github.com/tunmesh/tunmesh/internal/aio"
 )
 
-// ScratchSize is the size in bytes of the buffer that all pipes of a loop
-// share: two TLS records of the largest kind, so that a bulk transfer through
-// mTLS moves in few calls.
-const ScratchSize = 32 << 10
-
 // ErrAborted is the result of a pipe that was ended with Abort.
 var ErrAborted = errors.New("forwarding aborted")
 
@@ -35,8 +30,9 @@ type Meter interface {
 
 // Config describes a pipe besides its ends.
 type Config struct {
-	// Scratch is borrowed during calls only: one buffer of ScratchSize bytes
-	// serves all pipes of a loop.
+	// Scratch is borrowed during calls only: one buffer serves all pipes of a
+	// loop. As large as a packet of segmentation offload, it lets bulk through in
+	// few calls.
 	Scratch []byte
 	// Meter hears of moved bytes; nil: nobody does.
 	Meter Meter

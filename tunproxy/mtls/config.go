@@ -13,7 +13,7 @@ import (
 func (s *Store) build(anchorsDER [][]byte, anchors *x509.CertPool, cert *tls.Certificate) *snapshot {
 	n := &snapshot{
 		anchorsDER: anchorsDER, anchors: anchors, cert: cert,
-		sessions: newSessions(s.cfg.MaxSessions), verified: newVerified(),
+		sessions: newSessions(s.cfg.MaxSessions), verified: newVerified(), mark: new(byte),
 	}
 	if cert == nil {
 		return n

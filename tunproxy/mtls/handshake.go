@@ -60,6 +60,7 @@ type handshake struct {
 	loop  aio.Loop
 	shim  *shim
 	cfg   *tls.Config
+	made  *byte     // the mark of the snapshot that cfg is of
 	tls   *tls.Conn // once its turn has come
 	want  []spiffe.ID
 	timer aio.Timer
@@ -69,12 +70,13 @@ type handshake struct {
 
 func begin(raw aio.Conn, p Params, r role, done func(*Conn, error)) (cancel func()) {
 	h := &handshake{store: p.Store, role: r, raw: raw, loop: raw.Loop(), want: p.Accept, done: done}
-	cfg, err := p.config(r, raw)
+	n := p.Store.current.Load()
+	cfg, err := p.config(n, r, raw)
 	if err != nil {
 		h.loop.Post(func() { h.finish(err) })
 		return func() { h.cancel() }
 	}
-	h.cfg = cfg
+	h.cfg, h.made = cfg, n.mark
 	h.shim = newShim(raw, p.Store.cpu)
 	raw.SetHandler(h.shim)
 	h.timer = h.loop.AfterFunc(h.store.cfg.Timeout, h.expire)
@@ -88,8 +90,7 @@ func begin(raw aio.Conn, p Params, r role, done func(*Conn, error)) (cancel func
 	return func() { h.cancel() }
 }
 
-func (p *Params) config(r role, raw aio.Conn) (*tls.Config, error) {
-	n := p.Store.current.Load()
+func (p *Params) config(n *snapshot, r role, raw aio.Conn) (*tls.Config, error) {
 	if n.cert == nil {
 		return nil, errNoOwnCertificate
 	}
@@ -179,7 +180,7 @@ func (h *handshake) attach() (*Conn, error) {
 	if e := h.shim.err; e != nil && !errors.Is(e, io.EOF) {
 		return nil, e // the deadline, cancel or a reset came first
 	}
-	return newConn(h.store, h.shim, h.tls, id, cs.NegotiatedProtocol, cs.DidResume, h.role), nil
+	return newConn(h.store, h.shim, h.tls, id, cs.NegotiatedProtocol, cs.DidResume, h.role, h.made), nil
 }
 
 // discard closes a connection whose handshake failed. Our alert is on its way

@@ -61,6 +61,7 @@ type snapshot struct {
 	server     *tls.Config // nil without a certificate
 	sessions   *sessions
 	verified   *verified
+	mark       *byte // this snapshot's own, so that connections need not keep all of it
 }
 
 // NewStore makes a Store that holds nothing yet.

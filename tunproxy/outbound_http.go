@@ -89,7 +89,7 @@ func (r *outboundRequests) open(x *exchange.Exchange, last error) {
 		x.Fail(r.noEndpoint(x, last))
 		return
 	}
-	e.begin()
+	e.beginFor(x)
 	kind := kindFor(x.Request(), e)
 	g := e.group(kind)
 	if s, ok := g.Open(); ok {
@@ -112,7 +112,7 @@ func (r *outboundRequests) Cancel(x *exchange.Exchange) {
 	case *waiting:
 		t.over()
 		t.g.Forget(t)
-		t.e.Ended(exchange.Canceled, r.w.loop.Now()-t.began)
+		t.e.Judge(x, exchange.Attempt{Outcome: exchange.Canceled, Wait: r.w.loop.Now() - t.began})
 	case *parked:
 		x.Waiting = nil
 		r.tg.leave(t)
@@ -150,7 +150,7 @@ func (t *waiting) Ready(s message.Stream) {
 // endpoint may have it.
 func (t *waiting) Failed(err error) {
 	t.over()
-	t.e.Ended(exchange.Undelivered, t.r.w.loop.Now()-t.began)
+	t.e.Judge(t.x, exchange.Attempt{Outcome: exchange.Undelivered, Wait: t.r.w.loop.Now() - t.began})
 	t.x.TurnedDown(t.e)
 	t.r.open(t.x, err)
 }

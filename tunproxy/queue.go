@@ -112,7 +112,7 @@ func (tg *target) graceOver() {
 }
 
 // healthy reports whether an endpoint is usable for more than a trial.
-func (tg *target) healthy() bool { return tg.set.Ready() > 0 }
+func (tg *target) healthy() bool { return tg.set.Len() > tg.ill }
 
 // countEndpoints brings the figures of the balancer up to date; the target's end
 // takes them back.

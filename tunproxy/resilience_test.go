@@ -266,3 +266,95 @@ func TestRequestsWaitForAnEndpoint(t *testing.T) {
 	w.careful("10.96.0.1:80", resilience.Policy{}, one...)
 	eventually(t, "the gate opens", func() bool { return a.metric("outbound_http_balancer_queue_gate_open_total") == 1 })
 }
+
+// breaking is what `failure-accrual: consecutive` asks for, with short rests.
+func breaking(n int, rest time.Duration) *resilience.Accrual {
+	return &resilience.Accrual{Consecutive: n, Backoff: resilience.Backoff{Min: rest, Max: time.Minute}}
+}
+
+// get asks once and returns the status and the sidecar's own word.
+func get(t *testing.T, c *http.Client, url string) string {
+	t.Helper()
+	resp, err := c.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	_ = resp.Body.Close()
+	return fmt.Sprint(resp.StatusCode, " ", resp.Header.Get(hop.FieldProxyError))
+}
+
+// An endpoint that fails gets a rest, and then one request at a time, until one
+// goes well.
+func TestABreakerKeepsRequestsFromAFailingEndpoint(t *testing.T) {
+	w := newWorld(t)
+	a, b, good := w.pod("a", "10.0.0.1"), w.pod("b", "10.0.0.2"), w.pod("c", "10.0.0.3")
+	var asked atomic.Int64
+	var well atomic.Bool
+	b.serveHTTP(80, func(rw http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		if !well.Load() {
+			rw.WriteHeader(500)
+		}
+	})
+	good.serveHTTP(80, whoami("c"))
+	w.careful("10.96.0.1:80", resilience.Policy{Accrual: breaking(3, 300*time.Millisecond)}, "10.0.0.2:80=b", "10.0.0.3:80=c")
+	c := a.client(true)
+	endpoints := func(state string) float64 {
+		return a.metric("outbound_http_balancer_endpoints", `endpoint_state="`+state+`"`)
+	}
+	for i := 0; endpoints("pending") == 0; i++ {
+		if i > 5000 {
+			t.Fatal("the breaker does not trip")
+		}
+		get(t, c, "http://10.96.0.1/")
+	}
+	if n := asked.Load(); n != 3 {
+		t.Errorf("tripped after %d requests to it, want 3", n)
+	}
+	// While it rests nobody asks it; then one request does, and fails.
+	eventually(t, "a trial", func() bool { get(t, c, "http://10.96.0.1/"); return asked.Load() == 4 })
+	if endpoints("pending") != 1 {
+		t.Error("a failed trial opened the breaker")
+	}
+	well.Store(true)
+	eventually(t, "well again", func() bool { get(t, c, "http://10.96.0.1/"); return endpoints("ready") == 2 })
+	if n := asked.Load(); n < 5 {
+		t.Errorf("opened after %d requests", n)
+	}
+	if shut, open := a.metric("outbound_http_balancer_endpoint_shut_total"), a.metric("outbound_http_balancer_endpoint_open_total"); shut < 2 || open != 1 {
+		t.Errorf("%v times shut, %v times open", shut, open)
+	}
+}
+
+// When all endpoints rest, requests fail at once, after a while, with words of
+// their own; and when the rules are taken back, they do not.
+func TestAllEndpointsRest(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.pod("a", "10.0.0.1"), w.pod("b", "10.0.0.2")
+	b.serveHTTP(80, func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(500) })
+	w.careful("10.96.0.1:80", resilience.Policy{Accrual: breaking(3, time.Hour)}, "10.0.0.2:80=b")
+	c := a.client(true)
+	for range 3 {
+		if got := get(t, c, "http://10.96.0.1/"); got != "500 " {
+			t.Fatal(got)
+		}
+	}
+	began := time.Now()
+	if got := get(t, c, "http://10.96.0.1/"); got != "504 failfast" {
+		t.Fatal(got)
+	}
+	if d := time.Since(began); d < resilience.Grace/2 {
+		t.Errorf("did not wait: %v", d)
+	}
+	for _, c := range []*http.Client{c, a.client(false)} { // also on a new connection, for which there is no endpoint
+		if got := get(t, c, "http://10.96.0.1/"); got != "504 failfast" {
+			t.Fatal(got)
+		}
+	}
+	if n := a.metric("outbound_http_balancer_queue_gate_shut_total"); n != 1 {
+		t.Errorf("%v times failing fast", n)
+	}
+	w.careful("10.96.0.1:80", resilience.Policy{}, "10.0.0.2:80=b")
+	eventually(t, "the rules are gone", func() bool { return get(t, c, "http://10.96.0.1/") == "500 " })
+}

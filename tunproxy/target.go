@@ -33,6 +33,7 @@ type target struct {
 	users int // HTTP connections of apps
 
 	queue queue
+	ill   int // endpoints whose breakers keep requests from them
 
 	http   telemetry.HTTP // of requests without an endpoint
 	hasTel bool
@@ -43,13 +44,14 @@ type target struct {
 
 // endpoint is one endpoint of a target.
 type endpoint struct {
-	tg     *target
-	member *balance.Member[*endpoint]
-	up     upstream.Endpoint
-	from   discover.Endpoint
-	groups [2]*upstream.Group // by upstream.Kind; held
-	http   telemetry.HTTP
-	hasTel bool
+	tg      *target
+	member  *balance.Member[*endpoint]
+	up      upstream.Endpoint
+	from    discover.Endpoint
+	groups  [2]*upstream.Group // by upstream.Kind; held
+	breaker *breaker           // nil: nothing asked for one yet
+	http    telemetry.HTTP
+	hasTel  bool
 }
 
 // target finds or makes the loop's view of t.
@@ -142,10 +144,14 @@ func (tg *target) hint() flow.Protocol {
 	return p
 }
 
-// proven: requests reached the target before, and a connection for more is there.
+// proven: requests reached the target before, and a connection for more is there,
+// or breakers keep requests away: then they get an answer that says so.
 func (tg *target) proven() bool {
 	if !tg.spoke.IsHTTP() {
 		return false
+	}
+	if tg.set.Ready() == 0 && tg.set.Len() > 0 {
+		return true
 	}
 	live := false
 	tg.set.All(func(m *balance.Member[*endpoint]) bool {
@@ -255,6 +261,7 @@ func (e *endpoint) group(k upstream.Kind) *upstream.Group {
 
 // release lets go of what e holds; streams under way finish, and are counted.
 func (e *endpoint) release() {
+	e.dismiss()
 	for k, g := range e.groups {
 		if g != nil {
 			g.Release()

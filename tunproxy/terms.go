@@ -20,9 +20,17 @@ func (tg *target) setTerms(p *resilience.Policy) {
 		return
 	}
 	tg.terms = nil
-	if p == nil {
-		return
+	if p != nil {
+		tg.terms = tg.newTerms(p, old, budget)
 	}
+	if old != nil && old.Accrual != nil && !old.Accrual.Equal(tg.accrual()) {
+		tg.resetBreakers()
+	}
+}
+
+// newTerms are the terms of a policy; the account of retries goes on where its
+// rules stay.
+func (tg *target) newTerms(p, old *resilience.Policy, budget *resilience.Budget) *exchange.Terms {
 	t := &exchange.Terms{Policy: p, Rand: tg.w.rand.Uint64}
 	if p.Retry != nil {
 		if budget == nil || old.Retry == nil || old.Retry.Budget != p.Retry.Budget {
@@ -34,7 +42,7 @@ func (tg *target) setTerms(p *resilience.Policy) {
 		}
 		t.Retries = tg.retries
 	}
-	tg.terms = t
+	return t
 }
 
 // parentOf names a target in metrics of routes and balancers.

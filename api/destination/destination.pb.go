@@ -456,7 +456,9 @@ type Traffic struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Timeouts *Timeouts              `protobuf:"bytes,1,opt,name=timeouts,proto3" json:"timeouts,omitempty"`
 	// Absent: a request is sent again only if it provably reached nobody.
-	Retry         *Retry `protobuf:"bytes,2,opt,name=retry,proto3" json:"retry,omitempty"`
+	Retry *Retry `protobuf:"bytes,2,opt,name=retry,proto3" json:"retry,omitempty"`
+	// Absent: endpoints get requests whatever they answer.
+	Accrual       *Accrual `protobuf:"bytes,3,opt,name=accrual,proto3" json:"accrual,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -501,6 +503,13 @@ func (x *Traffic) GetTimeouts() *Timeouts {
 func (x *Traffic) GetRetry() *Retry {
 	if x != nil {
 		return x.Retry
+	}
+	return nil
+}
+
+func (x *Traffic) GetAccrual() *Accrual {
+	if x != nil {
+		return x.Accrual
 	}
 	return nil
 }
@@ -663,6 +672,144 @@ func (x *Retry) GetBudget() *RetryBudget {
 	return nil
 }
 
+// Accrual says when an endpoint has failed so much that it gets no requests for a
+// while, after which one request is tried. A failure is a status of 500 or more, a
+// gRPC status that blames the server, or no answer.
+type Accrual struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Failures in a row after which it gets none; 0 is no such bound.
+	Consecutive uint32 `protobuf:"varint,1,opt,name=consecutive,proto3" json:"consecutive,omitempty"`
+	// For how long: longer each time that the request which is tried fails.
+	Backoff *Backoff `protobuf:"bytes,2,opt,name=backoff,proto3" json:"backoff,omitempty"`
+	// Absent: the share of successes is not looked at.
+	Rate *SuccessRate `protobuf:"bytes,3,opt,name=rate,proto3" json:"rate,omitempty"`
+	// Rest as long as the endpoint's Retry-After asks, if that is longer.
+	RetryAfter    bool `protobuf:"varint,4,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Accrual) Reset() {
+	*x = Accrual{}
+	mi := &file_destination_destination_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Accrual) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Accrual) ProtoMessage() {}
+
+func (x *Accrual) ProtoReflect() protoreflect.Message {
+	mi := &file_destination_destination_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Accrual.ProtoReflect.Descriptor instead.
+func (*Accrual) Descriptor() ([]byte, []int) {
+	return file_destination_destination_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Accrual) GetConsecutive() uint32 {
+	if x != nil {
+		return x.Consecutive
+	}
+	return 0
+}
+
+func (x *Accrual) GetBackoff() *Backoff {
+	if x != nil {
+		return x.Backoff
+	}
+	return nil
+}
+
+func (x *Accrual) GetRate() *SuccessRate {
+	if x != nil {
+		return x.Rate
+	}
+	return nil
+}
+
+func (x *Accrual) GetRetryAfter() bool {
+	if x != nil {
+		return x.RetryAfter
+	}
+	return false
+}
+
+// SuccessRate is a bound for the share of successes in a window of time; 429 and
+// RESOURCE_EXHAUSTED are no successes here.
+type SuccessRate struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Threshold float64                `protobuf:"fixed64,1,opt,name=threshold,proto3" json:"threshold,omitempty"`
+	WindowMs  uint64                 `protobuf:"varint,2,opt,name=window_ms,json=windowMs,proto3" json:"window_ms,omitempty"`
+	// How many requests the window needs to mean anything.
+	MinRequests   uint32 `protobuf:"varint,3,opt,name=min_requests,json=minRequests,proto3" json:"min_requests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuccessRate) Reset() {
+	*x = SuccessRate{}
+	mi := &file_destination_destination_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuccessRate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuccessRate) ProtoMessage() {}
+
+func (x *SuccessRate) ProtoReflect() protoreflect.Message {
+	mi := &file_destination_destination_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuccessRate.ProtoReflect.Descriptor instead.
+func (*SuccessRate) Descriptor() ([]byte, []int) {
+	return file_destination_destination_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SuccessRate) GetThreshold() float64 {
+	if x != nil {
+		return x.Threshold
+	}
+	return 0
+}
+
+func (x *SuccessRate) GetWindowMs() uint64 {
+	if x != nil {
+		return x.WindowMs
+	}
+	return 0
+}
+
+func (x *SuccessRate) GetMinRequests() uint32 {
+	if x != nil {
+		return x.MinRequests
+	}
+	return 0
+}
+
 type StatusRange struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	First         uint32                 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
@@ -673,7 +820,7 @@ type StatusRange struct {
 
 func (x *StatusRange) Reset() {
 	*x = StatusRange{}
-	mi := &file_destination_destination_proto_msgTypes[7]
+	mi := &file_destination_destination_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -685,7 +832,7 @@ func (x *StatusRange) String() string {
 func (*StatusRange) ProtoMessage() {}
 
 func (x *StatusRange) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[7]
+	mi := &file_destination_destination_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -698,7 +845,7 @@ func (x *StatusRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRange.ProtoReflect.Descriptor instead.
 func (*StatusRange) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{7}
+	return file_destination_destination_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StatusRange) GetFirst() uint32 {
@@ -728,7 +875,7 @@ type Backoff struct {
 
 func (x *Backoff) Reset() {
 	*x = Backoff{}
-	mi := &file_destination_destination_proto_msgTypes[8]
+	mi := &file_destination_destination_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +887,7 @@ func (x *Backoff) String() string {
 func (*Backoff) ProtoMessage() {}
 
 func (x *Backoff) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[8]
+	mi := &file_destination_destination_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +900,7 @@ func (x *Backoff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backoff.ProtoReflect.Descriptor instead.
 func (*Backoff) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{8}
+	return file_destination_destination_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Backoff) GetMinMs() uint64 {
@@ -790,7 +937,7 @@ type RetryBudget struct {
 
 func (x *RetryBudget) Reset() {
 	*x = RetryBudget{}
-	mi := &file_destination_destination_proto_msgTypes[9]
+	mi := &file_destination_destination_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -802,7 +949,7 @@ func (x *RetryBudget) String() string {
 func (*RetryBudget) ProtoMessage() {}
 
 func (x *RetryBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[9]
+	mi := &file_destination_destination_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -815,7 +962,7 @@ func (x *RetryBudget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
 func (*RetryBudget) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{9}
+	return file_destination_destination_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RetryBudget) GetPercent() uint32 {
@@ -859,7 +1006,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_destination_destination_proto_msgTypes[10]
+	mi := &file_destination_destination_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -871,7 +1018,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[10]
+	mi := &file_destination_destination_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -884,7 +1031,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{10}
+	return file_destination_destination_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -939,7 +1086,7 @@ type EndpointDelta struct {
 
 func (x *EndpointDelta) Reset() {
 	*x = EndpointDelta{}
-	mi := &file_destination_destination_proto_msgTypes[11]
+	mi := &file_destination_destination_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -951,7 +1098,7 @@ func (x *EndpointDelta) String() string {
 func (*EndpointDelta) ProtoMessage() {}
 
 func (x *EndpointDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[11]
+	mi := &file_destination_destination_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -964,7 +1111,7 @@ func (x *EndpointDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointDelta.ProtoReflect.Descriptor instead.
 func (*EndpointDelta) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{11}
+	return file_destination_destination_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *EndpointDelta) GetPut() []*Endpoint {
@@ -1009,10 +1156,11 @@ const file_destination_destination_proto_rawDesc = "" +
 	"\atraffic\x18\a \x01(\v2\x1f.tunmesh.destination.v1.TrafficR\atraffic\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"|\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb7\x01\n" +
 	"\aTraffic\x12<\n" +
 	"\btimeouts\x18\x01 \x01(\v2 .tunmesh.destination.v1.TimeoutsR\btimeouts\x123\n" +
-	"\x05retry\x18\x02 \x01(\v2\x1d.tunmesh.destination.v1.RetryR\x05retry\"c\n" +
+	"\x05retry\x18\x02 \x01(\v2\x1d.tunmesh.destination.v1.RetryR\x05retry\x129\n" +
+	"\aaccrual\x18\x03 \x01(\v2\x1f.tunmesh.destination.v1.AccrualR\aaccrual\"c\n" +
 	"\bTimeouts\x12\x1d\n" +
 	"\n" +
 	"request_ms\x18\x01 \x01(\x04R\trequestMs\x12\x1f\n" +
@@ -1026,7 +1174,17 @@ const file_destination_destination_proto_rawDesc = "" +
 	"\n" +
 	"timeout_ms\x18\x04 \x01(\x04R\ttimeoutMs\x129\n" +
 	"\abackoff\x18\x05 \x01(\v2\x1f.tunmesh.destination.v1.BackoffR\abackoff\x12;\n" +
-	"\x06budget\x18\x06 \x01(\v2#.tunmesh.destination.v1.RetryBudgetR\x06budget\"7\n" +
+	"\x06budget\x18\x06 \x01(\v2#.tunmesh.destination.v1.RetryBudgetR\x06budget\"\xc0\x01\n" +
+	"\aAccrual\x12 \n" +
+	"\vconsecutive\x18\x01 \x01(\rR\vconsecutive\x129\n" +
+	"\abackoff\x18\x02 \x01(\v2\x1f.tunmesh.destination.v1.BackoffR\abackoff\x127\n" +
+	"\x04rate\x18\x03 \x01(\v2#.tunmesh.destination.v1.SuccessRateR\x04rate\x12\x1f\n" +
+	"\vretry_after\x18\x04 \x01(\bR\n" +
+	"retryAfter\"k\n" +
+	"\vSuccessRate\x12\x1c\n" +
+	"\tthreshold\x18\x01 \x01(\x01R\tthreshold\x12\x1b\n" +
+	"\twindow_ms\x18\x02 \x01(\x04R\bwindowMs\x12!\n" +
+	"\fmin_requests\x18\x03 \x01(\rR\vminRequests\"7\n" +
 	"\vStatusRange\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\rR\x05first\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\rR\x04last\"O\n" +
@@ -1082,7 +1240,7 @@ func file_destination_destination_proto_rawDescGZIP() []byte {
 }
 
 var file_destination_destination_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_destination_destination_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_destination_destination_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_destination_destination_proto_goTypes = []any{
 	(Kind)(0),             // 0: tunmesh.destination.v1.Kind
 	(Protocol)(0),         // 1: tunmesh.destination.v1.Protocol
@@ -1093,38 +1251,43 @@ var file_destination_destination_proto_goTypes = []any{
 	(*Traffic)(nil),       // 6: tunmesh.destination.v1.Traffic
 	(*Timeouts)(nil),      // 7: tunmesh.destination.v1.Timeouts
 	(*Retry)(nil),         // 8: tunmesh.destination.v1.Retry
-	(*StatusRange)(nil),   // 9: tunmesh.destination.v1.StatusRange
-	(*Backoff)(nil),       // 10: tunmesh.destination.v1.Backoff
-	(*RetryBudget)(nil),   // 11: tunmesh.destination.v1.RetryBudget
-	(*Endpoint)(nil),      // 12: tunmesh.destination.v1.Endpoint
-	(*EndpointDelta)(nil), // 13: tunmesh.destination.v1.EndpointDelta
-	nil,                   // 14: tunmesh.destination.v1.Target.LabelsEntry
-	nil,                   // 15: tunmesh.destination.v1.Endpoint.LabelsEntry
+	(*Accrual)(nil),       // 9: tunmesh.destination.v1.Accrual
+	(*SuccessRate)(nil),   // 10: tunmesh.destination.v1.SuccessRate
+	(*StatusRange)(nil),   // 11: tunmesh.destination.v1.StatusRange
+	(*Backoff)(nil),       // 12: tunmesh.destination.v1.Backoff
+	(*RetryBudget)(nil),   // 13: tunmesh.destination.v1.RetryBudget
+	(*Endpoint)(nil),      // 14: tunmesh.destination.v1.Endpoint
+	(*EndpointDelta)(nil), // 15: tunmesh.destination.v1.EndpointDelta
+	nil,                   // 16: tunmesh.destination.v1.Target.LabelsEntry
+	nil,                   // 17: tunmesh.destination.v1.Endpoint.LabelsEntry
 }
 var file_destination_destination_proto_depIdxs = []int32{
 	5,  // 0: tunmesh.destination.v1.Update.target:type_name -> tunmesh.destination.v1.Target
-	13, // 1: tunmesh.destination.v1.Update.delta:type_name -> tunmesh.destination.v1.EndpointDelta
+	15, // 1: tunmesh.destination.v1.Update.delta:type_name -> tunmesh.destination.v1.EndpointDelta
 	0,  // 2: tunmesh.destination.v1.Target.kind:type_name -> tunmesh.destination.v1.Kind
 	4,  // 3: tunmesh.destination.v1.Target.ref:type_name -> tunmesh.destination.v1.Ref
 	1,  // 4: tunmesh.destination.v1.Target.protocol:type_name -> tunmesh.destination.v1.Protocol
-	12, // 5: tunmesh.destination.v1.Target.endpoints:type_name -> tunmesh.destination.v1.Endpoint
-	14, // 6: tunmesh.destination.v1.Target.labels:type_name -> tunmesh.destination.v1.Target.LabelsEntry
+	14, // 5: tunmesh.destination.v1.Target.endpoints:type_name -> tunmesh.destination.v1.Endpoint
+	16, // 6: tunmesh.destination.v1.Target.labels:type_name -> tunmesh.destination.v1.Target.LabelsEntry
 	6,  // 7: tunmesh.destination.v1.Target.traffic:type_name -> tunmesh.destination.v1.Traffic
 	7,  // 8: tunmesh.destination.v1.Traffic.timeouts:type_name -> tunmesh.destination.v1.Timeouts
 	8,  // 9: tunmesh.destination.v1.Traffic.retry:type_name -> tunmesh.destination.v1.Retry
-	9,  // 10: tunmesh.destination.v1.Retry.statuses:type_name -> tunmesh.destination.v1.StatusRange
-	10, // 11: tunmesh.destination.v1.Retry.backoff:type_name -> tunmesh.destination.v1.Backoff
-	11, // 12: tunmesh.destination.v1.Retry.budget:type_name -> tunmesh.destination.v1.RetryBudget
-	1,  // 13: tunmesh.destination.v1.Endpoint.protocol:type_name -> tunmesh.destination.v1.Protocol
-	15, // 14: tunmesh.destination.v1.Endpoint.labels:type_name -> tunmesh.destination.v1.Endpoint.LabelsEntry
-	12, // 15: tunmesh.destination.v1.EndpointDelta.put:type_name -> tunmesh.destination.v1.Endpoint
-	2,  // 16: tunmesh.destination.v1.Destination.Watch:input_type -> tunmesh.destination.v1.WatchRequest
-	3,  // 17: tunmesh.destination.v1.Destination.Watch:output_type -> tunmesh.destination.v1.Update
-	17, // [17:18] is the sub-list for method output_type
-	16, // [16:17] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	9,  // 10: tunmesh.destination.v1.Traffic.accrual:type_name -> tunmesh.destination.v1.Accrual
+	11, // 11: tunmesh.destination.v1.Retry.statuses:type_name -> tunmesh.destination.v1.StatusRange
+	12, // 12: tunmesh.destination.v1.Retry.backoff:type_name -> tunmesh.destination.v1.Backoff
+	13, // 13: tunmesh.destination.v1.Retry.budget:type_name -> tunmesh.destination.v1.RetryBudget
+	12, // 14: tunmesh.destination.v1.Accrual.backoff:type_name -> tunmesh.destination.v1.Backoff
+	10, // 15: tunmesh.destination.v1.Accrual.rate:type_name -> tunmesh.destination.v1.SuccessRate
+	1,  // 16: tunmesh.destination.v1.Endpoint.protocol:type_name -> tunmesh.destination.v1.Protocol
+	17, // 17: tunmesh.destination.v1.Endpoint.labels:type_name -> tunmesh.destination.v1.Endpoint.LabelsEntry
+	14, // 18: tunmesh.destination.v1.EndpointDelta.put:type_name -> tunmesh.destination.v1.Endpoint
+	2,  // 19: tunmesh.destination.v1.Destination.Watch:input_type -> tunmesh.destination.v1.WatchRequest
+	3,  // 20: tunmesh.destination.v1.Destination.Watch:output_type -> tunmesh.destination.v1.Update
+	20, // [20:21] is the sub-list for method output_type
+	19, // [19:20] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_destination_destination_proto_init() }
@@ -1142,7 +1305,7 @@ func file_destination_destination_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_destination_destination_proto_rawDesc), len(file_destination_destination_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -9,7 +9,27 @@ import (
 // immutable; what is zero was not asked for.
 type Traffic struct {
 	Timeouts Timeouts
-	Retry    *Retry // nil: never
+	Retry    *Retry   // nil: never
+	Accrual  *Accrual // nil: no circuit breakers
+}
+
+// Accrual says when an endpoint has failed so much that it gets no requests for a
+// while.
+type Accrual struct {
+	// Consecutive failures after which it gets none; 0 is no such bound.
+	Consecutive uint32
+	Backoff     Backoff
+	// Rate also bounds the share of successes; nil does not.
+	Rate *Rate
+	// RetryAfter: a rest is as long as the endpoint asks.
+	RetryAfter bool
+}
+
+// Rate bounds the share of successes in a window of time.
+type Rate struct {
+	Threshold   float64
+	Window      time.Duration
+	MinRequests uint32
 }
 
 // Retry says which requests are sent again.

@@ -14,6 +14,7 @@ func traffic(t *catalog.Traffic) *api.Traffic {
 	}
 	return &api.Traffic{
 		Retry:    retry(t.Retry),
+		Accrual:  accrual(t.Accrual),
 		Timeouts: &api.Timeouts{RequestMs: ms(t.Timeouts.Request), ResponseMs: ms(t.Timeouts.Response), IdleMs: ms(t.Timeouts.Idle)},
 	}
 }
@@ -28,6 +29,17 @@ func retry(r *catalog.Retry) *api.Retry {
 	}
 	if b := r.Budget; b != nil {
 		m.Budget = &api.RetryBudget{Percent: b.Percent, PerSecond: b.PerSecond, WindowMs: ms(b.Window)}
+	}
+	return m
+}
+
+func accrual(a *catalog.Accrual) *api.Accrual {
+	if a == nil {
+		return nil
+	}
+	m := &api.Accrual{Consecutive: a.Consecutive, Backoff: backoff(a.Backoff), RetryAfter: a.RetryAfter}
+	if r := a.Rate; r != nil {
+		m.Rate = &api.SuccessRate{Threshold: r.Threshold, WindowMs: ms(r.Window), MinRequests: r.MinRequests}
 	}
 	return m
 }

@@ -16,7 +16,7 @@ import (
 // malformed is ignored and named in the error; nil: nothing was asked for.
 func traffic(all map[string]string) (*catalog.Traffic, error) {
 	r := reader{all: all}
-	t := &catalog.Traffic{Timeouts: r.timeouts(), Retry: r.retry()}
+	t := &catalog.Traffic{Timeouts: r.timeouts(), Retry: r.retry(), Accrual: r.accrual()}
 	if t.Equal(&catalog.Traffic{}) {
 		t = nil
 	}

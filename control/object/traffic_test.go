@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tunmesh/tunmesh/control/catalog"
+	"github.com/tunmesh/tunmesh/internal/annotation"
 )
 
 // annotated is a Service with annotations, as name, value, name, value.
@@ -112,5 +113,49 @@ func TestRetries(t *testing.T) {
 	reads(t, on(500, 599), timeout, http, "5xx", timeout, "x")
 	for _, bad := range []string{"", "20", "-1%", "1001%", "all"} {
 		reads(t, on(500, 599), budget, http, "5xx", budget, bad)
+	}
+}
+
+func TestAccrual(t *testing.T) {
+	const mode, honor = "balancer.tunmesh.io/failure-accrual", annotation.AccrualRetryAfter
+	breaker := func(change func(a *catalog.Accrual)) *catalog.Traffic {
+		a := &catalog.Accrual{Consecutive: 7, Backoff: catalog.Backoff{Min: time.Second, Max: time.Minute, Jitter: 0.5}}
+		change(a)
+		return &catalog.Traffic{Accrual: a}
+	}
+	plain := breaker(func(*catalog.Accrual) {})
+	unified := func(threshold float64, window time.Duration, n uint32) *catalog.Traffic {
+		return breaker(func(a *catalog.Accrual) {
+			a.Rate = &catalog.Rate{Threshold: threshold, Window: window, MinRequests: n}
+		})
+	}
+	reads(t, plain, "", mode, "consecutive")
+	reads(t, plain, "", "balancer.linkerd.io/failure-accrual", "consecutive", annotation.AccrualThreshold, "0.5")
+	reads(t, nil, "", annotation.AccrualMaxFailures, "3") // nothing turns it on
+	reads(t, breaker(func(a *catalog.Accrual) {
+		a.Consecutive, a.Backoff, a.RetryAfter = 3, catalog.Backoff{Min: 2 * time.Second, Max: time.Hour, Jitter: 0}, true
+	}), "", mode, "consecutive", annotation.AccrualMaxFailures, "3", annotation.AccrualMinPenalty, "2s", annotation.AccrualMaxPenalty, "1h", annotation.AccrualJitterRatio, "0.0", honor, "true")
+	reads(t, unified(0.8, 10*time.Second, 5), "", mode, "unified")
+	reads(t, unified(0.9, 30*time.Second, 100), "", "balancer.linkerd.io/failure-accrual", "unified",
+		"balancer.alpha.linkerd.io/failure-accrual-success-rate-threshold", "0.9",
+		"balancer.alpha.linkerd.io/failure-accrual-success-rate-window", "30s",
+		"balancer.alpha.linkerd.io/failure-accrual-success-rate-min-requests", "100")
+	reads(t, plain, "", mode, "unified", annotation.AccrualThreshold, "0")
+
+	reads(t, nil, mode, mode, "sometimes")
+	for name, values := range map[string][]string{
+		annotation.AccrualMaxFailures: {"-1", "x", "1.5", "4294967296"}, annotation.AccrualMinPenalty: {"0", "x", "2m"}, annotation.AccrualMaxPenalty: {"0", "500ms", "x"},
+		annotation.AccrualJitterRatio: {"-1", "101", "NaN", "x"}, honor: {"maybe", ""},
+	} {
+		for _, v := range values {
+			reads(t, plain, name, mode, "consecutive", name, v)
+		}
+	}
+	for name, values := range map[string][]string{
+		annotation.AccrualThreshold: {"1.1", "-0.1", "NaN"}, annotation.AccrualWindow: {"0", "9ms", "x"}, annotation.AccrualMinRequests: {"-1", "1000001"},
+	} {
+		for _, v := range values {
+			reads(t, unified(0.8, 10*time.Second, 5), name, mode, "unified", name, v)
+		}
 	}
 }

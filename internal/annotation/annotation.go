@@ -65,6 +65,26 @@ const (
 	RetryTimeout = RetryPrefix + "timeout"
 	// RetryBudget bounds retries by a share of all requests, "20%", or "none".
 	RetryBudget = RetryPrefix + "budget"
+
+	// BalancerPrefix begins what says how the endpoints of a Service are chosen.
+	BalancerPrefix = "balancer.tunmesh.io/"
+	// FailureAccrual turns circuit breakers on: "consecutive" counts failures in a
+	// row, "unified" watches the rate of successes besides.
+	FailureAccrual = BalancerPrefix + "failure-accrual"
+	// AccrualMaxFailures is how many failures in a row trip a breaker;
+	// AccrualMinPenalty, AccrualMaxPenalty and AccrualJitterRatio for how long.
+	AccrualMaxFailures = FailureAccrual + "-consecutive-max-failures"
+	AccrualMinPenalty  = FailureAccrual + "-consecutive-min-penalty"
+	AccrualMaxPenalty  = FailureAccrual + "-consecutive-max-penalty"
+	AccrualJitterRatio = FailureAccrual + "-consecutive-jitter-ratio"
+	// AccrualThreshold is the rate of successes below which a breaker trips,
+	// AccrualWindow the time that it is taken over, AccrualMinRequests how many
+	// requests it needs.
+	AccrualThreshold   = FailureAccrual + "-success-rate-threshold"
+	AccrualWindow      = FailureAccrual + "-success-rate-window"
+	AccrualMinRequests = FailureAccrual + "-success-rate-min-requests"
+	// AccrualRetryAfter makes a breaker honour Retry-After: "true" or "false".
+	AccrualRetryAfter = FailureAccrual + "-honor-retry-after"
 )
 
 // Annotations that tunmesh writes.

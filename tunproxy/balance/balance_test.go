@@ -248,6 +248,37 @@ func TestCanceled(t *testing.T) {
 	}
 }
 
+// TestForget: an endpoint of which the worst was known is tried soon.
+func TestForget(t *testing.T) {
+	s := newSet(1, endpoints(3))
+	now := time.Duration(0)
+	run := func(n int) (picks int) {
+		for range n {
+			m := s.Pick(now, nil)
+			m.Begin()
+			rtt := time.Millisecond
+			if m.Addr() == addr(0) {
+				picks++
+				rtt = time.Second
+			}
+			now += rtt
+			m.End(now, Success, rtt)
+		}
+		return picks
+	}
+	run(300)
+	if n := run(100); n > 5 {
+		t.Fatalf("the slow one got %d of 100: this proves nothing", n)
+	}
+	s.Get(addr(0)).Forget()
+	if s.Get(addr(0)).RTT(now) != 0 {
+		t.Error("not forgotten")
+	}
+	if n := run(10); n == 0 {
+		t.Error("not tried within 10 requests")
+	}
+}
+
 // TestColdEndpoint: a new one gets a call at once, but not many before it answered.
 func TestColdEndpoint(t *testing.T) {
 	s := newSet(1, endpoints(3))

@@ -58,6 +58,11 @@ func (m *Member[T]) SetReady(ready bool) {
 	s.swap(m.index, s.ready)
 }
 
+// Forget drops what is known of the member's answers: it is like a new one.
+func (m *Member[T]) Forget() {
+	m.known, m.answers, m.rtt, m.rises, m.low = false, 0, 0, 0, 0
+}
+
 // RTT is the current estimate of the response time; 0 before the first answer.
 func (m *Member[T]) RTT(now time.Duration) time.Duration {
 	if !m.known || m.set == nil {

@@ -167,6 +167,10 @@ func TestTraffic(t *testing.T) {
 			Statuses: []*destapi.StatusRange{{First: 500, Last: 599}}, Codes: []uint32{1, 14}, Limit: 2, TimeoutMs: 400,
 			Backoff: &destapi.Backoff{MinMs: 25, MaxMs: 250, Jitter: 1}, Budget: &destapi.RetryBudget{Percent: 20, PerSecond: 10, WindowMs: 10_000},
 		},
+		Accrual: &destapi.Accrual{
+			Consecutive: 7, Backoff: &destapi.Backoff{MinMs: 1000, MaxMs: 60_000, Jitter: 0.5}, RetryAfter: true,
+			Rate: &destapi.SuccessRate{Threshold: 0.8, WindowMs: 10_000, MinRequests: 5},
+		},
 	}
 	f.say(u)
 	const ms = time.Millisecond
@@ -175,6 +179,10 @@ func TestTraffic(t *testing.T) {
 		Retry: &resilience.Retry{
 			Statuses: []resilience.StatusRange{{First: 500, Last: 599}}, Codes: 1<<1 | 1<<14, Limit: 2, Timeout: 400 * ms,
 			Backoff: resilience.Backoff{Min: 25 * ms, Max: 250 * ms, Jitter: 1}, Budget: resilience.BudgetPolicy{Ratio: 0.2, PerSecond: 10, Window: 10 * time.Second},
+		},
+		Accrual: &resilience.Accrual{
+			Consecutive: 7, Backoff: resilience.Backoff{Min: time.Second, Max: time.Minute, Jitter: 0.5}, HonorRetryAfter: true,
+			Rate: resilience.RatePolicy{Threshold: 0.8, Window: 10 * time.Second, MinRequests: 5},
 		},
 	}
 	eventually(t, "the policy", func() bool { return target.Load().Traffic.Equal(want) })
@@ -223,6 +231,10 @@ func TestMalformedUpdates(t *testing.T) {
 		}),
 		"a status of its own": bad(func(t *destapi.Target) {
 			t.Traffic = &destapi.Traffic{Retry: &destapi.Retry{Limit: 1, Statuses: []*destapi.StatusRange{{First: 500, Last: 999}}}}
+		}),
+		"a breaker without rest": bad(func(t *destapi.Target) { t.Traffic = &destapi.Traffic{Accrual: &destapi.Accrual{Consecutive: 1}} }),
+		"a rate of nothing": bad(func(t *destapi.Target) {
+			t.Traffic = &destapi.Traffic{Accrual: &destapi.Accrual{Backoff: &destapi.Backoff{MaxMs: 1}, Rate: &destapi.SuccessRate{Threshold: 0.5}}}
 		}),
 		"a timeout of ages": bad(func(t *destapi.Target) {
 			t.Traffic = &destapi.Traffic{Timeouts: &destapi.Timeouts{RequestMs: 1 << 63}}

@@ -17,7 +17,8 @@ func trafficOf(m *wire.Traffic) (*resilience.Policy, error) {
 	}
 	r := trafficReader{}
 	p := &resilience.Policy{
-		Retry: r.retry(m.Retry),
+		Retry:   r.retry(m.Retry),
+		Accrual: r.accrual(m.Accrual),
 		Timeouts: resilience.Timeouts{
 			Request:  r.ms("request timeout", m.Timeouts.RequestMS),
 			Response: r.ms("response timeout", m.Timeouts.ResponseMS),
@@ -77,6 +78,30 @@ func (r *trafficReader) retry(m *wire.Retry) *resilience.Retry {
 	}
 	return t
 }
+
+func (r *trafficReader) accrual(m *wire.Accrual) *resilience.Accrual {
+	if m == nil {
+		return nil
+	}
+	a := &resilience.Accrual{Consecutive: int(m.Consecutive), Backoff: r.backoff(m.Backoff), HonorRetryAfter: m.RetryAfter}
+	if m.Backoff.MaxMS == 0 {
+		r.bad("a circuit breaker that never rests")
+	}
+	if t := m.Rate; t != nil {
+		if !(t.Threshold >= 0 && t.Threshold <= 1) || t.WindowMS < minRateWindow || t.MinRequests > maxRateRequests {
+			r.bad("a success rate of %v over %d ms and %d requests", t.Threshold, t.WindowMS, t.MinRequests)
+		}
+		a.Rate = resilience.RatePolicy{Threshold: t.Threshold, Window: r.ms("success rate's window", t.WindowMS), MinRequests: int(t.MinRequests)}
+	}
+	return a
+}
+
+// Bounds of what a success rate is taken of (Linkerd's): below the one a window's
+// tenth is shorter than a loop's pass, above the other counters overflow.
+const (
+	minRateWindow   = 10 // ms
+	maxRateRequests = 1_000_000
+)
 
 // maxRetries bounds what a control plane may ask for.
 const maxRetries = 100

@@ -369,7 +369,9 @@ func (x *Exchange) endAttempt(o Outcome) {
 		if x.respHead {
 			until = x.began + x.res.FirstByte
 		}
-		e.Ended(o, until-x.attemptBegan)
+		if !x.guard.judge(o, until-x.attemptBegan) {
+			e.Ended(o, until-x.attemptBegan)
+		}
 	}
 }
 

@@ -10,9 +10,10 @@ import (
 // guard holds an exchange to a policy. An exchange without one has none, and pays
 // nothing for it.
 type guard struct {
-	x     *Exchange
-	terms *Terms
-	retry retrying
+	x      *Exchange
+	terms  *Terms
+	retry  retrying
+	answer answer
 
 	request, response, idle aio.Timer // nil: not running
 	moved                   time.Duration
@@ -131,6 +132,19 @@ func (x *Exchange) expire(e *Error) {
 	}
 	x.res.ProxyError = e.Name
 	x.cut(message.Cancel, e)
+}
+
+// begins hears that a response's head goes down. That of a gRPC call says nothing
+// yet, and neither does a failure's.
+func (g *guard) begins(h *message.Head, end bool) {
+	if g.x.tunnels(h) {
+		g.stop()
+	}
+	if h.Status >= 500 || h.Status == 429 {
+		g.answer.told = true // what follows makes it no better
+	} else if !end && !g.x.isGRPC() {
+		g.answers()
+	}
 }
 
 // tunnels reports whether a response makes the exchange a stream of bytes.

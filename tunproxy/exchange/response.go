@@ -24,6 +24,7 @@ func (x *Exchange) response(h *message.Head, end bool) {
 		x.down.SendHead(h, false)
 		return
 	}
+	x.guard.note(h, end)
 	if x.guard.takes(h, end) {
 		return
 	}
@@ -34,8 +35,8 @@ func (x *Exchange) response(h *message.Head, end bool) {
 func (x *Exchange) respond(h *message.Head, end bool) {
 	x.respHead = true
 	x.forget()
-	if x.guard != nil && x.tunnels(h) {
-		x.guard.stop()
+	if x.guard != nil {
+		x.guard.begins(h, end)
 	}
 	x.res.Status = h.Status
 	x.res.FirstByte = x.cfg.Loop.Now() - x.began
@@ -61,6 +62,7 @@ func (x *Exchange) tellResponse(h *message.Head) {
 
 func (x *Exchange) responseData(p []byte, end bool) {
 	x.guard.releaseHead()
+	x.guard.answers()
 	x.upOwed += len(p)
 	x.downOwed += len(p)
 	x.res.ResponseBytes += int64(len(p))
@@ -73,6 +75,9 @@ func (x *Exchange) responseData(p []byte, end bool) {
 func (x *Exchange) responseTrailers(f []message.Field) {
 	if x.guard.takesTrailers(f) {
 		return
+	}
+	if x.guard != nil {
+		x.guard.noteCode(f)
 	}
 	x.noteGRPC(f)
 	f = append(x.out.Fields[:0], f...)

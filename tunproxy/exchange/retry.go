@@ -80,6 +80,7 @@ func (g *guard) takesTrailers(f []message.Field) bool {
 
 // judgeCode decides by the status of a gRPC call.
 func (g *guard) judgeCode(f []message.Field) bool {
+	g.noteCode(f)
 	code := grpcStatus(f)
 	if !g.terms.Policy.Retry.Code(code) {
 		g.satisfied()

@@ -13,7 +13,8 @@ import "time"
 // nothing: requests wait as long as their client does, and go out once.
 type Policy struct {
 	Timeouts Timeouts
-	Retry    *Retry // nil: never
+	Retry    *Retry   // nil: never
+	Accrual  *Accrual // nil: endpoints get requests whatever they answer
 }
 
 // Timeouts end requests; 0 is none.
@@ -35,5 +36,5 @@ func (p *Policy) Equal(o *Policy) bool {
 	case p == nil || o == nil:
 		return false
 	}
-	return p.Timeouts == o.Timeouts && p.Retry.equal(o.Retry)
+	return p.Timeouts == o.Timeouts && p.Retry.equal(o.Retry) && p.Accrual.Equal(o.Accrual)
 }

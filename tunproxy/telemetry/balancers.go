@@ -7,6 +7,7 @@ type Balancers struct{ sets *sets[balancerMetrics] }
 type balancerMetrics struct {
 	ready, pending, queue      Gauge
 	queued, gateOpen, gateShut Counter
+	tripped, recovered         Counter
 }
 
 func newBalancers(r *Registry) *Balancers {
@@ -33,6 +34,8 @@ func printBalancers(t *text, all []*set[balancerMetrics]) {
 		{"queue_requests_total", "Total count of requests that waited for a usable endpoint.", func(m *balancerMetrics) uint64 { return m.queued.Value() }},
 		{"queue_gate_open_total", "Total count of times that requests were let wait again after they had failed at once.", func(m *balancerMetrics) uint64 { return m.gateOpen.Value() }},
 		{"queue_gate_shut_total", "Total count of times that requests began to fail at once, as no endpoint was usable for too long.", func(m *balancerMetrics) uint64 { return m.gateShut.Value() }},
+		{"endpoint_shut_total", "Total count of times that a circuit breaker began to keep requests from an endpoint, or went on after a trial.", func(m *balancerMetrics) uint64 { return m.tripped.Value() }},
+		{"endpoint_open_total", "Total count of times that a circuit breaker let requests go to an endpoint again.", func(m *balancerMetrics) uint64 { return m.recovered.Value() }},
 	} {
 		t.family(prefix+c.name, c.help, counter)
 		for _, s := range all {
@@ -91,6 +94,20 @@ func (b Balancer) Gate(shut bool) {
 		b.set.metrics.gateShut.Inc()
 	default:
 		b.set.metrics.gateOpen.Inc()
+	}
+}
+
+// Tripped says that a breaker keeps requests from an endpoint for a while.
+func (b Balancer) Tripped() {
+	if b.set != nil {
+		b.set.metrics.tripped.Inc()
+	}
+}
+
+// Recovered says that a breaker does so no longer.
+func (b Balancer) Recovered() {
+	if b.set != nil {
+		b.set.metrics.recovered.Inc()
 	}
 }
 

@@ -3,7 +3,8 @@ package wire
 // Traffic is tunmesh.destination.v1.Traffic.
 type Traffic struct {
 	Timeouts Timeouts
-	Retry    *Retry // nil: absent
+	Retry    *Retry   // nil: absent
+	Accrual  *Accrual // nil: absent
 }
 
 func (m *Traffic) merge(b []byte) error {
@@ -16,6 +17,11 @@ func (m *Traffic) merge(b []byte) error {
 				m.Retry = &Retry{}
 			}
 			return f.message(m.Retry.merge)
+		case 3:
+			if m.Accrual == nil {
+				m.Accrual = &Accrual{}
+			}
+			return f.message(m.Accrual.merge)
 		}
 		return nil
 	})
@@ -122,6 +128,54 @@ func (m *RetryBudget) merge(b []byte) error {
 			return f.u32(&m.PerSecond)
 		case 3:
 			return f.u64(&m.WindowMS)
+		}
+		return nil
+	})
+}
+
+// Accrual is tunmesh.destination.v1.Accrual.
+type Accrual struct {
+	Consecutive uint32
+	Backoff     Backoff
+	Rate        *SuccessRate // nil: absent
+	RetryAfter  bool
+}
+
+func (m *Accrual) merge(b []byte) error {
+	return each("Accrual", b, func(f field) error {
+		switch f.num {
+		case 1:
+			return f.u32(&m.Consecutive)
+		case 2:
+			return f.message(m.Backoff.merge)
+		case 3:
+			if m.Rate == nil {
+				m.Rate = &SuccessRate{}
+			}
+			return f.message(m.Rate.merge)
+		case 4:
+			return f.boolean(&m.RetryAfter)
+		}
+		return nil
+	})
+}
+
+// SuccessRate is tunmesh.destination.v1.SuccessRate.
+type SuccessRate struct {
+	Threshold   float64
+	WindowMS    uint64
+	MinRequests uint32
+}
+
+func (m *SuccessRate) merge(b []byte) error {
+	return each("SuccessRate", b, func(f field) error {
+		switch f.num {
+		case 1:
+			return f.float(&m.Threshold)
+		case 2:
+			return f.u64(&m.WindowMS)
+		case 3:
+			return f.u32(&m.MinRequests)
 		}
 		return nil
 	})

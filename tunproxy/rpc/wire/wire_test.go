@@ -47,6 +47,9 @@ func TestDecodeUpdate(t *testing.T) {
 				Statuses: []*destination.StatusRange{{First: 500, Last: 599}, {}}, Codes: []uint32{1, 14}, Limit: 2, TimeoutMs: 3,
 				Backoff: &destination.Backoff{MinMs: 25, MaxMs: 250, Jitter: 0.5}, Budget: &destination.RetryBudget{Percent: 20, PerSecond: 10, WindowMs: 9},
 			},
+			Accrual: &destination.Accrual{
+				Consecutive: 7, Backoff: &destination.Backoff{MaxMs: 1}, Rate: &destination.SuccessRate{Threshold: 0.8, WindowMs: 10, MinRequests: 5}, RetryAfter: true,
+			},
 		},
 		Endpoints: []*destination.Endpoint{
 			{Address: "10.0.0.1:80", Weight: 10000, Zone: "z", Identity: "spiffe://x", Protocol: destination.Protocol_OPAQUE, Labels: map[string]string{"pod": "p", "empty": ""}},
@@ -63,6 +66,9 @@ func TestDecodeUpdate(t *testing.T) {
 			Retry: &wire.Retry{
 				Statuses: []wire.StatusRange{{First: 500, Last: 599}, {}}, Codes: []uint32{1, 14}, Limit: 2, TimeoutMS: 3,
 				Backoff: wire.Backoff{MinMS: 25, MaxMS: 250, Jitter: 0.5}, Budget: &wire.RetryBudget{Percent: 20, PerSecond: 10, WindowMS: 9},
+			},
+			Accrual: &wire.Accrual{
+				Consecutive: 7, Backoff: wire.Backoff{MaxMS: 1}, Rate: &wire.SuccessRate{Threshold: 0.8, WindowMS: 10, MinRequests: 5}, RetryAfter: true,
 			},
 		},
 		Endpoints: []wire.Endpoint{

@@ -92,7 +92,7 @@ func TestMalformedTrust(t *testing.T) {
 	changed := s.store.Changed()
 	for i, b := range []*identityapi.TrustBundle{{Generation: 9}, {Anchors: [][]byte{{1, 2, 3}}}, {}} {
 		p.trust.say(b)
-		eventually(t, "refused", func() bool { return s.client.Refused() > uint64(i) })
+		eventually(t, "refused", func() bool { return s.refused() > uint64(i) })
 		p.trust.set(&identityapi.TrustBundle{Anchors: p.ca.Anchors(), Generation: 1})
 	}
 	select {

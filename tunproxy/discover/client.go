@@ -100,9 +100,8 @@ func (c *Config) validate() error {
 // A Client is the sidecar's end of the control plane's API. Its methods are
 // safe from any goroutine, and none blocks but Run.
 type Client struct {
-	cfg     Config
-	policy  atomic.Pointer[Policy]
-	refused atomic.Uint64 // updates
+	cfg    Config
+	policy atomic.Pointer[Policy]
 
 	trustWatch, policyWatch *watch
 
@@ -251,9 +250,6 @@ func (c *Client) Targets() int {
 	defer c.mu.Unlock()
 	return len(c.targets)
 }
-
-// Refused is the number of updates refused so far.
-func (c *Client) Refused() uint64 { return c.refused.Load() }
 
 // Policy is the last good inbound policy; nil before the first, which denies.
 func (c *Client) Policy() *Policy { return c.policy.Load() }

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -275,6 +276,16 @@ type sidecar struct {
 	token   string
 	metrics *telemetry.Metrics
 	stop    func()
+}
+
+// refused is how many updates were refused, as metrics tell.
+func (s *sidecar) refused() (n uint64) {
+	s.t.Helper()
+	_, after, ok := strings.Cut(string(s.metrics.Registry.Text()), "\ncontrol_updates_refused_total ")
+	if _, err := fmt.Sscan(after, &n); !ok || err != nil {
+		s.t.Fatalf("no control_updates_refused_total: %v", err)
+	}
+	return n
 }
 
 func jwt(sub, extra string) string {

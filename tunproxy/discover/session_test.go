@@ -123,7 +123,7 @@ func TestPolicy(t *testing.T) {
 	}
 	for i, bad := range []*policyapi.InboundPolicy{{}, {Default: policyapi.Default_ALL_UNAUTHENTICATED, ClusterNetworks: []string{"everything"}}} {
 		p.policies.say(bad)
-		eventually(t, fmt.Sprintf("refused %d", i), func() bool { return s.client.Refused() > uint64(i) })
+		eventually(t, fmt.Sprintf("refused %d", i), func() bool { return s.refused() > uint64(i) })
 		if now := s.client.Policy(); now.Authz().Connection(80, who).Allow {
 			t.Fatalf("policy %d was taken", i)
 		}

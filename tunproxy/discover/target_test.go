@@ -141,8 +141,8 @@ func TestDeltas(t *testing.T) {
 	if calls != before {
 		t.Error("called after cancel")
 	}
-	if p.begun(svc) != 1 || s.client.Refused() != 0 {
-		t.Errorf("%d streams, %d updates refused", p.begun(svc), s.client.Refused())
+	if p.begun(svc) != 1 || s.refused() != 0 {
+		t.Errorf("%d streams, %d updates refused", p.begun(svc), s.refused())
 	}
 }
 
@@ -260,7 +260,7 @@ func TestMalformedUpdates(t *testing.T) {
 			}
 			good := target.Load()
 			f.say(u)
-			eventually(t, "refused", func() bool { return s.client.Refused() > 0 })
+			eventually(t, "refused", func() bool { return s.refused() > 0 })
 			if target.Load() != good {
 				t.Errorf("the state is now %+v", target.Load())
 			}
@@ -282,7 +282,7 @@ func TestMalformedFirst(t *testing.T) {
 	s.ready()
 	var got error
 	s.client.Lookup(s.loop, addrPort(svc), func(_ *discover.Target, err error) { got = err })
-	eventually(t, "refused", func() bool { return s.client.Refused() > 0 })
+	eventually(t, "refused", func() bool { return s.refused() > 0 })
 	s.loop.Advance(t, 21*time.Second)
 	if !errors.Is(got, discover.ErrNoAnswer) {
 		t.Errorf("%v, want no answer", got)

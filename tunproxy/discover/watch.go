@@ -91,7 +91,9 @@ func (h *watching) Message(s *rpc.Stream, p []byte) {
 	}
 	if err := w.take(p, !h.good.Load()); err != nil {
 		w.client.cfg.Logger.Warn("control plane's update refused, the last good one stays", "watch", w.name, "err", err)
-		w.client.refused.Add(1)
+		if m := w.client.cfg.Metrics; m != nil {
+			m.Control.Refused()
+		}
 		h.good.Store(false)
 		s.Cancel()
 		return

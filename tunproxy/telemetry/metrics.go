@@ -107,11 +107,12 @@ func (i *Identity) Refreshed(now, expires time.Time) {
 // Failed says that issuing one failed.
 func (i *Identity) Failed() { i.failed.Inc() }
 
-// Control are the control_ families: requests and responses by call, and
-// whether there is a connection.
+// Control are the control_ families: requests and responses by call, whether
+// there is a connection, and what of its messages was refused.
 type Control struct {
 	requests  *Requests
 	connected Gauge
+	refused   Counter
 }
 
 func newControl(r *Registry) *Control {
@@ -119,6 +120,8 @@ func newControl(r *Registry) *Control {
 	r.Collect(func(w *Writer) {
 		w.Gauge("control_connected", "Whether there is an authenticated connection to the control plane (1) or not (0).")
 		w.Sample("control_connected", float64(c.connected.Value()))
+		w.Counter("control_updates_refused_total", "Total count of the control plane's updates that were malformed; the last good one stayed.")
+		w.Sample("control_updates_refused_total", float64(c.refused.Value()))
 	})
 	return c
 }
@@ -131,6 +134,9 @@ func (c *Control) Connected(yes bool) {
 	}
 	c.connected.Set(0)
 }
+
+// Refused says that an update was malformed.
+func (c *Control) Refused() { c.refused.Inc() }
 
 // Call is a handle for calls of one method, always over TLS, to a server that
 // proved to be serverID.

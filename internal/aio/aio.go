@@ -63,8 +63,9 @@ type Handler interface {
 	Readable(c Conn)
 	// Writable: a Write that was short may go on.
 	Writable(c Conn)
-	// Closed is the last event: both directions are over, or err says why the
-	// connection broke (ErrReset, ErrTimeout, …; nil after an orderly end).
+	// Closed is the last event: both directions are over and all that came is
+	// read, up to io.EOF, or err says why the connection broke (ErrReset,
+	// ErrTimeout, …; nil after an orderly end).
 	// It is not called after the user's own Close or Reset.
 	Closed(c Conn, err error)
 }

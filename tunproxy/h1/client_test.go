@@ -427,6 +427,30 @@ func TestClientUpgradeAndConnect(t *testing.T) {
 	}
 }
 
+// Both directions end while the receiver has no room for what came with the head.
+func TestClientEndsBeforeItsReceiver(t *testing.T) {
+	up := get("/ws", message.Field{Name: "Upgrade", Value: "x"})
+	up.Upgrade = true
+	v := call(t, Config{Window: 4})
+	s, l := v.open(up, false)
+	l.keep = true
+	v.put("HTTP/1.1 101 Go\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n0123456789")
+	s.SendData(nil, true)
+	_ = v.server.CloseWrite()
+	for range 3 {
+		v.loop.Run(t)
+		if l.aborted || l.ended {
+			t.Fatalf("%v", l)
+		}
+		s.Consumed(4)
+	}
+	v.loop.Run(t)
+	mustEqual(t, string(l.body), "0123456789")
+	if !l.ended || l.aborted || len(v.closed) != 1 || v.closed[0] != nil {
+		t.Errorf("%v, closed %v", l, v.closed)
+	}
+}
+
 func TestClientFlowControl(t *testing.T) {
 	v := call(t, Config{Window: 1000})
 	s, l := v.open(get("/"), true)

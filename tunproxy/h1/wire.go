@@ -94,8 +94,13 @@ func (w *wire) Closed(_ aio.Conn, err error) {
 		return
 	}
 	if err == nil {
-		// Both directions ended, but bytes may be left to use.
+		// Both directions ended and are read, but bytes may be left to use, now
+		// or when a receiver has room for them.
+		w.eof = true
 		w.pump()
+		if w.off < len(w.in) && !w.over {
+			return
+		}
 	}
 	w.fail(err)
 	w.finish()

@@ -141,10 +141,18 @@ func (c *Conn) Read(p []byte) (int, error) {
 		k, err := c.decrypt(p[n:])
 		n += k
 		if n == 0 {
+			c.readUp()
 			return 0, err
 		}
 	}
 	return n, nil
+}
+
+// readUp: the last event may have waited for the user to read the end.
+func (c *Conn) readUp() {
+	if c.broke && !c.told && c.rerr != nil {
+		c.shim.loop.Post(c.tell)
+	}
 }
 
 // Peek implements aio.Conn.
@@ -503,12 +511,17 @@ func (c *Conn) Closed(_ aio.Conn, err error) {
 	c.tell()
 }
 
-// tell delivers the last event once.
+// tell delivers the last event once; after an orderly end when all is read: the
+// user may still have to make room for it.
 func (c *Conn) tell() {
-	if c.broke && !c.told && c.h != nil && !c.closed {
-		c.told = true
-		c.h.Closed(c, c.brokeErr)
+	if !c.broke || c.told || c.h == nil || c.closed {
+		return
 	}
+	if c.brokeErr == nil && (c.rerr == nil || len(c.peeked) > 0) {
+		return
+	}
+	c.told = true
+	c.h.Closed(c, c.brokeErr)
 }
 
 var (

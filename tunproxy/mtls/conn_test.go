@@ -178,6 +178,37 @@ func TestHalfClose(t *testing.T) {
 	}
 }
 
+// The transport ends, and has given everything to crypto/tls, before the user has
+// room for it.
+func TestTheEndWaitsForAReader(t *testing.T) {
+	l, e, _, _ := pair(t, 0)
+	var ce events
+	e.c.SetHandler(&ce)
+	want := bytes.Repeat([]byte("0123456789abcdef"), 500) // in one record
+	if n, err := e.s.Write(want); n != len(want) || err != nil {
+		t.Fatal(n, err)
+	}
+	if err := errors.Join(e.c.CloseWrite(), e.s.CloseWrite()); err != nil {
+		t.Fatal(err)
+	}
+	l.Run(t)
+	var got []byte
+	for len(got) < len(want) {
+		got = append(got, read(t, e.c, 1000)...)
+		l.Run(t)
+		if ce.closed != 0 {
+			t.Fatalf("closed after %d bytes of %d", len(got), len(want))
+		}
+	}
+	if _, err := e.c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Fatalf("read: %v, want EOF", err)
+	}
+	l.Run(t)
+	if !bytes.Equal(got, want) || ce.closed != 1 || ce.err != nil {
+		t.Errorf("closed %d, %v", ce.closed, ce.err)
+	}
+}
+
 func TestReset(t *testing.T) {
 	l, e, a, _ := pair(t, 0)
 	var se events

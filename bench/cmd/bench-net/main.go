@@ -21,13 +21,18 @@ import (
 
 	"github.com/tunmesh/tunmesh/bench/result"
 	"github.com/tunmesh/tunmesh/bench/scope"
+	"github.com/tunmesh/tunmesh/internal/nettest"
 )
 
-func main() {
+func main() { os.Exit(nettest.Contain(contained)) }
+
+// contained measures; networks and peers end with it, however it ends.
+func contained() int {
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench-net: error:", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 type flags struct {

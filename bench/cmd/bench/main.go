@@ -13,9 +13,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tunmesh/tunmesh/bench/scope"
+	"github.com/tunmesh/tunmesh/internal/nettest"
 )
 
-func main() {
+func main() { os.Exit(nettest.Contain(contained)) }
+
+// contained is the program; networks and peers end with it, however it ends.
+func contained() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	cmd := &cobra.Command{
@@ -30,11 +34,10 @@ func main() {
 	switch {
 	case errors.Is(err, scope.ErrInterrupted):
 		fmt.Fprintln(os.Stderr, "bench: interrupted; nothing is left behind")
-		stop()
-		os.Exit(130)
+		return 130
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "bench: error:", err)
-		stop()
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }

@@ -437,7 +437,7 @@ func TestClientEndsBeforeItsReceiver(t *testing.T) {
 	v.put("HTTP/1.1 101 Go\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n0123456789")
 	s.SendData(nil, true)
 	_ = v.server.CloseWrite()
-	for range 3 {
+	for range 2 {
 		v.loop.Run(t)
 		if l.aborted || l.ended {
 			t.Fatalf("%v", l)

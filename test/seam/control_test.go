@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/mtls"
 	"github.com/tunmesh/tunmesh/tunproxy/rpc"
 	"github.com/tunmesh/tunmesh/tunproxy/tap"
+	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -42,11 +44,20 @@ spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80, targetPort
 
 // sidecar is the sidecar's end: its client, store and tap, on a loop.
 type sidecar struct {
-	t      *testing.T
-	loop   *aiotest.Loop
-	store  *mtls.Store
-	client *discover.Client
-	hub    *tap.Hub
+	t       *testing.T
+	loop    *aiotest.Loop
+	store   *mtls.Store
+	client  *discover.Client
+	hub     *tap.Hub
+	metrics *telemetry.Metrics
+}
+
+// tookEverything holds that the client refused no update.
+func (s *sidecar) tookEverything() {
+	s.t.Helper()
+	if page := string(s.metrics.Registry.Text()); !strings.Contains(page, "\ncontrol_updates_refused_total 0\n") {
+		s.t.Errorf("updates were refused:\n%s", page)
+	}
 }
 
 // start runs the client of a pod against a plane.
@@ -61,7 +72,7 @@ func start(t *testing.T, p *controltest.Plane, pod *corev1.Pod) *sidecar {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &sidecar{t: t, loop: aiotest.NewLoop(), store: mtls.NewStore(mtls.Config{})}
+	s := &sidecar{t: t, loop: aiotest.NewLoop(), store: mtls.NewStore(mtls.Config{}), metrics: telemetry.New(telemetry.Config{}, "test")}
 	if err := s.store.Update(anchors, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +82,7 @@ func start(t *testing.T, p *controltest.Plane, pod *corev1.Pod) *sidecar {
 		t.Fatal(err)
 	}
 	s.client, err = discover.New(discover.Config{
-		Pod: name, TokenPath: token, ControlID: p.ID(), Store: s.store, Logger: p.Logger(),
+		Pod: name, TokenPath: token, ControlID: p.ID(), Store: s.store, Logger: p.Logger(), Metrics: s.metrics,
 		Dial: func(ctx context.Context) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "tcp", p.Addr().String())
 		},
@@ -158,9 +169,7 @@ func TestSidecarLearnsOfItsTargets(t *testing.T) {
 		p.DeletePod("default", fmt.Sprintf("web-%d", i))
 	}
 	eventually(t, "no endpoint", func() bool { return len(target.Load().Endpoints) == 0 })
-	if n := s.client.Refused(); n != 0 {
-		t.Errorf("%d updates were refused", n)
-	}
+	s.tookEverything()
 	eventually(t, "a policy", func() bool { return s.client.Policy() != nil })
 	if got := s.client.Policy().Labels()["pod"]; got != "client" {
 		t.Errorf("policy of pod %q", got)
@@ -183,9 +192,7 @@ func TestOutage(t *testing.T) {
 	p.PutPod(web(2))
 	p.Resume()
 	eventually(t, "caught up", func() bool { return len(target.Load().Endpoints) == 2 })
-	if n := s.client.Refused(); n != 0 {
-		t.Errorf("%d updates were refused", n)
-	}
+	s.tookEverything()
 }
 
 // TestRotation: a new anchor and a new issuer make the sidecar renew, without a

@@ -11,9 +11,10 @@ import (
 const headerLen = 4
 
 // MaxData is the most bytes of a stream that one frame carries. With what TLS
-// adds it still is one packet of segmentation offload, and it is more than the
-// kernel puts into one of those at the usual MTU: a packet in, a packet out.
-const MaxData = 65_300
+// adds it still is one packet of segmentation offload (65,374 bytes of payload
+// for gVisor), and it is more than the kernel puts into one of those at the usual
+// MTU: a packet in, a packet out.
+const MaxData = 65_240
 
 // kind is what a frame says.
 type kind uint8

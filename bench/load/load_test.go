@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/tunmesh/tunmesh/bench/load"
+	"github.com/tunmesh/tunmesh/internal/nettest"
 )
 
 // serving says that this test binary is the server: Serve never returns, so it
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
-	os.Exit(m.Run())
+	os.Exit(nettest.Contain(m.Run)) // the server ends with the tests
 }
 
 func server(t *testing.T) (echo, sink netip.AddrPort) {

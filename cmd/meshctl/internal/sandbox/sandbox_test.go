@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -20,7 +21,7 @@ import (
 const insideEnv = "TUNMESH_TEST_INSIDE"
 
 // TestMain runs the tests in a node of their own, so that nothing they mount or
-// set touches the machine.
+// set touches the machine, and all of it ends when this process is killed.
 func TestMain(m *testing.M) {
 	sandbox.Main(os.Args)
 	switch {
@@ -30,6 +31,8 @@ func TestMain(m *testing.M) {
 		c := node.Command(context.Background(), os.Args[1:]...)
 		c.Env = append(os.Environ(), insideEnv+"=1")
 		c.Stdout, c.Stderr = os.Stdout, os.Stderr
+		runtime.LockOSThread() // whose end is the node's
+		c.SysProcAttr.Pdeathsig = syscall.SIGKILL
 		if err := c.Run(); err != nil {
 			fmt.Fprintln(os.Stderr, "run the tests in a node:", err)
 			os.Exit(1)

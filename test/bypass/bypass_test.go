@@ -166,8 +166,11 @@ func (o *outside) testJudge(t *testing.T) {
 		"tunnels": v4 | v6, "linklocal": v6, "exthdr": v6, "fragments": v4, "options": v4,
 	} {
 		said, seen, heard := o.attack(t, "plain", way)
-		noticed := 0
+		noticed, forged := 0, 0
 		for _, b := range o.judge("plain", seen) {
+			if slices.ContainsFunc(o.peers, func(p string) bool { return netip.MustParseAddrPort(p).Addr() == b.packet.dst }) {
+				forged++
+			}
 			if b.packet.dst.Is4() {
 				noticed |= v4
 			} else {
@@ -176,6 +179,9 @@ func (o *outside) testJudge(t *testing.T) {
 		}
 		if noticed&families != families {
 			t.Errorf("%s from an unmeshed pod: noticed %b of families %b: this test could not fail", way, noticed, families)
+		}
+		if strings.HasPrefix(way, "spoof-") && forged == 0 {
+			t.Errorf("%s from an unmeshed pod: no neighbour saw a forged source: this test could not fail", way)
 		}
 		if way == "connect" && (len(heard) != 2 || strings.Count(said, "GOT") != 2) {
 			t.Errorf("connections from an unmeshed pod: the sink heard %v, the attacker said %s", heard, said)

@@ -30,15 +30,15 @@ func (o *outside) judge(from string, seen []packet) (bad []verdict) {
 	self := o.self[from]
 	asked := map[netip.Addr]bool{}
 	for _, p := range seen {
-		toSink, fromSink := p.dst == o.sink4 || p.dst == o.sink6, p.src == o.sink4 || p.src == o.sink6
+		toSink := p.dst == o.sink4 || p.dst == o.sink6
 		fromEvil := slices.Contains(self, p.src)
 		carried := p.proto == protoUDP || p.proto == protoICMP || p.proto == protoICMPv6
 		marked := bytes.Contains(p.bytes, []byte(marker))
-		if toSink && fromEvil && carried {
+		if fromEvil && carried {
 			asked[p.dst] = true
 		}
-		// The sink answers an echo with its bytes, and a datagram with an error that quotes it.
-		answer := fromSink && carried && asked[p.src] && slices.Contains(self, p.dst)
+		// An echo is answered with its bytes, and a datagram with an error that quotes it.
+		answer := carried && asked[p.src] && slices.Contains(self, p.dst)
 		switch {
 		case toSink && !carried:
 			bad = append(bad, verdict{"reached the sink", p})
@@ -72,6 +72,7 @@ func TestJudge(t *testing.T) {
 	}{
 		"true source":                      {[]packet{ask}, 0},
 		"answer":                           {[]packet{ask, {src: sink, dst: self, proto: protoICMP, bytes: m}}, 0},
+		"answer of a neighbour":            {[]packet{{src: self, dst: other, proto: protoICMP, bytes: m}, {src: other, dst: self, proto: protoICMP, bytes: m}}, 0},
 		"answer that nobody asked for":     {[]packet{{src: sink, dst: self, proto: protoICMP, bytes: m}}, 1},
 		"answer to another":                {[]packet{ask, {src: sink, dst: other, proto: protoICMP, bytes: m}}, 1},
 		"forged source":                    {[]packet{{src: other, dst: sink, proto: protoUDP}}, 1},

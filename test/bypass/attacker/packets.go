@@ -204,21 +204,46 @@ func packetSocket(t target) {
 	}
 }
 
-// forged are sources that are not the pod's.
-func forged(t target) []netip.Addr {
-	out := []netip.Addr{t.sink4.Prev(), netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("0.0.0.0"), t.sink4}
-	if t.self6.IsValid() {
-		out = append(out, t.sink6.Prev(), netip.MustParseAddr("::1"), netip.MustParseAddr("fe80::1"), netip.MustParseAddr("2001:db8::1"))
+// neighbours are the addresses of other pods.
+func neighbours(t target) (out []netip.Addr) {
+	for _, p := range t.peers {
+		if a, err := netip.ParseAddrPort(p); err == nil {
+			out = append(out, a.Addr())
+		}
 	}
 	return out
 }
 
+// first is the address of a's range that the node has, as a rule.
+func first(a netip.Addr) netip.Addr {
+	b := a.AsSlice()
+	b[len(b)-1] = 1
+	f, _ := netip.AddrFromSlice(b)
+	return f
+}
+
+// forged are sources that are not the pod's: nobody's, the node's, a neighbour's.
+func forged(t target) []netip.Addr {
+	out := []netip.Addr{
+		t.sink4.Prev(), first(t.sink4), netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("0.0.0.0"), t.sink4,
+	}
+	if t.self6.IsValid() {
+		out = append(out, t.sink6.Prev(), first(t.sink6), netip.MustParseAddr("::1"), netip.MustParseAddr("fe80::1"), netip.MustParseAddr("2001:db8::1"))
+	}
+	return append(out, neighbours(t)...)
+}
+
 func spoof(t target, proto4, proto6 byte, make1 func(src, dst netip.Addr) []byte) {
 	for i, src := range forged(t) {
-		if src.Is4() {
-			sendRaw("source "+src.String(), packet4(src, t.sink4, proto4, uint16(100+i), 0, nil, make1(src, t.sink4)))
-		} else {
-			sendRaw("source "+src.String(), packet6(src, t.sink6, proto6, make1(src, t.sink6)))
+		for _, dst := range append([]netip.Addr{t.sink4, t.sink6}, neighbours(t)...) {
+			what := fmt.Sprintf("source %v to %v", src, dst)
+			switch {
+			case src == dst || src.Is4() != dst.Is4():
+			case src.Is4():
+				sendRaw(what, packet4(src, dst, proto4, uint16(100+i), 0, nil, make1(src, dst)))
+			default:
+				sendRaw(what, packet6(src, dst, proto6, make1(src, dst)))
+			}
 		}
 	}
 }

@@ -75,7 +75,7 @@ func (e *endpoint) accrue(x *exchange.Exchange, a exchange.Attempt) {
 		return
 	}
 	s := resilience.Sign{
-		Trial: b.trial == x, Limited: a.Limited, RetryAfter: a.RetryAfter,
+		Trial: b.trial == x, Limited: a.Outcome == exchange.Limited, RetryAfter: a.RetryAfter,
 		Failed: a.Outcome == exchange.Failure || a.Outcome == exchange.Undelivered, Void: a.Outcome == exchange.Canceled,
 	}
 	if s.Trial {

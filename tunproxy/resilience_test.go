@@ -2,14 +2,17 @@ package tunproxy_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/tunmesh/tunmesh/internal/aio"
 	"github.com/tunmesh/tunmesh/internal/hop"
 	"github.com/tunmesh/tunmesh/tunproxy/discover"
 	"github.com/tunmesh/tunmesh/tunproxy/resilience"
@@ -298,7 +301,7 @@ func TestABreakerKeepsRequestsFromAFailingEndpoint(t *testing.T) {
 		}
 	})
 	good.serveHTTP(80, whoami("c"))
-	w.careful("10.96.0.1:80", resilience.Policy{Accrual: breaking(3, 300*time.Millisecond)}, "10.0.0.2:80=b", "10.0.0.3:80=c")
+	w.careful("10.96.0.1:80", resilience.Policy{Accrual: breaking(3, 100*time.Millisecond)}, "10.0.0.2:80=b", "10.0.0.3:80=c")
 	c := a.client(true)
 	endpoints := func(state string) float64 {
 		return a.metric("outbound_http_balancer_endpoints", `endpoint_state="`+state+`"`)
@@ -313,17 +316,16 @@ func TestABreakerKeepsRequestsFromAFailingEndpoint(t *testing.T) {
 		t.Errorf("tripped after %d requests to it, want 3", n)
 	}
 	// While it rests nobody asks it; then one request does, and fails.
-	eventually(t, "a trial", func() bool { get(t, c, "http://10.96.0.1/"); return asked.Load() == 4 })
-	if endpoints("pending") != 1 {
-		t.Error("a failed trial opened the breaker")
+	shut := func() float64 { return a.metric("outbound_http_balancer_endpoint_shut_total") }
+	opened := func() float64 { return a.metric("outbound_http_balancer_endpoint_open_total") }
+	eventually(t, "a trial", func() bool { get(t, c, "http://10.96.0.1/"); return shut() == 2 })
+	if n := asked.Load(); n != 4 || opened() != 0 {
+		t.Errorf("a trial of %d requests; %v times open", n-3, opened())
 	}
 	well.Store(true)
-	eventually(t, "well again", func() bool { get(t, c, "http://10.96.0.1/"); return endpoints("ready") == 2 })
-	if n := asked.Load(); n < 5 {
-		t.Errorf("opened after %d requests", n)
-	}
-	if shut, open := a.metric("outbound_http_balancer_endpoint_shut_total"), a.metric("outbound_http_balancer_endpoint_open_total"); shut < 2 || open != 1 {
-		t.Errorf("%v times shut, %v times open", shut, open)
+	eventually(t, "well again", func() bool { get(t, c, "http://10.96.0.1/"); return opened() == 1 })
+	if n := endpoints("ready"); n != 2 {
+		t.Errorf("%v endpoints ready", n)
 	}
 }
 
@@ -358,3 +360,92 @@ func TestAllEndpointsRest(t *testing.T) {
 	w.careful("10.96.0.1:80", resilience.Policy{}, "10.0.0.2:80=b")
 	eventually(t, "the rules are gone", func() bool { return get(t, c, "http://10.96.0.1/") == "500 " })
 }
+
+// A Service with very many endpoints costs a bounded number of connections, and
+// not much memory.
+func TestManyEndpoints(t *testing.T) {
+	w := newWorld(t)
+	a, out := w.pod("a", "10.0.0.1"), w.hostOutside("10.0.0.9")
+	const n = 10_000
+	var endpoints []string
+	for port := uint16(1); port <= 600; port++ {
+		out.serveRaw(port, func(c aio.Conn) {
+			c.SetHandler(aioHTTP{})
+		})
+		endpoints = append(endpoints, fmt.Sprintf("10.0.0.9:%d", port))
+	}
+	w.service("10.96.0.1:80", endpoints...)
+	c := a.client(false)
+	for range 3000 {
+		if got := get(t, c, "http://10.96.0.1/"); got != "200 " {
+			t.Fatal(got)
+		}
+	}
+	open := a.metric("tcp_open_connections", `peer="dst"`)
+	t.Logf("%v connections to %d endpoints", open, len(endpoints))
+	if open < 100 || open > 300 {
+		t.Errorf("%v connections to %d endpoints", open, len(endpoints))
+	}
+
+	heap := func() int64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	endpoints = nil
+	for i := range n {
+		endpoints = append(endpoints, fmt.Sprintf("10.0.0.9:%d", 1+i))
+	}
+	w.service("10.96.0.2:80", endpoints...)
+	if conn, err := a.dialTo("10.96.0.2:80"); err == nil { // one of them is asked; most are not there
+		_ = conn.Close()
+	}
+	mb := float64(heap()-before) / (1 << 20)
+	t.Logf("%.1f MB for %d endpoints", mb, n)
+	if mb > 20 {
+		t.Errorf("%.1f MB for %d endpoints", mb, n)
+	}
+	runtime.KeepAlive(endpoints)
+}
+
+// An endpoint that turns requests down quickly does not get more of them.
+func TestQuickRefusalsAttractNothing(t *testing.T) {
+	for _, status := range []int{429, 503} {
+		w := newWorld(t)
+		a, b, good := w.pod("a", "10.0.0.1"), w.pod("b", "10.0.0.2"), w.pod("c", "10.0.0.3")
+		var quick atomic.Int64
+		b.serveHTTP(80, func(rw http.ResponseWriter, _ *http.Request) {
+			quick.Add(1)
+			rw.WriteHeader(status)
+		})
+		good.serveHTTP(80, func(http.ResponseWriter, *http.Request) { time.Sleep(3 * time.Millisecond) })
+		w.service("10.96.0.1:80", "10.0.0.2:80=b", "10.0.0.3:80=c")
+		c := a.client(true)
+		const n = 300
+		for range n {
+			get(t, c, "http://10.96.0.1/")
+		}
+		if got := quick.Load(); got > n/4 {
+			t.Errorf("%d: %d of %d requests went there", status, got, n)
+		}
+	}
+}
+
+// aioHTTP answers whatever comes, on a host's loop.
+type aioHTTP struct{}
+
+func (aioHTTP) Readable(c aio.Conn) {
+	p := make([]byte, 4096)
+	if n, err := c.Read(p); n == 0 && err != nil {
+		if !errors.Is(err, aio.ErrWouldBlock) {
+			c.Close()
+		}
+		return
+	}
+	_, _ = c.Write([]byte("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+}
+func (aioHTTP) Writable(aio.Conn)      {}
+func (aioHTTP) Closed(aio.Conn, error) {}

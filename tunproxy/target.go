@@ -58,7 +58,7 @@ type endpoint struct {
 func (w *worker) target(t *discover.Target, dst netip.AddrPort) *target {
 	tg := w.targets[t]
 	if tg == nil {
-		tg = &target{w: w, t: t, dst: dst, set: balance.New[*endpoint](balance.Config{Rand: w.rand.Uint64})}
+		tg = &target{w: w, t: t, dst: dst, set: balance.New[*endpoint](balance.Config{Rand: w.rand.Uint64, Active: activeEndpoints})}
 		tg.routes = route.Default(tg.set)
 		tg.refresh()
 		tg.stop = t.Subscribe(w.loop, tg.refresh)
@@ -259,15 +259,37 @@ func (e *endpoint) group(k upstream.Kind) *upstream.Group {
 	return e.groups[k]
 }
 
-// release lets go of what e holds; streams under way finish, and are counted.
-func (e *endpoint) release() {
-	e.dismiss()
+// activeEndpoints is how many of a target's endpoints are in use at a time, while
+// they have little to do: each costs a connection, some 15 KB on either side and
+// a PING every two seconds. A few hundred share load evenly.
+const activeEndpoints = 256
+
+// rotate gives other endpoints of a large target their turn. Connections of those
+// that had theirs close, unless they are soon in use again.
+func (tg *target) rotate() {
+	for range 1 + max(tg.set.Active()-activeEndpoints, 0)/4 {
+		m := tg.set.Rotate()
+		if m == nil {
+			return
+		}
+		m.Value.letGo()
+	}
+}
+
+// letGo gives up e's connections; streams under way finish.
+func (e *endpoint) letGo() {
 	for k, g := range e.groups {
 		if g != nil {
 			g.Release()
 			e.groups[k] = nil
 		}
 	}
+}
+
+// release lets go of what e holds; streams under way finish, and are counted.
+func (e *endpoint) release() {
+	e.dismiss()
+	e.letGo()
 	e.settle()
 }
 

@@ -93,7 +93,9 @@ func (w *worker) sweep() {
 		if tg.users == 0 && now-tg.used > targetIdle {
 			tg.release()
 			delete(w.targets, t)
+			continue
 		}
+		tg.rotate()
 	}
 	for l := range w.lanes {
 		l.expired(now)

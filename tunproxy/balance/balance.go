@@ -24,6 +24,9 @@
 //     gets a request at once; while that is under way it counts as one with
 //     DefaultRTT, so that it does not get a thousand.
 //   - A failure is never a fast answer: it counts as DefaultRTT at least.
+//   - Of very many endpoints only some are in the choice at a time (Config.Active),
+//     chosen at random and changed one by one, as each costs a connection. More
+//     come in at once when those have work to do.
 package balance
 
 import (
@@ -52,6 +55,9 @@ const (
 	slack = 16
 	// tries bounds the search for a usable endpoint by sampling.
 	tries = 8
+	// busy is how many requests an endpoint has under way when another one is taken
+	// into the choice rather than giving it one more.
+	busy = 2
 )
 
 // Config of a Set. The zero value of a field is its default.
@@ -61,6 +67,9 @@ type Config struct {
 	DefaultRTT time.Duration
 	// Decay is the time in which a peak loses all but 1/e of its height; 10 s.
 	Decay time.Duration
+	// Active is how many ready members are in the choice when they have little to
+	// do; 0: all.
+	Active int
 	// Rand is a source of uniform 64-bit numbers; required. Sets of one loop may
 	// share it.
 	Rand func() uint64
@@ -90,11 +99,13 @@ const (
 // each endpoint, such as its connections.
 type Set[T any] struct {
 	cfg     Config
-	members []*Member[T] // the first ready ones are ready
+	members []*Member[T] // the first ready ones are ready, the first active of them in the choice
 	ready   int
+	active  int
 	byAddr  map[netip.AddrPort]*Member[T]
 	alias   *aliasTable // nil while weights are equal
 	sampled []*Member[T]
+	stale   bool // alias is of those that were in the choice before
 
 	unit    float64 // mean weight: one turn of an average member
 	clock   float64 // virtual time: a member that got its share is at it
@@ -119,6 +130,9 @@ func (s *Set[T]) Len() int { return len(s.members) }
 // Ready is the number of members that Pick may return.
 func (s *Set[T]) Ready() int { return s.ready }
 
+// Active is the number of members that Pick chooses from.
+func (s *Set[T]) Active() int { return s.active }
+
 // All calls f for each member, in no particular order, until it returns false.
 func (s *Set[T]) All(f func(*Member[T]) bool) {
 	for _, m := range s.members {
@@ -136,6 +150,7 @@ func (s *Set[T]) Get(addr netip.AddrPort) *Member[T] { return s.byAddr[addr] }
 // are never picked again, but their Begin and End still work. Of an address named
 // twice the last counts.
 func (s *Set[T]) Update(eps []Endpoint) (added, removed []*Member[T]) {
+	first := s.ready == 0
 	named := make(map[netip.AddrPort]struct{}, len(eps))
 	for _, e := range eps {
 		named[e.Addr] = struct{}{}
@@ -163,6 +178,9 @@ func (s *Set[T]) Update(eps []Endpoint) (added, removed []*Member[T]) {
 			}
 		}
 	}
+	if first && s.active < s.ready {
+		s.shuffle()
+	}
 	s.reweigh()
 	return added, removed
 }
@@ -183,7 +201,7 @@ func (s *Set[T]) swap(i, j int) {
 
 // reweigh prepares sampling by weight.
 func (s *Set[T]) reweigh() {
-	s.alias, s.sampled = nil, nil
+	s.alias, s.sampled, s.stale = nil, nil, false
 	if len(s.members) == 0 {
 		return
 	}
@@ -196,12 +214,16 @@ func (s *Set[T]) reweigh() {
 	if equal {
 		return
 	}
-	weights := make([]float64, len(s.members))
-	for i, m := range s.members {
+	of := s.members
+	if s.limited() {
+		of = s.members[:s.active]
+	}
+	weights := make([]float64, len(of))
+	for i, m := range of {
 		weights[i] = float64(m.weight)
 	}
 	s.alias = newAliasTable(weights)
-	s.sampled = append([]*Member[T](nil), s.members...) // readiness moves members, not these
+	s.sampled = append([]*Member[T](nil), of...) // readiness moves members, not these
 }
 
 // Pick chooses a ready member for which exclude, if not nil, does not hold; nil
@@ -212,10 +234,15 @@ func (s *Set[T]) Pick(now time.Duration, exclude func(*Member[T]) bool) *Member[
 		return nil
 	}
 	b := s.sample(exclude, a)
-	if b == nil {
-		return a
+	if b != nil {
+		a = better(a, b, now)
 	}
-	return better(a, b, now)
+	if a.pending >= busy && s.active < s.ready {
+		if n := s.grow(exclude); n != nil {
+			return n
+		}
+	}
+	return a
 }
 
 // better is the choice between two.
@@ -234,7 +261,7 @@ func better[T any](a, b *Member[T], now time.Duration) *Member[T] {
 
 // sample draws a ready member by weight, other than not.
 func (s *Set[T]) sample(exclude func(*Member[T]) bool, not *Member[T]) *Member[T] {
-	usable := s.ready
+	usable := s.active
 	if not != nil {
 		usable--
 	}
@@ -249,9 +276,9 @@ func (s *Set[T]) sample(exclude func(*Member[T]) bool, not *Member[T]) *Member[T
 	}
 	// Few are usable, or one weighs nearly everything: look at all, from a random
 	// place on.
-	start := int(s.below(uint64(s.ready)))
-	for i := range s.ready {
-		m := s.members[(start+i)%s.ready]
+	start := int(s.below(uint64(s.active)))
+	for i := range s.active {
+		m := s.members[(start+i)%s.active]
 		if m != not && (exclude == nil || !exclude(m)) {
 			return m
 		}
@@ -261,11 +288,14 @@ func (s *Set[T]) sample(exclude func(*Member[T]) bool, not *Member[T]) *Member[T
 
 // draw is one member at random; nil when it drew one that is not ready.
 func (s *Set[T]) draw() *Member[T] {
+	if s.stale {
+		s.reweigh()
+	}
 	if s.alias == nil {
-		return s.members[s.below(uint64(s.ready))]
+		return s.members[s.below(uint64(s.active))]
 	}
 	m := s.sampled[s.alias.draw(s.cfg.Rand)]
-	if !m.Ready() {
+	if !m.Active() {
 		return nil
 	}
 	return m
@@ -276,7 +306,7 @@ func (s *Set[T]) draw() *Member[T] {
 func (s *Set[T]) below(n uint64) uint64 { return below(s.cfg.Rand(), n) }
 
 // passed moves virtual time on by one pick.
-func (s *Set[T]) passed() { s.clock += 1 / float64(max(s.ready, 1)) }
+func (s *Set[T]) passed() { s.clock += 1 / float64(max(s.active, 1)) }
 
 // answered takes an answer into the average of all.
 func (s *Set[T]) answered(ns float64) {
@@ -293,5 +323,9 @@ func (s *Set[T]) decayed(v float64, d time.Duration) float64 {
 	if d <= 0 {
 		return v
 	}
-	return v * math.Exp(-float64(d)/float64(s.cfg.Decay))
+	x := float64(d) / float64(s.cfg.Decay)
+	if x < 1.0/64 { // what is busy; wrong by less than a millionth
+		return v * (1 - x + x*x/2)
+	}
+	return v * math.Exp(-x)
 }

@@ -446,6 +446,35 @@ func TestGrow(t *testing.T) {
 	}
 }
 
+// BenchmarkChoice is Pick by itself.
+func BenchmarkChoice(b *testing.B) {
+	for _, active := range []int{0, 256} {
+		for _, weighted := range []bool{false, true} {
+			b.Run(fmt.Sprintf("endpoints=10000/active=%d/weighted=%v", active, weighted), func(b *testing.B) {
+				eps := endpoints(10_000)
+				for i := range eps {
+					if weighted {
+						eps[i].Weight = uint32(i%7 + 1)
+					}
+				}
+				s := New[int](Config{Rand: source(1), Active: active})
+				s.Update(eps)
+				s.All(func(m *Member[int]) bool {
+					m.Begin()
+					m.End(0, Success, time.Millisecond)
+					return true
+				})
+				now := time.Second
+				b.ReportAllocs()
+				for b.Loop() {
+					s.Pick(now, nil)
+					now += time.Microsecond
+				}
+			})
+		}
+	}
+}
+
 func BenchmarkPick(b *testing.B) {
 	for _, n := range []int{3, 100, 10_000} {
 		for _, weighted := range []bool{false, true} {

@@ -41,8 +41,12 @@ func (m *Member[T]) Removed() bool { return m.set == nil }
 // Ready reports that Pick may return the member.
 func (m *Member[T]) Ready() bool { return m.set != nil && m.index < m.set.ready }
 
+// Active reports that Pick chooses from the member and others like it.
+func (m *Member[T]) Active() bool { return m.set != nil && m.index < m.set.active }
+
 // SetReady takes the member out of the choice, or back in; it is the owner's way
-// to say that an endpoint can't be connected to, or is given a rest. O(1).
+// to say that an endpoint can't be connected to, or is given a rest. O(1), unless
+// weights differ and only some members are in the choice.
 func (m *Member[T]) SetReady(ready bool) {
 	s := m.set
 	if s == nil || ready == m.Ready() {
@@ -51,8 +55,16 @@ func (m *Member[T]) SetReady(ready bool) {
 	if ready {
 		s.swap(m.index, s.ready)
 		s.ready++
-		m.turn = m.place()
+		if s.cfg.Active <= 0 || s.active < s.cfg.Active {
+			s.activate(m)
+		}
 		return
+	}
+	if m.Active() {
+		s.deactivate(m)
+		if s.active < min(s.cfg.Active, s.ready-1) { // there are others; m is one of them yet
+			s.activate(s.idler(m))
+		}
 	}
 	s.ready--
 	s.swap(m.index, s.ready)
@@ -117,7 +129,11 @@ func (m *Member[T]) learn(now time.Duration, ns float64) {
 		m.rtt = ns // the first answers of a process are often slow: the best of them counts
 	case ns <= m.rtt:
 		m.rises = 0
-		m.rtt += (ns - m.rtt) * max(evidence, 1-math.Exp(-float64(elapsed)/float64(s.cfg.Decay)))
+		weight := evidence
+		if elapsed > s.cfg.Decay/8 { // below that, evidence is the larger
+			weight = max(weight, 1-math.Exp(-float64(elapsed)/float64(s.cfg.Decay)))
+		}
+		m.rtt += (ns - m.rtt) * weight
 	case m.rises > 0 && now-time.Duration(ns) < m.at:
 		return // was under way when the last one ended: the same event
 	default:

@@ -20,35 +20,21 @@ type Attempt struct {
 	Outcome Outcome
 	// Wait is the time to the response's head, or for how long there was none.
 	Wait time.Duration
-	// Limited: the endpoint said that it has too much to do (429, or gRPC's
-	// RESOURCE_EXHAUSTED).
-	Limited bool
 	// RetryAfter is for how long the endpoint asked to be left alone.
 	RetryAfter time.Duration
 }
 
 // answer is what a guard noted of the current attempt's.
 type answer struct {
-	told    bool
-	limited bool
-	after   time.Duration
+	told  bool
+	after time.Duration
 }
 
 // note takes in a response's head. g may be nil.
-func (g *guard) note(h *message.Head, end bool) {
-	if g == nil {
-		return
+func (g *guard) note(h *message.Head) {
+	if g != nil {
+		g.answer.after = g.after(h)
 	}
-	g.answer.limited = h.Status == 429
-	g.answer.after = g.after(h)
-	if end {
-		g.noteCode(h.Fields)
-	}
-}
-
-// noteCode takes in a gRPC status.
-func (g *guard) noteCode(f []message.Field) {
-	g.answer.limited = g.answer.limited || grpcStatus(f) == grpcResourceExhausted
 }
 
 // answers tells the endpoint of an answer that is none of failure. g may be nil.
@@ -72,7 +58,7 @@ func (g *guard) judge(o Outcome, wait time.Duration) bool {
 	g.answer = answer{}
 	c, ok := g.x.endpoint.(Critic)
 	if ok {
-		c.Judge(g.x, Attempt{Outcome: o, Wait: wait, Limited: a.limited, RetryAfter: a.after})
+		c.Judge(g.x, Attempt{Outcome: o, Wait: wait, RetryAfter: a.after})
 	}
 	return ok
 }

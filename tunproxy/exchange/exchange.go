@@ -45,6 +45,9 @@ const (
 	Failure
 	// Undelivered: the endpoint provably did not act on the request.
 	Undelivered
+	// Limited: the endpoint said that it has too much to do (429, or gRPC's
+	// RESOURCE_EXHAUSTED).
+	Limited
 	// Canceled: the client left; this says nothing about the endpoint.
 	Canceled
 )
@@ -313,11 +316,7 @@ func (x *Exchange) releaseDown() {
 // ended closes the exchange's books when both directions are over.
 func (x *Exchange) ended() {
 	if x.reqEnd && x.respEnd {
-		o := Success
-		if x.res.Failed() {
-			o = Failure
-		}
-		x.finish(o)
+		x.finish(outcomeOf(x.res.Status, x.res.GRPCStatus, x.res.Failed()))
 	}
 }
 

@@ -232,6 +232,21 @@ func TestRequestAndResponseCross(t *testing.T) {
 	}
 }
 
+func TestWhatEndpointsAnswerIsSorted(t *testing.T) {
+	for want, answers := range map[Outcome][]message.Head{
+		Success: {{Status: 200}, {Status: 404}, {Status: 200, Fields: []message.Field{{Name: "grpc-status", Value: "5"}}}},
+		Failure: {{Status: 500}, {Status: 503}, {Status: 200, Fields: []message.Field{{Name: "grpc-status", Value: "14"}}}},
+		Limited: {{Status: 429}, {Status: 200, Fields: []message.Field{{Name: "grpc-status", Value: "8"}}}},
+	} {
+		for i := range answers {
+			w := newWorld(t)
+			w.get(true)
+			w.ups[0].r.Head(w.ups[0], &answers[i], true)
+			w.over(want)
+		}
+	}
+}
+
 func TestBodyThatComesBeforeTheEndpointIsHeld(t *testing.T) {
 	w := newWorld(t)
 	w.later = true

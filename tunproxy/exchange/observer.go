@@ -65,3 +65,14 @@ func failing(code int) bool {
 	}
 	return false
 }
+
+// outcomeOf sorts an answer for the balancer.
+func outcomeOf(status, grpc int, failed bool) Outcome {
+	switch {
+	case failed:
+		return Failure
+	case status == 429, grpc == grpcResourceExhausted:
+		return Limited
+	}
+	return Success
+}

@@ -24,7 +24,7 @@ func (x *Exchange) response(h *message.Head, end bool) {
 		x.down.SendHead(h, false)
 		return
 	}
-	x.guard.note(h, end)
+	x.guard.note(h)
 	if x.guard.takes(h, end) {
 		return
 	}
@@ -75,9 +75,6 @@ func (x *Exchange) responseData(p []byte, end bool) {
 func (x *Exchange) responseTrailers(f []message.Field) {
 	if x.guard.takesTrailers(f) {
 		return
-	}
-	if x.guard != nil {
-		x.guard.noteCode(f)
 	}
 	x.noteGRPC(f)
 	f = append(x.out.Fields[:0], f...)

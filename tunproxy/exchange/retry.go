@@ -57,11 +57,7 @@ func (g *guard) takes(h *message.Head, end bool) bool {
 		g.satisfied()
 		return false
 	}
-	o := Success
-	if h.Status >= 500 {
-		o = Failure
-	}
-	return g.again(o, g.after(h))
+	return g.again(outcomeOf(h.Status, NoGRPCStatus, h.Status >= 500), g.after(h))
 }
 
 // takesTrailers does the same for trailers of a response whose head is held. g
@@ -80,15 +76,10 @@ func (g *guard) takesTrailers(f []message.Field) bool {
 
 // judgeCode decides by the status of a gRPC call.
 func (g *guard) judgeCode(f []message.Field) bool {
-	g.noteCode(f)
 	code := grpcStatus(f)
 	if !g.terms.Policy.Retry.Code(code) {
 		g.satisfied()
 		return false
-	}
-	o := Success
-	if failing(code) {
-		o = Failure
 	}
 	wait := time.Duration(0)
 	for i := range f {
@@ -96,7 +87,7 @@ func (g *guard) judgeCode(f []message.Field) bool {
 			wait = resilience.Pushback(f[i].Value)
 		}
 	}
-	return g.again(o, wait)
+	return g.again(outcomeOf(0, code, failing(code)), wait)
 }
 
 // releaseHead lets the held head go to the client, as what followed it says

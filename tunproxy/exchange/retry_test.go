@@ -94,14 +94,14 @@ func TestRetryLimit(t *testing.T) {
 }
 
 func TestNoRetryOfWhatDoesNotAskForIt(t *testing.T) {
-	for _, status := range []int{200, 404, 429} {
+	for status, outcome := range map[int]Outcome{200: Success, 404: Success, 429: Limited} {
 		w := under(t, resilience.Policy{Retry: retrying5xx()})
 		w.get(true)
 		w.respond(w.ups[0], status, true)
 		if w.down.head == nil || w.down.head.Status != status {
 			t.Fatalf("head %+v", w.down.head)
 		}
-		w.over(Success)
+		w.over(outcome)
 		w.heard(counts{})
 		w.quiet()
 	}

@@ -17,6 +17,7 @@ type sideCounters struct {
 	refused          atomic.Uint64
 	expired          atomic.Uint64
 	dialled          atomic.Uint64
+	narrowed         atomic.Uint64
 	drops            [packet.Reasons]atomic.Uint64
 }
 
@@ -34,6 +35,7 @@ type SideCounters struct {
 	Resets                                      uint64 // RSTs for segments of unknown connections
 
 	SYNs, Accepted, Refused, Expired, Dialled uint64
+	Narrowed                                  uint64 // connections whose path seems to swallow large packets
 
 	// Drops has every reason for which a packet was dropped.
 	Drops map[packet.Reason]uint64
@@ -103,6 +105,7 @@ func (t *SideCounters) add(l *loop, side aio.Side) {
 	t.Refused += c.refused.Load()
 	t.Expired += c.expired.Load()
 	t.Dialled += c.dialled.Load()
+	t.Narrowed += c.narrowed.Load()
 	for r := range c.drops {
 		t.drop(packet.Reason(r), c.drops[r].Load())
 	}

@@ -87,6 +87,7 @@ func newLoop(s *Stack, id int) (*loop, error) {
 		l.places[side] = newPlaces(max(s.cfg.MaxConns/len(s.cfg.App), 1), aio.Side(side) == aio.Wire)
 		l.readable[side] = true
 	}
+	l.links[aio.Wire].Stalled = l.stalled
 	if err := l.openFDs(devs); err != nil {
 		l.closeFDs()
 		return nil, fmt.Errorf("new loop %d: %w", id, err)

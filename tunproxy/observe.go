@@ -240,6 +240,8 @@ func (p *Proxy) collect(w *telemetry.Writer) {
 	w.Counter("opaque_hops_total", "Total count of byte streams opened to other sidecars, by whether their connection had carried one before.")
 	w.Sample("opaque_hops_total", float64(p.hopsMade.Load()), telemetry.Label{Name: "reused", Value: "false"})
 	w.Sample("opaque_hops_total", float64(p.hopsReused.Load()), telemetry.Label{Name: "reused", Value: "true"})
+	w.Counter("netstack_tcp_narrowed_total", "Total count of connections whose path seems to swallow large packets, so that they send smaller ones.")
+	w.Sample("netstack_tcp_narrowed_total", float64(c.Wire.Narrowed))
 	p.collectHTTP2(w)
 	p.collectLimits(w)
 }

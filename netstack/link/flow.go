@@ -40,6 +40,8 @@ type Flow struct {
 	// Through lets the next bare ACK pass: somebody waited for it long enough.
 	Through bool
 
+	sent sent
+
 	held    *stack.PacketBuffer
 	heldAt  time.Duration
 	lastAck uint32 // of the packet that left last
@@ -85,10 +87,15 @@ func (l *Link) hold(f *Flow, pkt *stack.PacketBuffer) bool {
 	ack := binary.BigEndian.Uint32(th[8:])
 	if th[13]&flagSYN != 0 {
 		f.ISS = binary.BigEndian.Uint32(th[4:])
+		f.sent.next = f.ISS + 1
 	}
 	due, through := f.Due, f.Through
 	f.Due, f.Through = 0, false
-	if through || !bareAck(th) || pkt.Data().Size() > 0 {
+	size := pkt.Data().Size()
+	if size > 0 && l.Stalled != nil && f.sent.add(binary.BigEndian.Uint32(th[4:]), size) {
+		l.Stalled(pkt)
+	}
+	if through || !bareAck(th) || size > 0 {
 		if f.held != nil || due > 0 && !through {
 			f.drop() // this packet carries the ACK, or ends the matter
 			l.Counters.AcksMerged.Add(1)

@@ -54,6 +54,10 @@ type Counters struct {
 // discipline in one.
 type Link struct {
 	Counters Counters
+	// Stalled, if set, hears of a segment that was sent again so often that its
+	// size may be why nobody acknowledges it. It is called from inside the stack
+	// and only borrows the packet.
+	Stalled func(*stack.PacketBuffer)
 
 	dev        tun.Device
 	mtu        uint32

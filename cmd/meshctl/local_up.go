@@ -16,6 +16,7 @@ import (
 // upFlags are those of up and demo.
 type upFlags struct {
 	wait, grace, maxBackoff time.Duration
+	mtu                     int
 	verbose                 bool
 }
 
@@ -23,12 +24,16 @@ func (f *upFlags) register(c *cobra.Command) {
 	c.Flags().DurationVar(&f.wait, "wait", time.Minute, "how long to wait for all pods to be ready")
 	c.Flags().DurationVar(&f.grace, "grace-period", 5*time.Second, "at the end, no pod is given longer than this")
 	c.Flags().DurationVar(&f.maxBackoff, "max-backoff", 30*time.Second, "the longest wait before a container that ended starts again")
+	c.Flags().IntVar(&f.mtu, "mtu", 1500, "of the pods' interfaces, in bytes")
 	c.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log details in the mesh's log files")
 }
 
 func (f *upFlags) validate() error {
 	if f.wait <= 0 || f.grace < 0 || f.maxBackoff <= 0 {
 		return usage("--wait and --max-backoff must be above 0, --grace-period not below")
+	}
+	if f.mtu < 1280 || f.mtu > 65535 {
+		return usage("--mtu %d: want 1280 to 65535", f.mtu)
 	}
 	return nil
 }
@@ -80,7 +85,7 @@ func (a *app) launch(ctx context.Context, manifests []files.File, flags upFlags,
 	}
 	p := a.progress()
 	l, err := holder.Launch(ctx, holder.Config{Dir: dir, Bin: bin, Foreground: foreground, Grace: flags.grace,
-		MaxBackoff: flags.maxBackoff, Verbose: flags.verbose}, p.say)
+		MaxBackoff: flags.maxBackoff, MTU: flags.mtu, Verbose: flags.verbose}, p.say)
 	p.done()
 	if err != nil {
 		return nil, ctl.Client{}, err

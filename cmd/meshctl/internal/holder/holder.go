@@ -67,6 +67,8 @@ type Config struct {
 	Grace time.Duration
 	// MaxBackoff bounds the wait before a container starts again.
 	MaxBackoff time.Duration
+	// MTU of the pods' interfaces; 0 is the kernel's default.
+	MTU int
 	// Verbose logs details.
 	Verbose bool
 }
@@ -263,7 +265,7 @@ func (h *holder) compose(ctx context.Context) error {
 	if !ipv6() {
 		pods, services = pods[:1], services[:1]
 	}
-	conflist, err := plugin.Conflist{Name: "tunmesh", Bridge: bridge, Subnets: pods, IPAMDir: "/run/tunmesh/ipam"}.JSON()
+	conflist, err := plugin.Conflist{Name: "tunmesh", Bridge: bridge, Subnets: pods, IPAMDir: "/run/tunmesh/ipam", MTU: h.cfg.MTU}.JSON()
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package local_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,5 +67,18 @@ func TestRollingChangeLosesNothing(t *testing.T) {
 		if len(s.Pods) != 4 {
 			t.Errorf("%s: answered by %v, want two old and two new pods", what, s.Pods)
 		}
+	}
+	// Of the old pods nothing stays on the node: two namespaces for each of four pods.
+	holder, err := m.HolderPID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []os.DirEntry
+	meshtest.Eventually(t, 15*time.Second, "the old pods' namespaces are gone", func() bool {
+		left, err = os.ReadDir(fmt.Sprintf("/proc/%d/root/run/netns", holder))
+		return err == nil && len(left) <= 8
+	})
+	if len(left) != 8 {
+		t.Errorf("namespaces %v, want two for each of four pods", left)
 	}
 }

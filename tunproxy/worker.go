@@ -100,6 +100,7 @@ func (w *worker) sweep() {
 	for l := range w.lanes {
 		l.expired(now)
 	}
+	w.pool.Renew()
 	w.loop.AfterFunc(sweepEvery, w.sweep)
 }
 

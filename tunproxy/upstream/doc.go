@@ -12,7 +12,9 @@
 //     there are exchanges at once.
 //  3. Group.Open gives a stream at once where a connection has room. Otherwise
 //     Group.Wait queues, and a connection is dialled. Both queues are bounded.
-//  4. A group that nobody holds any more drains: streams under way finish.
+//  4. A shared connection that has become old is replaced by a new one, which is
+//     there before the old one takes no more streams.
+//  5. A group that nobody holds any more drains: streams under way finish.
 //
 // Everything runs on the pool's loop.
 package upstream

@@ -83,7 +83,8 @@ type Group struct {
 type conn struct {
 	g      *Group
 	client Client
-	gone   bool // takes no more streams
+	until  time.Duration // when it is old
+	gone   bool          // takes no more streams
 	over   bool
 }
 
@@ -196,7 +197,7 @@ func (g *Group) dialed(c aio.Conn, err error) {
 		c.Close()
 	default:
 		g.rest = 0
-		n := &conn{g: g}
+		n := &conn{g: g, until: g.pool.dialer.loop.Now() + lifetime()}
 		n.client = g.speak(g.key.e, c, g.serve, n.left, n.ended)
 		if !n.gone {
 			g.conns = append(g.conns, n)
@@ -211,7 +212,7 @@ func (g *Group) dialed(c aio.Conn, err error) {
 func (g *Group) failed(err error) {
 	if !errors.Is(err, aio.ErrRefused) && !errors.Is(err, aio.ErrUnreachable) && !errors.Is(err, aio.ErrTimeout) && !g.key.e.ID.IsZero() {
 		g.rest = min(max(2*g.rest, minRest), maxRest)
-		g.restUntil = g.pool.dialer.loop.Now() + g.rest
+		g.restUntil = g.pool.dialer.loop.Now() + spread(g.rest) // those who failed together come back one by one
 		g.restErr = err
 	}
 	n := 1

@@ -86,8 +86,16 @@ func (r *inboundRequests) Open(x *exchange.Exchange) {
 		kind = upstream.HTTP2
 	}
 	g := r.group(kind)
-	if s, ok := g.Open(); ok {
-		x.Opened(r.upstream(x, s))
+	s, ok := g.Open()
+	if h.Protocol != "" && wantsUpgrade(x, s) {
+		if ok {
+			s.Abort(message.Cancel)
+		}
+		g = r.group(upstream.HTTP1)
+		s, ok = g.Open()
+	}
+	if ok {
+		x.Opened(r.upstream(x, s, g))
 		return
 	}
 	t := &waitingForApp{r: r, x: x, g: g}
@@ -111,8 +119,11 @@ func (r *inboundRequests) group(kind upstream.Kind) *upstream.Group {
 	return g
 }
 
-func (r *inboundRequests) upstream(x *exchange.Exchange, s message.Stream) exchange.Upstream {
+func (r *inboundRequests) upstream(x *exchange.Exchange, s message.Stream, g *upstream.Group) exchange.Upstream {
 	u := exchange.Upstream{Stream: s, Endpoint: theApp{}, Translate: orig.ToServer{}}
+	if x.Request().Protocol != "" && g.Kind() == upstream.HTTP1 {
+		u.Translate = new(orig.Upgrade)
+	}
 	if tunnels(x.Request()) {
 		u.Endpoint = r.tunnel(x)
 	}
@@ -143,7 +154,7 @@ func (t *waitingForApp) over() {
 // Ready implements upstream.Waiter.
 func (t *waitingForApp) Ready(s message.Stream) {
 	t.over()
-	t.x.Opened(t.r.upstream(t.x, s))
+	t.x.Opened(t.r.upstream(t.x, s, t.g))
 }
 
 // Failed implements upstream.Waiter.

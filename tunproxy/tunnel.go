@@ -11,6 +11,17 @@ import (
 // follows it is judged by nobody, and can be any request of another protocol.
 func tunnels(h *message.Head) bool { return h.Upgrade || h.Method == "CONNECT" }
 
+// wantsUpgrade reports that an extended CONNECT has to go to the app as an upgrade
+// of HTTP/1: over HTTP/2 the app does not take it, or was asked before and there
+// is no connection that would. s is a stream of such a connection; nil without one.
+func wantsUpgrade(x *exchange.Exchange, s message.Stream) bool {
+	takes, known := false, false
+	if c, ok := s.(interface{ ExtendedConnect() (takes, known bool) }); ok {
+		takes, known = c.ExtendedConnect()
+	}
+	return known && !takes || !known && x.Attempts() > 0
+}
+
 // inboundTunnel is a request to the app that became, or may become, a stream of
 // bytes. Policy may close it like other byte connections. It stands for the app
 // in the exchange's books, so that it hears of the end.

@@ -15,6 +15,7 @@ func TestConformance(t *testing.T) {
 		{"pipelining", testPipelining},
 		{"tunnels", testTunnels},
 		{"connect-http2", testConnectHTTP2},
+		{"connect-translated", testConnectTranslated},
 		{"go", testGo},
 		{"curl", testCurl},
 		{"python", testPython},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -242,6 +243,46 @@ func (f *frames) exchange(t *testing.T) {
 	if !bytes.Equal(got, append(want, want...)) {
 		t.Errorf("%d bytes came back of %d", len(got), 2*len(want))
 	}
+}
+
+// testConnectTranslated: an extended CONNECT becomes an upgrade of HTTP/1 for an
+// app that does not take it: one of HTTP/2 without the setting, as Go's is, and
+// one that knows HTTP/1 only.
+func testConnectTranslated(t *testing.T, p *pair) {
+	chat := []string{":method", "CONNECT", ":protocol", "bytes", ":scheme", "http", ":authority", "a.example", ":path", "/chat?x", "x-a", "b"}
+	old := p.port()
+	go serveTunnels(p.listen(t, old))
+	both := p.port()
+	serveHTTP2(t, p.listen(t, both), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		defer c.Close()
+		fmt.Fprintf(rw, "HTTP/1.1 101 Go On\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", r.Header.Get("Upgrade"))
+		_ = rw.Flush()
+		_, _ = io.Copy(c, rw)
+	}))
+	for name, port := range map[string]int{"http1": old, "net-http": both} {
+		t.Run(name, func(t *testing.T) {
+			for range 2 { // what was learned the first time holds
+				f, fr := p.connect(t, port, chat...)
+				if h, ok := fr.(*http2.MetaHeadersFrame); !ok || h.PseudoValue("status") != "200" {
+					t.Fatalf("%v", fr)
+				}
+				f.exchange(t)
+			}
+		})
+	}
+	t.Run("declined", func(t *testing.T) {
+		denied := append([]string{}, chat...)
+		denied[9] = "/denied"
+		_, fr := p.connect(t, old, denied...)
+		if h, ok := fr.(*http2.MetaHeadersFrame); !ok || h.PseudoValue("status") != "403" {
+			t.Errorf("%v", fr)
+		}
+	})
 }
 
 // testConnectHTTP2: CONNECT and extended CONNECT of HTTP/2 reach an app that

@@ -182,6 +182,9 @@ func (c *Client) respond(h *message.Head, f *framing) {
 		st.sendEnd = true // nothing may follow a request whose upgrade was declined
 	}
 	st.rcv.Head(st, h, mode == noBody)
+	if st.undecided && !st.over {
+		st.decided(mode == rawBody)
+	}
 	if c.cur == st && st.recvEnd {
 		c.responseEnded()
 	}
@@ -260,7 +263,11 @@ func (c *Client) sendHead(st *stream, h *message.Head, end bool) {
 		return
 	}
 	st.headSent, st.mode, st.left = true, e.mode, e.length
-	if end {
+	st.undecided = c.isUpgrade || c.isConnect
+	switch {
+	case end && st.undecided:
+		st.earlyEnd = true
+	case end:
 		st.endSend(nil)
 	}
 }

@@ -427,6 +427,31 @@ func TestClientUpgradeAndConnect(t *testing.T) {
 	}
 }
 
+// What is sent before the answer waits for it, and goes nowhere if it is no.
+func TestClientUpgradeWithEarlyBytes(t *testing.T) {
+	up := get("/ws", message.Field{Name: "Upgrade", Value: "x"})
+	up.Upgrade = true
+	for _, yes := range []bool{true, false} {
+		v := call(t, Config{})
+		s, l := v.open(up, false)
+		s.SendData([]byte("early "), false)
+		s.SendData([]byte("birds"), true)
+		if sent := v.take(); !strings.HasSuffix(sent, "\r\n\r\n") || l.drained != 0 {
+			t.Fatalf("%q, %d drained", sent, l.drained)
+		}
+		if !yes {
+			v.put("HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+			mustEqual(t, v.take(), "")
+			continue
+		}
+		v.put("HTTP/1.1 101 Go\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")
+		mustEqual(t, v.take(), "early birds")
+		if l.drained != len("early birds") || !v.server.EOF() {
+			t.Errorf("%d drained, EOF %v", l.drained, v.server.EOF())
+		}
+	}
+}
+
 // Both directions end while the receiver has no room for what came with the head.
 func TestClientEndsBeforeItsReceiver(t *testing.T) {
 	up := get("/ws", message.Field{Name: "Upgrade", Value: "x"})

@@ -28,8 +28,12 @@ type stream struct {
 
 	headSent bool
 	sendEnd  bool
-	mode     bodyMode // of what is sent
-	left     int64    // of lengthBody
+	// A client's Upgrade or CONNECT that is not answered yet: what is sent waits.
+	undecided bool
+	early     []byte
+	earlyEnd  bool
+	mode      bodyMode // of what is sent
+	left      int64    // of lengthBody
 
 	start uint64 // of what is sent, in w.queued
 	over  bool   // aborted, or the connection broke
@@ -61,6 +65,11 @@ func (s *stream) SendData(p []byte, end bool) {
 	if s.over || s.sendEnd || !s.headSent || s.w.over {
 		return
 	}
+	if s.undecided {
+		s.early = append(s.early, p...) // bounded by the window of who sends it
+		s.earlyEnd = s.earlyEnd || end
+		return
+	}
 	if len(p) > 0 {
 		if s.mode == lengthBody && int64(len(p)) > s.left {
 			s.w.fail(ErrUnsendable)
@@ -72,6 +81,15 @@ func (s *stream) SendData(p []byte, end bool) {
 	}
 	if end {
 		s.endSend(nil)
+	}
+}
+
+// decided: the other side speaks the new protocol, or does not.
+func (s *stream) decided(raw bool) {
+	p, end := s.early, s.earlyEnd
+	s.undecided, s.early = false, nil
+	if raw && (len(p) > 0 || end) {
+		s.SendData(p, end)
 	}
 }
 

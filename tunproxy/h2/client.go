@@ -47,10 +47,6 @@ func (c *Client) Capacity() int {
 	return max(0, min(c.peer.maxStreams-c.streams.n-len(c.unborn), c.idsLeft()))
 }
 
-// ExtendedConnect reports whether the peer takes :protocol (RFC 8441). It is
-// known once the peer's SETTINGS have arrived.
-func (c *Client) ExtendedConnect() bool { return c.peer.connect }
-
 // idsLeft is how many more streams have an identifier.
 func (c *Conn) idsLeft() int {
 	return (frame.MaxStreamID-int(c.nextID))/2 + 1 - len(c.unborn)
@@ -59,7 +55,7 @@ func (c *Conn) idsLeft() int {
 // giveID opens s, if the peer's limit allows it now; it may have become lower
 // since OpenStream. HEADERS must follow at once: identifiers go up on the wire.
 func (c *Conn) giveID(s *stream) bool {
-	if c.streams.n >= c.peer.maxStreams {
+	if c.streams.n >= c.peer.maxStreams || s.extended && !c.in.settings {
 		return false
 	}
 	s.id = c.nextID
@@ -75,6 +71,15 @@ func (c *Conn) dropUnborn(s *stream) {
 		if c.unborn[i] == s {
 			c.unborn = append(c.unborn[:i], c.unborn[i+1:]...)
 			return
+		}
+	}
+}
+
+// refuseExtended turns down what waited to hear that the peer takes :protocol.
+func (c *Conn) refuseExtended() {
+	for i := len(c.unborn) - 1; i >= 0; i-- {
+		if s := c.unborn[i]; s.extended {
+			c.resetLater(s, message.HTTP11Required, ErrNoExtendedConnect)
 		}
 	}
 }

@@ -90,6 +90,9 @@ func (c *Conn) settings(h frame.Header, p []byte) error {
 	}
 	c.replied(frame.AppendSettingsAck(c.frames()))
 	if !c.server {
+		if !c.peer.connect {
+			c.refuseExtended()
+		}
 		c.roomForStreams()
 	}
 	return nil

@@ -28,6 +28,8 @@ var (
 	ErrInformational = errors.New("http2: too many informational responses wait")
 	// ErrMemory: the stream held most while more was held than may be.
 	ErrMemory = errors.New("http2: too many bytes wait for receivers that are slow")
+	// ErrNoExtendedConnect: the peer's SETTINGS do not allow :protocol (RFC 8441).
+	ErrNoExtendedConnect = errors.New("http2: the peer does not take extended CONNECT")
 	// ErrBroken: the peer closed the transport while streams were open.
 	ErrBroken = errors.New("http2: the peer closed the connection")
 )

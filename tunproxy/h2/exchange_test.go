@@ -352,10 +352,6 @@ func TestConnect(t *testing.T) {
 				onEnd:  func(s message.Stream) { s.SendData(nil, true) },
 			}
 		}
-		w.run()
-		if !w.client.ExtendedConnect() {
-			t.Fatal("the setting did not arrive")
-		}
 		s, r := w.open()
 		h := &message.Head{Method: "CONNECT", Authority: "emoji:8080"}
 		if extended {
@@ -370,6 +366,33 @@ func TestConnect(t *testing.T) {
 		if in.Method != "CONNECT" || in.Authority != "emoji:8080" || in.Protocol != h.Protocol || in.Path != h.Path || r.body.String() != "ONE TWO" || !r.ended {
 			t.Errorf("%+v: %q", in, r.body.String())
 		}
+	}
+}
+
+// TestExtendedConnectRefused: nothing of :protocol leaves before the server's
+// SETTINGS have come, nor ever when these do not allow it.
+func TestExtendedConnectRefused(t *testing.T) {
+	h := &message.Head{Method: "CONNECT", Protocol: "websocket", Scheme: "http", Authority: "emoji:8080", Path: "/chat"}
+	w := newWorld(t, Config{}, Config{}, 0)
+	for range 2 {
+		s, r := w.open()
+		s.SendHead(h, false)
+		s.SendData([]byte("early"), false)
+		other, ok := w.open()
+		other.SendHead(get("/"), true)
+		w.run()
+		if !r.aborted || r.code != message.HTTP11Required || !errors.Is(r.err, ErrNoExtendedConnect) || s.Delivered() {
+			t.Errorf("%+v, delivered %v", r, s.Delivered())
+		}
+		if takes, known := other.(interface{ ExtendedConnect() (bool, bool) }).ExtendedConnect(); takes || !known {
+			t.Errorf("takes %v, known %v", takes, known)
+		}
+		if n := len(w.received); n == 0 || w.received[n-1].heads[0].Method != "GET" || ok.aborted {
+			t.Errorf("the other stream: %+v", ok)
+		}
+	}
+	if n := len(w.received); n != 2 {
+		t.Errorf("the server heard %d requests, want 2", n)
 	}
 }
 

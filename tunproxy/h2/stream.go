@@ -52,6 +52,7 @@ type stream struct {
 
 	marks       int // pieces of output that are not flushed
 	connect     bool
+	extended    bool // :protocol, which the peer's SETTINGS have to allow
 	undelivered bool // proved by the peer
 	closed      bool
 	released    bool
@@ -74,8 +75,13 @@ func (s *stream) SendHead(h *message.Head, end bool) {
 	if s.id == 0 {
 		s.noBody = h.Method == "HEAD"
 		s.connect = h.Method == "CONNECT"
+		s.extended = h.Protocol != ""
 	}
 	c := s.c
+	if s.extended && s.id == 0 && c.in.settings && !c.peer.connect {
+		c.resetLater(s, message.HTTP11Required, ErrNoExtendedConnect)
+		return
+	}
 	if !s.waiting() && c.out.hasRoom() && (s.id != 0 || c.giveID(s)) {
 		c.encodeHead(s, h, end)
 		return
@@ -170,6 +176,11 @@ func (s *stream) Abort(code message.Code) {
 func (s *stream) Delivered() bool {
 	return !s.undelivered && s.headAt > 0 && s.headAt <= s.c.out.flushed
 }
+
+// ExtendedConnect reports whether the peer takes :protocol (RFC 8441); known once
+// its SETTINGS have arrived. Until then a head with one waits, and it is turned
+// down, undelivered, when they do not allow it.
+func (s *stream) ExtendedConnect() (takes, known bool) { return s.c.peer.connect, s.c.in.settings }
 
 // Release implements message.Releaser.
 func (s *stream) Release() {

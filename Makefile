@@ -72,6 +72,10 @@ fuzz: need-go ## Run every fuzzer for FUZZTIME (60s) each
 	    $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./$$(dirname $$f) || exit 1; \
 	  done; done
 
+.PHONY: bench
+bench: need-root need-go ## Measure tunmesh beside Envoy, HAProxy, nginx and nghttpx (BENCH_FLAGS="--full --out DIR" for a report)
+	$(GO) run ./bench/cmd/bench run $(BENCH_FLAGS)
+
 .PHONY: bench-net
 bench-net: need-root build ## Measure one sidecar hop of opaque TCP against direct and kernel relays
 	$(GO) run ./bench/cmd/bench-net $(BENCH_FLAGS)

@@ -12,13 +12,14 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/tunmesh/tunmesh/bench/load"
 	"github.com/tunmesh/tunmesh/bench/peer"
+	"github.com/tunmesh/tunmesh/bench/proc"
 	"github.com/tunmesh/tunmesh/bench/topology"
 	"github.com/tunmesh/tunmesh/internal/nettest"
 )
@@ -105,11 +106,20 @@ func eventually(try func() error) error {
 
 // carries stops one half of a pair: then nothing may come back.
 func carries(p *peer.Peer, s peer.Sidecar, k load.Kind, canary []byte) error {
-	if err := s.Signal(syscall.SIGSTOP); err != nil {
+	pids := proc.Tree(s.PID()) // some have workers
+	signal := func(sig unix.Signal) error {
+		for _, pid := range pids {
+			if err := unix.Kill(pid, sig); err != nil {
+				return fmt.Errorf("signal the %s's side: %w", s.Side, err)
+			}
+		}
+		return nil
+	}
+	if err := signal(unix.SIGSTOP); err != nil {
 		return err
 	}
 	err := echoesWithin(p.From, k, p.At(k), canary, 300*time.Millisecond)
-	if cont := s.Signal(syscall.SIGCONT); cont != nil {
+	if cont := signal(unix.SIGCONT); cont != nil {
 		return cont
 	}
 	if err == nil {

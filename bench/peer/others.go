@@ -90,7 +90,7 @@ func (e *Env) haproxy() (*Peer, error) {
 const haproxyConfig = `
 global
   nbthread 1
-  maxconn 20000
+  maxconn 4000
   ssl-default-bind-options ssl-min-ver TLSv1.3
   ssl-default-server-options ssl-min-ver TLSv1.3
   ssl-server-verify required
@@ -98,7 +98,7 @@ defaults
   timeout connect 5s
   timeout client 10m
   timeout server 10m
-  maxconn 20000
+  maxconn 4000
 {{define "tls-in"}}{{if not .Client}} ssl crt {{.Both}} ca-file {{.CA}} verify required{{end}}{{end}}
 {{define "tls-out"}}{{if .Client}} ssl crt {{.Both}} ca-file {{.CA}} verify required verifyhost {{.OtherName}} sni str({{.OtherName}}){{end}}{{end}}
 frontend echo
@@ -160,8 +160,8 @@ daemon off;
 worker_processes 1;
 pid {{.Dir}}/nginx-{{if .Client}}client{{else}}server{{end}}.pid;
 error_log stderr error;
-worker_rlimit_nofile 30000;
-events { worker_connections 20000; }
+worker_rlimit_nofile 12000;
+events { worker_connections 10000; }
 http {
   access_log off;
   client_body_temp_path {{.Dir}}/{{.OwnName}}-body;
@@ -224,7 +224,6 @@ workers=1
 no-ocsp=yes
 errorlog-file=/dev/null
 accesslog-file=/dev/null
-worker-connections=0
 backend-connections-per-host=2048
 {{- if .Client}}
 frontend=0.0.0.0,{{.HTTP}};no-tls

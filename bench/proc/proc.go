@@ -79,6 +79,7 @@ func Run(s Spec) (*Process, error) {
 	p := &Process{cmd: exec.Command(s.Path, s.Args...)}
 	p.cmd.Stderr = &p.words
 	p.cmd.Env = append(os.Environ(), s.Env...)
+	p.cmd.WaitDelay = 2 * time.Second // for a pipe that a descendant holds
 	// A group of its own: Ctrl-C at the terminal is the harness's to handle.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if s.UID != 0 {
@@ -140,9 +141,9 @@ func (p *Process) Wait() (time.Duration, error) {
 	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime(), nil
 }
 
-// Stop ends the process.
+// Stop ends the process and what it started: its whole group.
 func (p *Process) Stop() {
-	_ = p.cmd.Process.Kill() // gone already is as good
+	_ = unix.Kill(-p.PID(), unix.SIGKILL) // gone already is as good
 	if p.output != nil {
 		_, _ = io.Copy(io.Discard, p.output)
 	}

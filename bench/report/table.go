@@ -38,13 +38,37 @@ func Table(w io.Writer, b *result.Bench, base string) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
+	if err := verdicts(w, b, base); err != nil {
+		return err
+	}
 	return notes(w, b)
+}
+
+// verdicts are the goals that can be judged.
+func verdicts(w io.Writer, b *result.Bench, base string) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	first := true
+	for _, v := range b.Judge(base, result.Goals()) {
+		if !v.Known {
+			continue
+		}
+		if first {
+			fmt.Fprintf(tw, "\nGOALS OF %s\tMEASURED\t\n", strings.ToUpper(base))
+			first = false
+		}
+		verdict := "missed"
+		if v.OK {
+			verdict = "met"
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\n", v.Goal, digits(v.Value), verdict)
+	}
+	return tw.Flush()
 }
 
 // notes are what a reader has to know besides.
 func notes(w io.Writer, b *result.Bench) error {
 	var s strings.Builder
-	fmt.Fprintf(&s, "\nMedians; ± is half of min to max. %s × says how many times as good it is as the peer of the line.\n", "…")
+	s.WriteString("\nMedians; ± is half of min to max. × says how many times as much is carried as by the peer of the line.\n")
 	fmt.Fprintf(&s, "The rest of the machine used %.2f CPUs (%.2f to %.2f) during the runs.\n", b.Noise.Median, b.Noise.Min, b.Noise.Max)
 	for _, k := range b.Skipped {
 		fmt.Fprintf(&s, "Skipped %s: %s\n", k.Name, k.Why)

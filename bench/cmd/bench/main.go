@@ -29,7 +29,7 @@ func contained() int {
 		SilenceErrors: true,
 	}
 	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.AddCommand(runCommand(), peersCommand())
+	cmd.AddCommand(runCommand(), peersCommand(), compareCommand(), reportCommand(), loadCommand())
 	err := cmd.ExecuteContext(ctx)
 	switch {
 	case errors.Is(err, scope.ErrInterrupted):

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -88,6 +89,15 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 			return err
 		}
 	}
+	// A program with a thousand connections on each side needs more than the usual.
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return fmt.Errorf("raise the limit of open files: %w", err)
+	}
+	files.Cur = files.Max
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return fmt.Errorf("raise the limit of open files: %w", err)
+	}
 	dir, err := os.MkdirTemp("", "bench-")
 	if err != nil {
 		return err
@@ -115,6 +125,7 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 			Makers: makers, Workloads: workloads, Say: say,
 		}
 		if err := b.Run(doc); err != nil {
+			say("failed; cleaning up")
 			s.Fail(err)
 		}
 	})
@@ -129,6 +140,11 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 func (f *runFlags) write(cmd *cobra.Command, doc *result.Bench) error {
 	if f.json != "" {
 		if err := writeJSON(f.json, doc); err != nil {
+			return err
+		}
+	}
+	if f.out != "" {
+		if err := report.Write(f.out, doc, peer.Tunmesh); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,196 @@
+package report
+
+import (
+	"fmt"
+	"math"
+	"path/filepath"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/plotutil"
+	"gonum.org/v1/plot/vg"
+	_ "gonum.org/v1/plot/vg/vgsvg" // Save writes SVG with it
+
+	"github.com/tunmesh/tunmesh/bench/load"
+	"github.com/tunmesh/tunmesh/bench/result"
+)
+
+// Plot is a picture of a report.
+type Plot struct{ Title, File string }
+
+const (
+	plotWidth  = 9 * vg.Inch
+	plotHeight = 4 * vg.Inch
+)
+
+// Plots writes the pictures for which there are figures.
+func Plots(dir string, b *result.Bench, base string) ([]Plot, error) {
+	var out []Plot
+	for _, f := range []func(string, *result.Bench, string) (*Plot, error){efficiency, memory} {
+		p, err := f(dir, b, base)
+		if err != nil {
+			return nil, err
+		}
+		if p != nil {
+			out = append(out, *p)
+		}
+	}
+	for _, w := range b.Workloads {
+		p, err := latency(dir, b, w)
+		if err != nil {
+			return nil, err
+		}
+		if p != nil {
+			out = append(out, *p)
+		}
+	}
+	return out, nil
+}
+
+// group is bars of one peer, one for each place on the axis.
+type group struct {
+	name   string
+	values plotter.Values
+}
+
+func bars(dir, file, title, unit string, places []string, groups []group) (*Plot, error) {
+	if len(places) == 0 || len(groups) == 0 {
+		return nil, nil
+	}
+	p := plot.New()
+	p.Title.Text, p.Y.Label.Text = title, unit
+	p.Y.Min = 0
+	p.Legend.Top = true
+	p.Add(plotter.NewGrid())
+	width := vg.Length(float64(plotWidth) * 0.75 / float64(len(places)*(len(groups)+1)))
+	for i, g := range groups {
+		chart, err := plotter.NewBarChart(g.values, width)
+		if err != nil {
+			return nil, fmt.Errorf("plot %s: %w", file, err)
+		}
+		chart.Color = plotutil.Color(i)
+		chart.LineStyle.Width = 0
+		chart.Offset = width * vg.Length(float64(i)-float64(len(groups)-1)/2)
+		p.Add(chart)
+		p.Legend.Add(g.name, chart)
+	}
+	p.NominalX(places...)
+	p.Y.Max *= 1.25 // for the legend
+	if err := p.Save(plotWidth, plotHeight, filepath.Join(dir, file)); err != nil {
+		return nil, fmt.Errorf("plot %s: %w", file, err)
+	}
+	return &Plot{Title: title, File: file}, nil
+}
+
+// efficiency: work per CPU second of the pair, relative to base.
+func efficiency(dir string, b *result.Bench, base string) (*Plot, error) {
+	var places []string
+	for _, w := range b.Workloads {
+		if s, ok := b.Get(w.Name, base, result.PerPair); ok && s.Median > 0 && w.Main != result.ClientRSS {
+			places = append(places, w.Name)
+		}
+	}
+	var groups []group
+	for _, p := range b.Peers {
+		g := group{name: p.Name}
+		measured := false
+		for _, w := range places {
+			v := 0.0
+			if r, ok := Ratio(b, w, p.Name, base, result.PerPair); ok {
+				v, measured = r, true
+			}
+			g.values = append(g.values, v)
+		}
+		if measured {
+			groups = append(groups, g)
+		}
+	}
+	return bars(dir, "efficiency.svg", "Work per CPU second of the pair", "× "+base, places, groups)
+}
+
+// memory of the client's side.
+func memory(dir string, b *result.Bench, _ string) (*Plot, error) {
+	var places []string
+	for _, w := range b.Workloads {
+		if w.Name == "h1-64" || w.Main == result.ClientRSS {
+			places = append(places, w.Name)
+		}
+	}
+	var groups []group
+	for _, p := range b.Peers {
+		if len(p.Idle) == 0 {
+			continue
+		}
+		g := group{name: p.Name, values: plotter.Values{float64(p.Idle[0].Resident) / (1 << 20)}}
+		for _, w := range places {
+			s, _ := b.Get(w, p.Name, result.ClientRSS)
+			g.values = append(g.values, s.Median)
+		}
+		groups = append(groups, g)
+	}
+	return bars(dir, "memory.svg", "Resident memory of the client's sidecar", "MB", append([]string{"idle"}, places...), groups)
+}
+
+// latency: percentiles of an open loop, whose axis is the number of nines.
+func latency(dir string, b *result.Bench, w result.Workload) (*Plot, error) {
+	if w.Main != result.AddedP99 {
+		return nil, nil
+	}
+	percentiles := []float64{10, 25, 50, 75, 90, 95, 99, 99.5, 99.9}
+	p := plot.New()
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = w.About, "percentile", "µs"
+	p.Legend.Top, p.Legend.Left = true, true
+	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{}
+	p.Add(plotter.NewGrid())
+	var ticks plot.ConstantTicks
+	for _, q := range percentiles {
+		ticks = append(ticks, plot.Tick{Value: nines(q), Label: fmt.Sprintf("p%g", q)})
+	}
+	p.X.Tick.Marker = ticks
+	drawn := false
+	for i, q := range b.Peers {
+		line := medianCurve(b, w.Name, q.Name, percentiles)
+		if line == nil {
+			continue
+		}
+		l, err := plotter.NewLine(line)
+		if err != nil {
+			return nil, fmt.Errorf("plot latency: %w", err)
+		}
+		l.Color, l.Width = plotutil.Color(i), vg.Points(1.5)
+		p.Add(l)
+		p.Legend.Add(q.Name, l)
+		drawn = true
+	}
+	if !drawn {
+		return nil, nil
+	}
+	file := "latency-" + w.Name + ".svg"
+	if err := p.Save(plotWidth, plotHeight, filepath.Join(dir, file)); err != nil {
+		return nil, fmt.Errorf("plot %s: %w", file, err)
+	}
+	return &Plot{Title: w.About, File: file}, nil
+}
+
+func nines(percentile float64) float64 { return -math.Log10(1 - percentile/100) }
+
+// medianCurve is the median over runs of each percentile.
+func medianCurve(b *result.Bench, workload, peer string, percentiles []float64) plotter.XYs {
+	at := make([][]float64, len(percentiles))
+	for _, r := range b.Runs {
+		if r.Workload != workload || r.Peer != peer {
+			continue
+		}
+		for i, v := range load.Quantiles(r.Load.Histogram, percentiles) {
+			at[i] = append(at[i], v)
+		}
+	}
+	var line plotter.XYs
+	for i, v := range at {
+		if len(v) == 0 {
+			return nil
+		}
+		line = append(line, plotter.XY{X: nines(percentiles[i]), Y: max(result.Summary(v).Median, 0.1)})
+	}
+	return line
+}

@@ -141,6 +141,74 @@ func (c *conn) Write(p []byte) (int, error) {
 	return done, nil
 }
 
+// composed is the largest piece that Compose takes: a chunk of the send buffer.
+const composed = 64 << 10
+
+// Compose writes n bytes, at most 64 KB, that f makes in the send buffer itself:
+// a copy fewer than Write. All of them are taken, or none: with ErrWouldBlock,
+// after which Writable is owed, or with ok false, when only Write can tell how
+// much there is room for. An error of f is returned, and nothing was written.
+func (c *conn) Compose(n int, f func(b []byte) error) (ok bool, err error) {
+	switch {
+	case c.closed, c.finned:
+		return true, aio.ErrClosed
+	case c.err != nil:
+		return true, c.err
+	case c.shaking || n > composed:
+		return false, nil
+	}
+	if size := int(c.ep.SocketOptions().GetSendBufferSize()); size-c.sent < n {
+		if c.sent < size/2 {
+			return false, nil // gVisor would not tell of room
+		}
+		c.wants = true
+		return true, aio.ErrWouldBlock
+	}
+	if c.writes(n) < n {
+		return false, nil
+	}
+	defer c.account()
+	w := composer{n: n, f: f}
+	k, werr := c.ep.Write(&w, tcpip.WriteOptions{Atomic: true})
+	c.out += uint64(k)
+	switch {
+	case w.err != nil:
+		return true, w.err
+	case werr != nil:
+		return true, c.broken(werr)
+	}
+	return true, nil
+}
+
+// composer is the payloader of Compose.
+type composer struct {
+	n   int
+	f   func(b []byte) error // nil once it was called
+	err error
+}
+
+// Len implements tcpip.Payloader.
+func (w *composer) Len() int { return w.n }
+
+// Read implements tcpip.Payloader. gVisor's first read is of an empty slice.
+func (w *composer) Read(b []byte) (int, error) {
+	switch {
+	case w.f == nil:
+		return 0, io.EOF
+	case len(b) == 0:
+		return 0, nil
+	case len(b) < w.n:
+		w.err = io.ErrShortBuffer // cannot be: there was room
+	default:
+		w.err = w.f(b[:w.n])
+	}
+	w.f = nil
+	if w.err != nil {
+		return 0, w.err
+	}
+	return w.n, nil
+}
+
 // CopyTo implements aio.Copier: one copy, from c's received segments straight
 // into the chunk that dst sends.
 func (c *conn) CopyTo(dst aio.Conn) (total int64, err error, ok bool) { //nolint:revive // the interface's order

@@ -59,6 +59,7 @@ type Conn struct {
 	made    *byte // the snapshot's mark; see Current
 
 	batch  *batch // while Write gathers records
+	into   []byte // while they are made in the transport's own buffer
 	peeked []byte // decrypted for Peek, unread
 	rerr   error  // what Read says after peeked
 	werr   error
@@ -273,6 +274,9 @@ func (c *Conn) WriteParts(head, body []byte) error {
 		c.store.batches.Put(b)
 		return err
 	}
+	if ok, err := c.compose(head, body); ok {
+		return err
+	}
 	b := c.store.batch()
 	c.batch = b
 	_, err := c.tls.Write(head)
@@ -282,11 +286,59 @@ func (c *Conn) WriteParts(head, body []byte) error {
 	return c.sent(b, err)
 }
 
+// composer is a transport that lets bytes be made in its own buffer; netstack's
+// connection is. See there.
+type composer interface {
+	Compose(n int, f func(b []byte) error) (ok bool, err error)
+}
+
+// errRecords: crypto/tls made other records than it always does.
+var errRecords = errors.New("records of an unexpected length")
+
+// compose encrypts head and body straight into the transport; not ok means that
+// it could not and nothing happened.
+func (c *Conn) compose(head, body []byte) (ok bool, err error) {
+	t, can := c.raw.(composer)
+	if !can {
+		return false, nil
+	}
+	n := recordsLen(len(head)) + recordsLen(len(body))
+	ok, err = t.Compose(n, func(b []byte) error {
+		c.into = b[:0]
+		_, err := c.tls.Write(head)
+		if err == nil {
+			_, err = c.tls.Write(body)
+		}
+		if err == nil && len(c.into) != n {
+			err = errRecords
+		}
+		c.into = nil
+		if err != nil {
+			_ = c.wrote(err) // which is the end: records are lost
+		}
+		return err
+	})
+	switch {
+	case !ok:
+	case errors.Is(err, aio.ErrWouldBlock):
+		c.wantsOut = true
+	case err != nil && c.werr == nil:
+		c.werr = err
+	}
+	return ok, err
+}
+
+// recordsLen is how long the records of n bytes of plaintext are.
+func recordsLen(n int) int { return n + (n+recordSize-1)/recordSize*recordOverhead }
+
 // encrypt writes p, at most batchSize, as records in one write to the transport.
 func (c *Conn) encrypt(p []byte) error {
 	if len(p) <= recordSize { // the only record goes straight out
 		_, err := c.tls.Write(p)
 		return c.wrote(err)
+	}
+	if ok, err := c.compose(nil, p); ok {
+		return err
 	}
 	b := c.store.batch()
 	c.batch = b
@@ -320,6 +372,10 @@ func (s *Store) batch() *batch {
 
 // record takes a record from crypto/tls.
 func (c *Conn) record(r []byte) {
+	if c.into != nil {
+		c.into = append(c.into, r...) // beyond its room, into nowhere: see compose
+		return
+	}
 	if b := c.batch; b != nil && b.n+len(r) <= len(b.b) {
 		b.n += copy(b.b[b.n:], r)
 		return

@@ -110,6 +110,17 @@ func TestConfiguration(t *testing.T) {
 	if _, err := graceOf(m); err == nil || !strings.Contains(err.Error(), "120s") {
 		t.Errorf("grace: %v", err)
 	}
+	if l, err := limitsOf(m); err != nil || l.Connections != 0 {
+		t.Errorf("without the annotation: %+v, %v", l, err)
+	}
+	m.Annotations[annotation.ProxyMaxConnections] = "40000"
+	if l, err := limitsOf(m); err != nil || l.Connections != 40_000 {
+		t.Errorf("limits %+v, %v", l, err)
+	}
+	m.Annotations[annotation.ProxyMaxConnections] = "-1"
+	if _, err := limitsOf(m); err == nil {
+		t.Error("a negative number of connections was taken")
+	}
 	if _, err := anchorsOf("no PEM here"); err == nil {
 		t.Error("an empty bundle was taken")
 	}

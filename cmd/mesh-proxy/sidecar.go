@@ -78,6 +78,10 @@ func assemble(o options, m *handover.Message, h *handover.Handover, level *slog.
 	if err != nil {
 		return nil, err
 	}
+	limits, err := limitsOf(m)
+	if err != nil {
+		return nil, err
+	}
 	s := &parts{}
 	pod := m.Pod.Namespace + "/" + m.Pod.Name
 	metrics := telemetry.New(telemetry.Config{}, version.String())
@@ -112,7 +116,7 @@ func assemble(o options, m *handover.Message, h *handover.Handover, level *slog.
 	s.proxy, err = tunproxy.New(tunproxy.Config{
 		App: app, Wire: wire, Addrs: m.Addrs, MTU: int(m.MTU), AllowProtocols: m.AllowProtocols,
 		Control: s.control, Identity: store, Metrics: metrics, Tap: hub, Logger: log, Level: level,
-		Admin: listeners, Grace: grace,
+		Admin: listeners, Grace: grace, Limits: limits,
 		Describe: description{
 			Version: version.String(), Pod: m.Pod, Addrs: m.Addrs, MTU: m.MTU, Queues: m.Queues, Node: m.Node,
 			Control: m.Control, ControlID: m.ControlID.String(), AllowProtocols: m.AllowProtocols,
@@ -169,6 +173,18 @@ func graceOf(m *handover.Message) (time.Duration, error) {
 		return 0, fmt.Errorf("annotation %s: %q is no duration such as 120s", annotation.ShutdownGracePeriod, s)
 	}
 	return d, nil
+}
+
+func limitsOf(m *handover.Message) (l tunproxy.Limits, err error) {
+	s, ok := m.Annotations[annotation.ProxyMaxConnections]
+	if !ok {
+		return l, nil
+	}
+	l.Connections, err = strconv.Atoi(s)
+	if err != nil || l.Connections <= 0 {
+		return l, fmt.Errorf("annotation %s: %q is no number of connections", annotation.ProxyMaxConnections, s)
+	}
+	return l, nil
 }
 
 // anchorsOf reads a PEM bundle.

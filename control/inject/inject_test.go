@@ -137,6 +137,8 @@ func TestSkipReasons(t *testing.T) {
 		{"unknown annotation", map[string]string{"config.tunmesh.io/colour": "red"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"bad policy", map[string]string{annotation.DefaultInboundPolicy: "allow"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"bad queues", map[string]string{annotation.ProxyQueues: "3"}, nil, false, app(nil), inject.InvalidAnnotation},
+		{"too few connections", map[string]string{annotation.ProxyMaxConnections: "10"}, nil, false, app(nil), inject.InvalidAnnotation},
+		{"enough connections", map[string]string{annotation.Inject: "enabled", annotation.ProxyMaxConnections: "65536"}, nil, true, app(nil), ""},
 		{"tcp as a protocol", map[string]string{annotation.AllowIPProtocols: "47,6"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"an extension header as a protocol", map[string]string{annotation.AllowIPProtocols: "47,60"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"no image", map[string]string{annotation.ProxyImage: ""}, nil, false, app(nil), inject.InvalidAnnotation},

@@ -43,6 +43,11 @@ func validateOne(key, v string) error {
 		return oneOf("all-unauthenticated", "all-authenticated", "cluster-unauthenticated", "cluster-authenticated", "deny", "audit")
 	case annotation.ProxyQueues:
 		return oneOf("1", "2")
+	case annotation.ProxyMaxConnections:
+		if n, err := strconv.ParseUint(v, 10, 20); err != nil || n < 100 {
+			return fmt.Errorf("%q is no number of connections from 100 to a million", v)
+		}
+		return nil
 	case annotation.ProxyLogLevel:
 		return oneOf("debug", "info", "warn", "error")
 	case annotation.ImagePullPolicy:

@@ -18,6 +18,9 @@ const (
 	OpaquePorts = ConfigPrefix + "opaque-ports"
 	// ProxyQueues is the number of queue pairs of the pod's TUNs: "1" (default) or "2".
 	ProxyQueues = ConfigPrefix + "proxy-queues"
+	// ProxyMaxConnections bounds the connections that clients have open, on each
+	// side of the sidecar, e.g. "16384"; see docs/limits.md.
+	ProxyMaxConnections = ConfigPrefix + "proxy-max-connections"
 	// AllowIPProtocols lists IP protocol numbers besides TCP, UDP and ICMP that
 	// are forwarded packet by packet, e.g. "47,50". Empty: none.
 	AllowIPProtocols = ConfigPrefix + "allow-ip-protocols"

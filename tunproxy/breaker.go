@@ -66,6 +66,17 @@ func (e *endpoint) Answered(x *exchange.Exchange) {
 func (e *endpoint) Judge(x *exchange.Exchange, a exchange.Attempt) {
 	e.accrue(x, a)
 	e.Ended(a.Outcome, a.Wait)
+	if p := e.penalty(); p != nil && a.Outcome != exchange.Success && a.Outcome != exchange.Canceled {
+		e.member.Penalize(e.tg.w.loop.Now(), p.Of(a.RetryAfter))
+	}
+}
+
+// penalty is what failures count as; nil: nothing was asked for.
+func (e *endpoint) penalty() *resilience.Penalty {
+	if e.tg.terms == nil {
+		return nil
+	}
+	return e.tg.terms.Policy.Penalty
 }
 
 // accrue tells the breaker how an attempt went.

@@ -434,6 +434,27 @@ func TestQuickRefusalsAttractNothing(t *testing.T) {
 	}
 }
 
+// With penalties, an endpoint that has too much to do is avoided at its first word.
+func TestPenaltiesKeepRequestsAway(t *testing.T) {
+	w := newWorld(t)
+	a, b, good := w.pod("a", "10.0.0.1"), w.pod("b", "10.0.0.2"), w.pod("c", "10.0.0.3")
+	var asked atomic.Int64
+	b.serveHTTP(80, func(rw http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		rw.Header().Set("Retry-After", "60")
+		rw.WriteHeader(429)
+	})
+	good.serveHTTP(80, whoami("c"))
+	w.careful("10.96.0.1:80", resilience.Policy{Penalty: &resilience.Penalty{Time: 5 * time.Second, MaxRetryAfter: time.Minute}}, "10.0.0.2:80=b", "10.0.0.3:80=c")
+	c := a.client(true)
+	for range 200 {
+		get(t, c, "http://10.96.0.1/")
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("it was asked %d times, want once", n)
+	}
+}
+
 // aioHTTP answers whatever comes, on a host's loop.
 type aioHTTP struct{}
 

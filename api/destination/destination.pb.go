@@ -458,7 +458,9 @@ type Traffic struct {
 	// Absent: a request is sent again only if it provably reached nobody.
 	Retry *Retry `protobuf:"bytes,2,opt,name=retry,proto3" json:"retry,omitempty"`
 	// Absent: endpoints get requests whatever they answer.
-	Accrual       *Accrual `protobuf:"bytes,3,opt,name=accrual,proto3" json:"accrual,omitempty"`
+	Accrual *Accrual `protobuf:"bytes,3,opt,name=accrual,proto3" json:"accrual,omitempty"`
+	// Absent: a failure counts as a slow answer, and no more.
+	Penalty       *Penalty `protobuf:"bytes,4,opt,name=penalty,proto3" json:"penalty,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -514,6 +516,68 @@ func (x *Traffic) GetAccrual() *Accrual {
 	return nil
 }
 
+func (x *Traffic) GetPenalty() *Penalty {
+	if x != nil {
+		return x.Penalty
+	}
+	return nil
+}
+
+// Penalty is the response time that an endpoint's failures, 429s and
+// RESOURCE_EXHAUSTED count as when endpoints are chosen.
+type Penalty struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	TimeMs uint64                 `protobuf:"varint,1,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	// The most that an answer's Retry-After counts as, if that is longer.
+	MaxRetryAfterMs uint64 `protobuf:"varint,2,opt,name=max_retry_after_ms,json=maxRetryAfterMs,proto3" json:"max_retry_after_ms,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Penalty) Reset() {
+	*x = Penalty{}
+	mi := &file_destination_destination_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Penalty) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Penalty) ProtoMessage() {}
+
+func (x *Penalty) ProtoReflect() protoreflect.Message {
+	mi := &file_destination_destination_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Penalty.ProtoReflect.Descriptor instead.
+func (*Penalty) Descriptor() ([]byte, []int) {
+	return file_destination_destination_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Penalty) GetTimeMs() uint64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *Penalty) GetMaxRetryAfterMs() uint64 {
+	if x != nil {
+		return x.MaxRetryAfterMs
+	}
+	return 0
+}
+
 // Timeouts end requests; 0 is none.
 type Timeouts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -529,7 +593,7 @@ type Timeouts struct {
 
 func (x *Timeouts) Reset() {
 	*x = Timeouts{}
-	mi := &file_destination_destination_proto_msgTypes[5]
+	mi := &file_destination_destination_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -541,7 +605,7 @@ func (x *Timeouts) String() string {
 func (*Timeouts) ProtoMessage() {}
 
 func (x *Timeouts) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[5]
+	mi := &file_destination_destination_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -554,7 +618,7 @@ func (x *Timeouts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timeouts.ProtoReflect.Descriptor instead.
 func (*Timeouts) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{5}
+	return file_destination_destination_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Timeouts) GetRequestMs() uint64 {
@@ -602,7 +666,7 @@ type Retry struct {
 
 func (x *Retry) Reset() {
 	*x = Retry{}
-	mi := &file_destination_destination_proto_msgTypes[6]
+	mi := &file_destination_destination_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +678,7 @@ func (x *Retry) String() string {
 func (*Retry) ProtoMessage() {}
 
 func (x *Retry) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[6]
+	mi := &file_destination_destination_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +691,7 @@ func (x *Retry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retry.ProtoReflect.Descriptor instead.
 func (*Retry) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{6}
+	return file_destination_destination_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Retry) GetStatuses() []*StatusRange {
@@ -691,7 +755,7 @@ type Accrual struct {
 
 func (x *Accrual) Reset() {
 	*x = Accrual{}
-	mi := &file_destination_destination_proto_msgTypes[7]
+	mi := &file_destination_destination_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -703,7 +767,7 @@ func (x *Accrual) String() string {
 func (*Accrual) ProtoMessage() {}
 
 func (x *Accrual) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[7]
+	mi := &file_destination_destination_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -716,7 +780,7 @@ func (x *Accrual) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accrual.ProtoReflect.Descriptor instead.
 func (*Accrual) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{7}
+	return file_destination_destination_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Accrual) GetConsecutive() uint32 {
@@ -761,7 +825,7 @@ type SuccessRate struct {
 
 func (x *SuccessRate) Reset() {
 	*x = SuccessRate{}
-	mi := &file_destination_destination_proto_msgTypes[8]
+	mi := &file_destination_destination_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +837,7 @@ func (x *SuccessRate) String() string {
 func (*SuccessRate) ProtoMessage() {}
 
 func (x *SuccessRate) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[8]
+	mi := &file_destination_destination_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +850,7 @@ func (x *SuccessRate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuccessRate.ProtoReflect.Descriptor instead.
 func (*SuccessRate) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{8}
+	return file_destination_destination_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SuccessRate) GetThreshold() float64 {
@@ -820,7 +884,7 @@ type StatusRange struct {
 
 func (x *StatusRange) Reset() {
 	*x = StatusRange{}
-	mi := &file_destination_destination_proto_msgTypes[9]
+	mi := &file_destination_destination_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +896,7 @@ func (x *StatusRange) String() string {
 func (*StatusRange) ProtoMessage() {}
 
 func (x *StatusRange) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[9]
+	mi := &file_destination_destination_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +909,7 @@ func (x *StatusRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRange.ProtoReflect.Descriptor instead.
 func (*StatusRange) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{9}
+	return file_destination_destination_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StatusRange) GetFirst() uint32 {
@@ -875,7 +939,7 @@ type Backoff struct {
 
 func (x *Backoff) Reset() {
 	*x = Backoff{}
-	mi := &file_destination_destination_proto_msgTypes[10]
+	mi := &file_destination_destination_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +951,7 @@ func (x *Backoff) String() string {
 func (*Backoff) ProtoMessage() {}
 
 func (x *Backoff) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[10]
+	mi := &file_destination_destination_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +964,7 @@ func (x *Backoff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backoff.ProtoReflect.Descriptor instead.
 func (*Backoff) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{10}
+	return file_destination_destination_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Backoff) GetMinMs() uint64 {
@@ -937,7 +1001,7 @@ type RetryBudget struct {
 
 func (x *RetryBudget) Reset() {
 	*x = RetryBudget{}
-	mi := &file_destination_destination_proto_msgTypes[11]
+	mi := &file_destination_destination_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -949,7 +1013,7 @@ func (x *RetryBudget) String() string {
 func (*RetryBudget) ProtoMessage() {}
 
 func (x *RetryBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[11]
+	mi := &file_destination_destination_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,7 +1026,7 @@ func (x *RetryBudget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
 func (*RetryBudget) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{11}
+	return file_destination_destination_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RetryBudget) GetPercent() uint32 {
@@ -1006,7 +1070,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_destination_destination_proto_msgTypes[12]
+	mi := &file_destination_destination_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1082,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[12]
+	mi := &file_destination_destination_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1095,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{12}
+	return file_destination_destination_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -1086,7 +1150,7 @@ type EndpointDelta struct {
 
 func (x *EndpointDelta) Reset() {
 	*x = EndpointDelta{}
-	mi := &file_destination_destination_proto_msgTypes[13]
+	mi := &file_destination_destination_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1098,7 +1162,7 @@ func (x *EndpointDelta) String() string {
 func (*EndpointDelta) ProtoMessage() {}
 
 func (x *EndpointDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_destination_destination_proto_msgTypes[13]
+	mi := &file_destination_destination_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1111,7 +1175,7 @@ func (x *EndpointDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointDelta.ProtoReflect.Descriptor instead.
 func (*EndpointDelta) Descriptor() ([]byte, []int) {
-	return file_destination_destination_proto_rawDescGZIP(), []int{13}
+	return file_destination_destination_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EndpointDelta) GetPut() []*Endpoint {
@@ -1156,11 +1220,15 @@ const file_destination_destination_proto_rawDesc = "" +
 	"\atraffic\x18\a \x01(\v2\x1f.tunmesh.destination.v1.TrafficR\atraffic\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb7\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf2\x01\n" +
 	"\aTraffic\x12<\n" +
 	"\btimeouts\x18\x01 \x01(\v2 .tunmesh.destination.v1.TimeoutsR\btimeouts\x123\n" +
 	"\x05retry\x18\x02 \x01(\v2\x1d.tunmesh.destination.v1.RetryR\x05retry\x129\n" +
-	"\aaccrual\x18\x03 \x01(\v2\x1f.tunmesh.destination.v1.AccrualR\aaccrual\"c\n" +
+	"\aaccrual\x18\x03 \x01(\v2\x1f.tunmesh.destination.v1.AccrualR\aaccrual\x129\n" +
+	"\apenalty\x18\x04 \x01(\v2\x1f.tunmesh.destination.v1.PenaltyR\apenalty\"O\n" +
+	"\aPenalty\x12\x17\n" +
+	"\atime_ms\x18\x01 \x01(\x04R\x06timeMs\x12+\n" +
+	"\x12max_retry_after_ms\x18\x02 \x01(\x04R\x0fmaxRetryAfterMs\"c\n" +
 	"\bTimeouts\x12\x1d\n" +
 	"\n" +
 	"request_ms\x18\x01 \x01(\x04R\trequestMs\x12\x1f\n" +
@@ -1240,7 +1308,7 @@ func file_destination_destination_proto_rawDescGZIP() []byte {
 }
 
 var file_destination_destination_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_destination_destination_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_destination_destination_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_destination_destination_proto_goTypes = []any{
 	(Kind)(0),             // 0: tunmesh.destination.v1.Kind
 	(Protocol)(0),         // 1: tunmesh.destination.v1.Protocol
@@ -1249,45 +1317,47 @@ var file_destination_destination_proto_goTypes = []any{
 	(*Ref)(nil),           // 4: tunmesh.destination.v1.Ref
 	(*Target)(nil),        // 5: tunmesh.destination.v1.Target
 	(*Traffic)(nil),       // 6: tunmesh.destination.v1.Traffic
-	(*Timeouts)(nil),      // 7: tunmesh.destination.v1.Timeouts
-	(*Retry)(nil),         // 8: tunmesh.destination.v1.Retry
-	(*Accrual)(nil),       // 9: tunmesh.destination.v1.Accrual
-	(*SuccessRate)(nil),   // 10: tunmesh.destination.v1.SuccessRate
-	(*StatusRange)(nil),   // 11: tunmesh.destination.v1.StatusRange
-	(*Backoff)(nil),       // 12: tunmesh.destination.v1.Backoff
-	(*RetryBudget)(nil),   // 13: tunmesh.destination.v1.RetryBudget
-	(*Endpoint)(nil),      // 14: tunmesh.destination.v1.Endpoint
-	(*EndpointDelta)(nil), // 15: tunmesh.destination.v1.EndpointDelta
-	nil,                   // 16: tunmesh.destination.v1.Target.LabelsEntry
-	nil,                   // 17: tunmesh.destination.v1.Endpoint.LabelsEntry
+	(*Penalty)(nil),       // 7: tunmesh.destination.v1.Penalty
+	(*Timeouts)(nil),      // 8: tunmesh.destination.v1.Timeouts
+	(*Retry)(nil),         // 9: tunmesh.destination.v1.Retry
+	(*Accrual)(nil),       // 10: tunmesh.destination.v1.Accrual
+	(*SuccessRate)(nil),   // 11: tunmesh.destination.v1.SuccessRate
+	(*StatusRange)(nil),   // 12: tunmesh.destination.v1.StatusRange
+	(*Backoff)(nil),       // 13: tunmesh.destination.v1.Backoff
+	(*RetryBudget)(nil),   // 14: tunmesh.destination.v1.RetryBudget
+	(*Endpoint)(nil),      // 15: tunmesh.destination.v1.Endpoint
+	(*EndpointDelta)(nil), // 16: tunmesh.destination.v1.EndpointDelta
+	nil,                   // 17: tunmesh.destination.v1.Target.LabelsEntry
+	nil,                   // 18: tunmesh.destination.v1.Endpoint.LabelsEntry
 }
 var file_destination_destination_proto_depIdxs = []int32{
 	5,  // 0: tunmesh.destination.v1.Update.target:type_name -> tunmesh.destination.v1.Target
-	15, // 1: tunmesh.destination.v1.Update.delta:type_name -> tunmesh.destination.v1.EndpointDelta
+	16, // 1: tunmesh.destination.v1.Update.delta:type_name -> tunmesh.destination.v1.EndpointDelta
 	0,  // 2: tunmesh.destination.v1.Target.kind:type_name -> tunmesh.destination.v1.Kind
 	4,  // 3: tunmesh.destination.v1.Target.ref:type_name -> tunmesh.destination.v1.Ref
 	1,  // 4: tunmesh.destination.v1.Target.protocol:type_name -> tunmesh.destination.v1.Protocol
-	14, // 5: tunmesh.destination.v1.Target.endpoints:type_name -> tunmesh.destination.v1.Endpoint
-	16, // 6: tunmesh.destination.v1.Target.labels:type_name -> tunmesh.destination.v1.Target.LabelsEntry
+	15, // 5: tunmesh.destination.v1.Target.endpoints:type_name -> tunmesh.destination.v1.Endpoint
+	17, // 6: tunmesh.destination.v1.Target.labels:type_name -> tunmesh.destination.v1.Target.LabelsEntry
 	6,  // 7: tunmesh.destination.v1.Target.traffic:type_name -> tunmesh.destination.v1.Traffic
-	7,  // 8: tunmesh.destination.v1.Traffic.timeouts:type_name -> tunmesh.destination.v1.Timeouts
-	8,  // 9: tunmesh.destination.v1.Traffic.retry:type_name -> tunmesh.destination.v1.Retry
-	9,  // 10: tunmesh.destination.v1.Traffic.accrual:type_name -> tunmesh.destination.v1.Accrual
-	11, // 11: tunmesh.destination.v1.Retry.statuses:type_name -> tunmesh.destination.v1.StatusRange
-	12, // 12: tunmesh.destination.v1.Retry.backoff:type_name -> tunmesh.destination.v1.Backoff
-	13, // 13: tunmesh.destination.v1.Retry.budget:type_name -> tunmesh.destination.v1.RetryBudget
-	12, // 14: tunmesh.destination.v1.Accrual.backoff:type_name -> tunmesh.destination.v1.Backoff
-	10, // 15: tunmesh.destination.v1.Accrual.rate:type_name -> tunmesh.destination.v1.SuccessRate
-	1,  // 16: tunmesh.destination.v1.Endpoint.protocol:type_name -> tunmesh.destination.v1.Protocol
-	17, // 17: tunmesh.destination.v1.Endpoint.labels:type_name -> tunmesh.destination.v1.Endpoint.LabelsEntry
-	14, // 18: tunmesh.destination.v1.EndpointDelta.put:type_name -> tunmesh.destination.v1.Endpoint
-	2,  // 19: tunmesh.destination.v1.Destination.Watch:input_type -> tunmesh.destination.v1.WatchRequest
-	3,  // 20: tunmesh.destination.v1.Destination.Watch:output_type -> tunmesh.destination.v1.Update
-	20, // [20:21] is the sub-list for method output_type
-	19, // [19:20] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	8,  // 8: tunmesh.destination.v1.Traffic.timeouts:type_name -> tunmesh.destination.v1.Timeouts
+	9,  // 9: tunmesh.destination.v1.Traffic.retry:type_name -> tunmesh.destination.v1.Retry
+	10, // 10: tunmesh.destination.v1.Traffic.accrual:type_name -> tunmesh.destination.v1.Accrual
+	7,  // 11: tunmesh.destination.v1.Traffic.penalty:type_name -> tunmesh.destination.v1.Penalty
+	12, // 12: tunmesh.destination.v1.Retry.statuses:type_name -> tunmesh.destination.v1.StatusRange
+	13, // 13: tunmesh.destination.v1.Retry.backoff:type_name -> tunmesh.destination.v1.Backoff
+	14, // 14: tunmesh.destination.v1.Retry.budget:type_name -> tunmesh.destination.v1.RetryBudget
+	13, // 15: tunmesh.destination.v1.Accrual.backoff:type_name -> tunmesh.destination.v1.Backoff
+	11, // 16: tunmesh.destination.v1.Accrual.rate:type_name -> tunmesh.destination.v1.SuccessRate
+	1,  // 17: tunmesh.destination.v1.Endpoint.protocol:type_name -> tunmesh.destination.v1.Protocol
+	18, // 18: tunmesh.destination.v1.Endpoint.labels:type_name -> tunmesh.destination.v1.Endpoint.LabelsEntry
+	15, // 19: tunmesh.destination.v1.EndpointDelta.put:type_name -> tunmesh.destination.v1.Endpoint
+	2,  // 20: tunmesh.destination.v1.Destination.Watch:input_type -> tunmesh.destination.v1.WatchRequest
+	3,  // 21: tunmesh.destination.v1.Destination.Watch:output_type -> tunmesh.destination.v1.Update
+	21, // [21:22] is the sub-list for method output_type
+	20, // [20:21] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_destination_destination_proto_init() }
@@ -1305,7 +1375,7 @@ func file_destination_destination_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_destination_destination_proto_rawDesc), len(file_destination_destination_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

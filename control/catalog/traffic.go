@@ -11,6 +11,14 @@ type Traffic struct {
 	Timeouts Timeouts
 	Retry    *Retry   // nil: never
 	Accrual  *Accrual // nil: no circuit breakers
+	Penalty  *Penalty // nil: failures count as slow answers, no more
+}
+
+// Penalty is the response time that failures count as.
+type Penalty struct {
+	Time time.Duration
+	// MaxRetryAfter is the most that an answer's Retry-After counts as.
+	MaxRetryAfter time.Duration
 }
 
 // Accrual says when an endpoint has failed so much that it gets no requests for a

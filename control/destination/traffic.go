@@ -15,6 +15,7 @@ func traffic(t *catalog.Traffic) *api.Traffic {
 	return &api.Traffic{
 		Retry:    retry(t.Retry),
 		Accrual:  accrual(t.Accrual),
+		Penalty:  penalty(t.Penalty),
 		Timeouts: &api.Timeouts{RequestMs: ms(t.Timeouts.Request), ResponseMs: ms(t.Timeouts.Response), IdleMs: ms(t.Timeouts.Idle)},
 	}
 }
@@ -42,6 +43,13 @@ func accrual(a *catalog.Accrual) *api.Accrual {
 		m.Rate = &api.SuccessRate{Threshold: r.Threshold, WindowMs: ms(r.Window), MinRequests: r.MinRequests}
 	}
 	return m
+}
+
+func penalty(p *catalog.Penalty) *api.Penalty {
+	if p == nil {
+		return nil
+	}
+	return &api.Penalty{TimeMs: ms(p.Time), MaxRetryAfterMs: ms(p.MaxRetryAfter)}
 }
 
 func backoff(b catalog.Backoff) *api.Backoff {

@@ -24,6 +24,8 @@ const (
 	maxRateRequests  = 1_000_000
 	maxJitter        = 100
 	accrualLimit     = math.MaxInt32
+	biaserPenalty    = 5 * time.Second
+	biaserRetryAfter = 300 * time.Second
 	modeConsecutive  = "consecutive"
 	modeUnified      = "unified"
 	accrualModesText = "consecutive or unified"
@@ -85,6 +87,17 @@ func (r *reader) rate() *catalog.Rate {
 		t.Window = rateWindow
 	}
 	return t
+}
+
+// biaser reads what makes failures weigh more; nil: nothing does.
+func (r *reader) biaser() *catalog.Penalty {
+	if !r.boolean(annotation.PenalizeFailures) {
+		return nil
+	}
+	return &catalog.Penalty{
+		Time:          r.duration(annotation.BiaserPenalty, biaserPenalty),
+		MaxRetryAfter: r.duration(annotation.BiaserMaxRetryAfter, biaserRetryAfter),
+	}
 }
 
 // count reads a whole number from 0 to most.

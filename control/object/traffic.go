@@ -16,7 +16,7 @@ import (
 // malformed is ignored and named in the error; nil: nothing was asked for.
 func traffic(all map[string]string) (*catalog.Traffic, error) {
 	r := reader{all: all}
-	t := &catalog.Traffic{Timeouts: r.timeouts(), Retry: r.retry(), Accrual: r.accrual()}
+	t := &catalog.Traffic{Timeouts: r.timeouts(), Retry: r.retry(), Accrual: r.accrual(), Penalty: r.biaser()}
 	if t.Equal(&catalog.Traffic{}) {
 		t = nil
 	}

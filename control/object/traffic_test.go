@@ -159,3 +159,16 @@ func TestAccrual(t *testing.T) {
 		}
 	}
 }
+
+func TestPenalties(t *testing.T) {
+	penalty := func(d, most time.Duration) *catalog.Traffic {
+		return &catalog.Traffic{Penalty: &catalog.Penalty{Time: d, MaxRetryAfter: most}}
+	}
+	reads(t, penalty(5*time.Second, 5*time.Minute), "", annotation.PenalizeFailures, "true")
+	reads(t, penalty(time.Second, time.Minute), "", "balancer.alpha.linkerd.io/penalize-failures", "True",
+		"balancer.alpha.linkerd.io/load-biaser-penalty", "1s", annotation.BiaserMaxRetryAfter, "1m")
+	reads(t, nil, "", annotation.PenalizeFailures, "false", annotation.BiaserPenalty, "1s")
+	reads(t, nil, "", annotation.BiaserPenalty, "1s")
+	reads(t, nil, annotation.PenalizeFailures, annotation.PenalizeFailures, "yes")
+	reads(t, penalty(5*time.Second, 5*time.Minute), annotation.BiaserPenalty, annotation.PenalizeFailures, "1", annotation.BiaserPenalty, "slow")
+}

@@ -88,6 +88,12 @@ const (
 	AccrualMinRequests = FailureAccrual + "-success-rate-min-requests"
 	// AccrualRetryAfter makes a breaker honour Retry-After: "true" or "false".
 	AccrualRetryAfter = FailureAccrual + "-honor-retry-after"
+	// PenalizeFailures makes the balancer avoid endpoints that fail or have too much
+	// to do: "true" or "false". BiaserPenalty is the response time that such an
+	// answer counts as, BiaserMaxRetryAfter the most that its Retry-After does.
+	PenalizeFailures    = BalancerPrefix + "penalize-failures"
+	BiaserPenalty       = BalancerPrefix + "load-biaser-penalty"
+	BiaserMaxRetryAfter = BalancerPrefix + "load-biaser-max-retry-after"
 )
 
 // Annotations that tunmesh writes.

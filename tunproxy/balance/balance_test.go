@@ -248,6 +248,37 @@ func TestCanceled(t *testing.T) {
 	}
 }
 
+// TestPenalize: an endpoint with a penalty gets next to nothing until it decays.
+func TestPenalize(t *testing.T) {
+	s := newSet(1, endpoints(3))
+	now := time.Duration(0)
+	run := func() (picks int) {
+		for range 300 {
+			m := s.Pick(now, nil)
+			m.Begin()
+			if m.Addr() == addr(0) {
+				picks++
+			}
+			now += time.Millisecond
+			m.End(now, Success, time.Millisecond)
+		}
+		return picks
+	}
+	run()
+	s.Get(addr(0)).Penalize(now, 5*time.Second)
+	if got := s.Get(addr(0)).RTT(now); got != 5*time.Second {
+		t.Errorf("it counts as %v", got)
+	}
+	s.Get(addr(0)).Penalize(now, time.Second) // a smaller one does not undo it
+	if n := run(); n > 0 {
+		t.Errorf("it got %d of 300", n)
+	}
+	now += 2 * time.Minute
+	if n := run(); n < 80 {
+		t.Errorf("after the decay it got %d of 300", n)
+	}
+}
+
 // TestForget: an endpoint of which the worst was known is tried soon.
 func TestForget(t *testing.T) {
 	s := newSet(1, endpoints(3))

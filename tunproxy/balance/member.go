@@ -70,6 +70,18 @@ func (m *Member[T]) SetReady(ready bool) {
 	s.swap(m.index, s.ready)
 }
 
+// Penalize makes the member count as one that takes so long, from now on, until it
+// decays or better answers outweigh it.
+func (m *Member[T]) Penalize(now, d time.Duration) {
+	if s := m.set; s != nil {
+		rtt := float64(d)
+		if m.known {
+			rtt = max(rtt, s.decayed(m.rtt, now-m.at))
+		}
+		m.known, m.answers, m.rtt, m.rises, m.at = true, peakEvents, rtt, 0, now
+	}
+}
+
 // Forget drops what is known of the member's answers: it is like a new one.
 func (m *Member[T]) Forget() {
 	m.known, m.answers, m.rtt, m.rises, m.low = false, 0, 0, 0, 0

@@ -171,6 +171,7 @@ func TestTraffic(t *testing.T) {
 			Consecutive: 7, Backoff: &destapi.Backoff{MinMs: 1000, MaxMs: 60_000, Jitter: 0.5}, RetryAfter: true,
 			Rate: &destapi.SuccessRate{Threshold: 0.8, WindowMs: 10_000, MinRequests: 5},
 		},
+		Penalty: &destapi.Penalty{TimeMs: 5000, MaxRetryAfterMs: 300_000},
 	}
 	f.say(u)
 	const ms = time.Millisecond
@@ -184,6 +185,7 @@ func TestTraffic(t *testing.T) {
 			Consecutive: 7, Backoff: resilience.Backoff{Min: time.Second, Max: time.Minute, Jitter: 0.5}, HonorRetryAfter: true,
 			Rate: resilience.RatePolicy{Threshold: 0.8, Window: 10 * time.Second, MinRequests: 5},
 		},
+		Penalty: &resilience.Penalty{Time: 5 * time.Second, MaxRetryAfter: 5 * time.Minute},
 	}
 	eventually(t, "the policy", func() bool { return target.Load().Traffic.Equal(want) })
 	f.say(delta(3, []*destapi.Endpoint{endpoint("10.1.0.2:80")}))

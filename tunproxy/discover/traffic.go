@@ -25,6 +25,9 @@ func trafficOf(m *wire.Traffic) (*resilience.Policy, error) {
 			Idle:     r.ms("idle timeout", m.Timeouts.IdleMS),
 		},
 	}
+	if t := m.Penalty; t != nil {
+		p.Penalty = &resilience.Penalty{Time: r.ms("penalty", t.TimeMS), MaxRetryAfter: r.ms("penalty's Retry-After", t.MaxRetryAfterMS)}
+	}
 	if p.Equal(&resilience.Policy{}) {
 		p = nil
 	}

@@ -15,6 +15,28 @@ type Policy struct {
 	Timeouts Timeouts
 	Retry    *Retry   // nil: never
 	Accrual  *Accrual // nil: endpoints get requests whatever they answer
+	Penalty  *Penalty // nil: failures are slow answers, and no more
+}
+
+// Penalty is the response time that failures, and answers that say that there is
+// too much to do, count as when endpoints are chosen.
+type Penalty struct {
+	Time time.Duration
+	// MaxRetryAfter is the most that an answer's Retry-After counts as.
+	MaxRetryAfter time.Duration
+}
+
+// Of is the penalty for an answer that asks to be left alone for a while.
+func (p *Penalty) Of(retryAfter time.Duration) time.Duration {
+	return max(p.Time, min(retryAfter, p.MaxRetryAfter))
+}
+
+// equal compares two; nil is none.
+func (p *Penalty) equal(o *Penalty) bool {
+	if p == nil || o == nil {
+		return p == o
+	}
+	return *p == *o
 }
 
 // Timeouts end requests; 0 is none.
@@ -36,5 +58,5 @@ func (p *Policy) Equal(o *Policy) bool {
 	case p == nil || o == nil:
 		return false
 	}
-	return p.Timeouts == o.Timeouts && p.Retry.equal(o.Retry) && p.Accrual.Equal(o.Accrual)
+	return p.Timeouts == o.Timeouts && p.Retry.equal(o.Retry) && p.Accrual.Equal(o.Accrual) && p.Penalty.equal(o.Penalty)
 }

@@ -130,3 +130,12 @@ func FuzzRetryAfter(f *testing.F) {
 		}
 	})
 }
+
+func TestPenalty(t *testing.T) {
+	p := &Penalty{Time: 5 * time.Second, MaxRetryAfter: time.Minute}
+	for after, want := range map[time.Duration]time.Duration{0: 5, time.Second: 5, 30 * time.Second: 30, time.Hour: 60, Never: 60} {
+		if got := p.Of(after); got != want*time.Second {
+			t.Errorf("asked for %v: %v", after, got)
+		}
+	}
+}

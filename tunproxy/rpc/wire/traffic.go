@@ -5,6 +5,7 @@ type Traffic struct {
 	Timeouts Timeouts
 	Retry    *Retry   // nil: absent
 	Accrual  *Accrual // nil: absent
+	Penalty  *Penalty // nil: absent
 }
 
 func (m *Traffic) merge(b []byte) error {
@@ -22,6 +23,11 @@ func (m *Traffic) merge(b []byte) error {
 				m.Accrual = &Accrual{}
 			}
 			return f.message(m.Accrual.merge)
+		case 4:
+			if m.Penalty == nil {
+				m.Penalty = &Penalty{}
+			}
+			return f.message(m.Penalty.merge)
 		}
 		return nil
 	})
@@ -176,6 +182,21 @@ func (m *SuccessRate) merge(b []byte) error {
 			return f.u64(&m.WindowMS)
 		case 3:
 			return f.u32(&m.MinRequests)
+		}
+		return nil
+	})
+}
+
+// Penalty is tunmesh.destination.v1.Penalty.
+type Penalty struct{ TimeMS, MaxRetryAfterMS uint64 }
+
+func (m *Penalty) merge(b []byte) error {
+	return each("Penalty", b, func(f field) error {
+		switch f.num {
+		case 1:
+			return f.u64(&m.TimeMS)
+		case 2:
+			return f.u64(&m.MaxRetryAfterMS)
 		}
 		return nil
 	})

@@ -50,6 +50,7 @@ func TestDecodeUpdate(t *testing.T) {
 			Accrual: &destination.Accrual{
 				Consecutive: 7, Backoff: &destination.Backoff{MaxMs: 1}, Rate: &destination.SuccessRate{Threshold: 0.8, WindowMs: 10, MinRequests: 5}, RetryAfter: true,
 			},
+			Penalty: &destination.Penalty{TimeMs: 1, MaxRetryAfterMs: 2},
 		},
 		Endpoints: []*destination.Endpoint{
 			{Address: "10.0.0.1:80", Weight: 10000, Zone: "z", Identity: "spiffe://x", Protocol: destination.Protocol_OPAQUE, Labels: map[string]string{"pod": "p", "empty": ""}},
@@ -70,6 +71,7 @@ func TestDecodeUpdate(t *testing.T) {
 			Accrual: &wire.Accrual{
 				Consecutive: 7, Backoff: wire.Backoff{MaxMS: 1}, Rate: &wire.SuccessRate{Threshold: 0.8, WindowMS: 10, MinRequests: 5}, RetryAfter: true,
 			},
+			Penalty: &wire.Penalty{TimeMS: 1, MaxRetryAfterMS: 2},
 		},
 		Endpoints: []wire.Endpoint{
 			{Address: "10.0.0.1:80", Weight: 10000, Zone: "z", Identity: "spiffe://x", Protocol: 1, Labels: map[string]string{"pod": "p", "empty": ""}},

@@ -62,6 +62,10 @@ func (s *Space) Picture() []string {
 			if err != nil || d.IsDir() || strings.Contains(path, "/netfilter/") {
 				return nil
 			}
+			switch d.Name() { // what the machine has loaded, in every namespace
+			case "tcp_allowed_congestion_control", "tcp_available_congestion_control":
+				return nil
+			}
 			if v, err := os.ReadFile(path); err == nil {
 				say("sysctl %s = %s", path, strings.TrimSpace(string(v)))
 			}

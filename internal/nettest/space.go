@@ -20,12 +20,14 @@ import (
 
 // Space is a network namespace that ends with its test.
 type Space struct {
-	// Path is where it is mounted.
+	// Path is where programs of root find it, for as long as this process lives:
+	// it is no mount, which would stay when the process is killed.
 	Path string
 
-	tb TB
-	ns ns.NetNS
-	nl *netlink.Handle
+	tb   TB
+	kind string
+	ns   ns.NetNS
+	nl   *netlink.Handle
 }
 
 // NeedRoot skips the test when namespaces and devices cannot be made.
@@ -39,21 +41,29 @@ func NeedRoot(tb TB) {
 	}
 }
 
-// New makes a namespace with lo up. The kind is its file's name.
+// New makes a namespace with lo up. Errors name it by its kind.
 func New(tb TB, kind string) *Space {
 	tb.Helper()
 	NeedRoot(tb)
-	path := filepath.Join(tb.TempDir(), kind)
-	if err := os.WriteFile(path, nil, 0o444); err != nil {
-		tb.Fatal(err)
+	made := make(chan space, 1)
+	go makeSpace(made)
+	return held(tb, kind, <-made)
+}
+
+// space is a new namespace, or why there is none.
+type space struct {
+	file *os.File
+	err  error
+}
+
+func held(tb TB, kind string, n space) *Space {
+	tb.Helper()
+	if n.err != nil {
+		tb.Fatalf("make network namespace %s: %v", kind, n.err)
 	}
-	made := make(chan error, 1)
-	go makeSpace(path, made)
-	if err := <-made; err != nil {
-		tb.Fatalf("make network namespace: %v", err)
-	}
-	tb.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
-	s := Open(tb, path)
+	tb.Cleanup(func() { _ = n.file.Close() })
+	s := Open(tb, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.file.Fd()))
+	s.kind = kind
 	s.Up("lo")
 	return s
 }
@@ -64,10 +74,6 @@ func New(tb TB, kind string) *Space {
 func NewOwned(tb TB, kind string) *Space {
 	tb.Helper()
 	NeedRoot(tb)
-	path := filepath.Join(tb.TempDir(), kind)
-	if err := os.WriteFile(path, nil, 0o444); err != nil {
-		tb.Fatalf("make network namespace: %v", err)
-	}
 	owner := exec.Command("sleep", "60")
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
 	owner.SysProcAttr = &syscall.SysProcAttr{
@@ -76,26 +82,21 @@ func NewOwned(tb TB, kind string) *Space {
 	if err := owner.Start(); err != nil {
 		tb.Skipf("needs user namespaces: %v", err)
 	}
-	err := unix.Mount(fmt.Sprintf("/proc/%d/ns/net", owner.Process.Pid), path, "", unix.MS_BIND, "")
+	var n space
+	n.file, n.err = os.Open(fmt.Sprintf("/proc/%d/ns/net", owner.Process.Pid))
 	_ = owner.Process.Kill()
 	_ = owner.Wait()
-	if err != nil {
-		tb.Fatalf("make network namespace: %v", err)
-	}
-	tb.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
-	s := Open(tb, path)
-	s.Up("lo")
-	return s
+	return held(tb, kind, n)
 }
 
 // makeSpace leaves its thread in the new namespace: it ends with the goroutine.
-func makeSpace(path string, made chan<- error) {
+func makeSpace(made chan<- space) {
 	runtime.LockOSThread()
-	err := unix.Unshare(unix.CLONE_NEWNET)
-	if err == nil {
-		err = unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path, "", unix.MS_BIND, "")
+	var n space
+	if n.err = unix.Unshare(unix.CLONE_NEWNET); n.err == nil {
+		n.file, n.err = os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
 	}
-	made <- err
+	made <- n
 }
 
 // Open takes a namespace that is there; it is not removed.
@@ -113,7 +114,7 @@ func Open(tb TB, path string) *Space {
 		h.Close()
 		_ = n.Close()
 	})
-	return &Space{Path: path, tb: tb, ns: n, nl: h}
+	return &Space{Path: path, tb: tb, kind: filepath.Base(path), ns: n, nl: h}
 }
 
 // Do runs f on a thread in the namespace; sockets made there stay there.
@@ -124,7 +125,7 @@ func (s *Space) Do(f func() error) error {
 func (s *Space) must(err error, format string, args ...any) {
 	s.tb.Helper()
 	if err != nil {
-		s.tb.Fatalf("%s in %s: %v", fmt.Sprintf(format, args...), filepath.Base(s.Path), err)
+		s.tb.Fatalf("%s in %s: %v", fmt.Sprintf(format, args...), s.kind, err)
 	}
 }
 

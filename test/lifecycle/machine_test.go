@@ -47,7 +47,7 @@ func machine(t *testing.T) map[string]string {
 	}
 	for _, root := range []string{"/proc/sys/net", "/proc/sys/kernel", "/proc/sys/vm", "/proc/sys/user"} {
 		_ = filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
+			if err != nil || d.IsDir() || strings.HasSuffix(p, "_congestion_control") { // others load some
 				return nil
 			}
 			if raw, err := os.ReadFile(p); err == nil {

@@ -273,6 +273,29 @@ func (s *Space) Route(name, dst, gateway string) {
 	s.must(s.nl.RouteAdd(r), "add route %s", dst)
 }
 
+// Narrow makes what goes to dst by a link no larger than mtu, whatever the link
+// takes: as a router before a tunnel would.
+func (s *Space) Narrow(name, dst string, mtu int) {
+	s.tb.Helper()
+	_, n, err := net.ParseCIDR(dst)
+	s.must(err, "parse %s", dst)
+	r := &netlink.Route{LinkIndex: s.link(name).Attrs().Index, Dst: n, MTU: mtu}
+	if n.IP.To4() != nil {
+		r.Scope = netlink.SCOPE_LINK
+	}
+	s.must(s.nl.RouteReplace(r), "narrow the route %s", dst)
+}
+
+// Mute keeps what the namespace itself says from an address from leaving it.
+func (s *Space) Mute(src string) {
+	s.tb.Helper()
+	_, n, err := net.ParseCIDR(src)
+	s.must(err, "parse %s", src)
+	r := netlink.NewRule()
+	r.Src, r.Type = n, unix.RTN_BLACKHOLE
+	s.must(s.nl.RuleAdd(r), "add rule for %s", src)
+}
+
 // Multipath adds a route over two gateways of a link.
 func (s *Space) Multipath(name, dst, one, two string) {
 	s.tb.Helper()

@@ -99,6 +99,12 @@ func Named(bin Bin, name string) *Mesh {
 // are ready; the test's end takes it down and shows the logs of a failed one.
 func Up(t *testing.T, bin Bin, name string, manifests ...string) *Mesh {
 	t.Helper()
+	return UpWith(t, bin, name, nil, manifests...)
+}
+
+// UpWith is Up with flags of `meshctl local up`.
+func UpWith(t *testing.T, bin Bin, name string, flags []string, manifests ...string) *Mesh {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: runs pods in namespaces")
 	}
@@ -115,7 +121,7 @@ func Up(t *testing.T, bin Bin, name string, manifests ...string) *Mesh {
 			t.Errorf("meshctl local down: %v: %s", err, out)
 		}
 	})
-	if out, err := m.run(2*time.Minute, "local", "up", "--detach", "-f", file); err != nil {
+	if out, err := m.run(2*time.Minute, append([]string{"local", "up", "--detach", "-f", file}, flags...)...); err != nil {
 		t.Fatalf("meshctl local up: %v: %s", err, out)
 	}
 	m.WaitReady(t, time.Minute)

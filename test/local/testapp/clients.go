@@ -387,8 +387,11 @@ func uploadCommand() *cobra.Command {
 	return c
 }
 
+// udpCommand sends a datagram and waits for it to come back, and so again if it
+// is lost: the first one too large for the path is.
 func udpCommand() *cobra.Command {
-	return &cobra.Command{
+	var size, tries int
+	c := &cobra.Command{
 		Use: "udp HOST:PORT", Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			conn, err := net.Dial("udp", args[0])
@@ -396,14 +399,26 @@ func udpCommand() *cobra.Command {
 				return answer(map[string]any{"error": err.Error()})
 			}
 			defer conn.Close()
-			_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
-			fmt.Fprint(conn, "ping")
-			b := make([]byte, 2048)
-			n, err := conn.Read(b)
+			payload := bytes.Repeat([]byte("x"), max(size, 4))
+			copy(payload, "ping")
+			b := make([]byte, 65536)
+			n := 0
+			for range tries {
+				_ = conn.SetDeadline(time.Now().Add(5 * time.Second / time.Duration(tries)))
+				if _, err = conn.Write(payload); err == nil {
+					n, err = conn.Read(b)
+				}
+				if err == nil {
+					break
+				}
+			}
 			from, body, _ := strings.Cut(string(b[:n]), " ")
-			return answer(map[string]any{"peer": host(from), "body": body, "error": errorText(err)})
+			return answer(map[string]any{"peer": host(from), "same": body == string(payload), "error": errorText(err)})
 		},
 	}
+	c.Flags().IntVar(&size, "size", 4, "bytes of the datagram")
+	c.Flags().IntVar(&tries, "tries", 1, "how often it is sent, if lost, within 5 s")
+	return c
 }
 
 // idleCommand opens n connections, uses each once, and holds them until stdin

@@ -126,17 +126,20 @@ func p99(d []time.Duration) time.Duration {
 // hasty: no time for many samples, or figures that mean nothing.
 func hasty() bool { return raced || testing.Short() }
 
-// undisturbed compares what somebody else's requests take without and with an
-// attack, in turns, so that a busy machine slows both. Memory and processors
-// are the attacker's, too, in this process: a machine with nothing to spare
-// gets some rounds to show that it can be done. It returns the best.
-func undisturbed(t *testing.T, q *quiet, attack func()) float64 {
+// undisturbed compares the p99 of somebody else's requests without and with an
+// attack, in turns, so that a busy machine slows both. Attackers, servers and
+// all kernels share this process's processors; so do other programs, and a round
+// in which two halves of the quiet time differ says nothing. The first good round
+// decides well; only three rounds that mean something, all bad, decide badly.
+// It returns the best ratio of rounds that mean something, 0 without one.
+func undisturbed(t *testing.T, q *quiet, attack func()) (best float64) {
 	t.Helper()
-	best := 1e9
-	for range 10 {
-		var before, during []time.Duration
-		for range 4 {
-			before = append(before, q.ask(40)...)
+	meant := 0
+	for began := time.Now(); meant < 3 && time.Since(began) < 3*time.Second; {
+		var before [2][]time.Duration
+		var during []time.Duration
+		for turn := range 6 {
+			before[turn%2] = append(before[turn%2], q.ask(25)...)
 			stop := make(chan struct{})
 			var wg sync.WaitGroup
 			wg.Go(func() {
@@ -149,17 +152,28 @@ func undisturbed(t *testing.T, q *quiet, attack func()) float64 {
 					}
 				}
 			})
-			during = append(during, q.ask(40)...)
+			during = append(during, q.ask(25)...)
 			close(stop)
 			wg.Wait()
+			if hasty() {
+				return 0
+			}
 		}
-		if hasty() {
-			return 1
+		a, b := p99(before[0]), p99(before[1])
+		ratio := float64(p99(during)) / float64(max(p99(slices.Concat(before[0], before[1])), 300*time.Microsecond))
+		if ratio > 2 && max(a, b) > 2*min(a, b) {
+			continue // the machine is not quiet enough to tell
 		}
-		best = min(best, float64(p99(during))/float64(max(p99(before), 300*time.Microsecond)))
+		if meant++; best == 0 || ratio < best {
+			best = ratio
+		}
 		if best <= 2 {
-			break
+			return best
 		}
+	}
+	if meant < 3 {
+		t.Logf("not judged: the machine is busy (%d rounds say something, the best × %.2f)", meant, best)
+		return 0
 	}
 	return best
 }
@@ -281,14 +295,23 @@ func TestFloods(t *testing.T) {
 			for range 50 {
 				a.headers(true, "GET", ":path", "/large")
 			}
-			for range 80 { // apart, or windows would add up
+			over := make(chan struct{})
+			go func() {
+				defer close(over)
+				_, _ = io.Copy(io.Discard, a)
+			}()
+			for range 2000 { // apart, or windows would add up
 				_ = a.flush()
-				time.Sleep(500 * time.Microsecond)
+				select {
+				case <-over:
+					return
+				case <-time.After(500 * time.Microsecond):
+				}
 				for id := uint32(1); id < a.id; id += 2 {
 					a.b = frame.AppendWindowUpdate(a.b, id, 1)
 				}
 			}
-		}, settles: 100 * time.Millisecond},
+		}},
 		{name: "DATA of a byte", metric: "http2_streams_total", settles: 20 * time.Millisecond, fill: func(a *attacker) {
 			id := a.headers(false, "POST")
 			for range 20_000 {
@@ -336,8 +359,8 @@ func TestFloods(t *testing.T) {
 					return
 				}
 				rounds.Add(1)
-				c.fill(a)
 				began := time.Now()
+				c.fill(a)
 				a.outlast(settles)
 				if c.settles == 0 && time.Since(began) >= settles {
 					served.Add(1)
@@ -654,7 +677,7 @@ func TestHeldBytes(t *testing.T) {
 	} {
 		t.Run(c.layer, func(t *testing.T) {
 			w := newWorld(t)
-			b := w.pod("b", "10.0.0.2", withTune(func(p *tunproxy.Config) { p.Limits = c.limits }))
+			b := w.pod("b", "10.0.0.2", withTune(func(p *tunproxy.Config) { p.Limits, p.Grace = c.limits, time.Second }))
 			block, serve := make(chan struct{}), sizes()
 			b.serveHTTP(80, func(rw http.ResponseWriter, r *http.Request) {
 				if r.URL.Path == "/stuck" {

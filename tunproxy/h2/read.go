@@ -16,12 +16,12 @@ const readsPerPass = 16
 
 // framesPerPass is the same for frames, of which 64 KiB can hold seven thousand:
 // those take a millisecond or ten, a thousand a few hundred microseconds, and so
-// do a sixteenth as many requests, or 64 KiB of header blocks. Eight connections
+// do a sixteenth as many requests, or 32 KiB of header blocks. Eight connections
 // with 16 streams each see a few dozen frames at a time.
 const (
 	framesPerPass = 1024
 	headersFrames = 15 // besides the one that it is
-	headersBytes  = 64 // are as much as another frame
+	headersBytes  = 32 // are as much as another frame
 )
 
 // input is where the parser stands.

@@ -138,7 +138,8 @@ type Exchange struct {
 
 	began, attemptBegan time.Duration
 	res                 Result
-	guard               *guard // nil: under no policy
+	guard               *guard // nil: under no terms
+	spareGuard          *guard // of an earlier use, or guard
 
 	// Waiting is the Opener's own, between Open and its answer; Own is its own
 	// for as long as the exchange lasts.

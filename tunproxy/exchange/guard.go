@@ -7,8 +7,8 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/message"
 )
 
-// guard holds an exchange to a policy. An exchange without one has none, and pays
-// nothing for it.
+// guard holds an exchange to its terms. An exchange under none has none, and pays
+// nothing for it. It is used again with its exchange.
 type guard struct {
 	x      *Exchange
 	terms  *Terms
@@ -17,6 +17,23 @@ type guard struct {
 
 	request, response, idle aio.Timer // nil: not running
 	moved                   time.Duration
+
+	// Bound once: each would be an allocation.
+	onRequest, onResponse, onIdle, onTry, onPause, onPassEnd func()
+}
+
+func newGuard(x *Exchange) *guard {
+	g := &guard{x: x}
+	g.onRequest, g.onResponse, g.onIdle = g.requestExpired, g.responseExpired, g.idleExpired
+	g.onTry, g.onPause, g.onPassEnd = g.tryExpired, g.reopen, g.releaseHead
+	return g
+}
+
+// clear prepares g for another use of its exchange. Nothing is running.
+func (g *guard) clear() {
+	g.terms = nil
+	g.retry = retrying{failed: emptied(g.retry.failed), head: message.Head{Fields: emptied(g.retry.head.Fields)}}
+	g.answer, g.moved = answer{}, 0
 }
 
 // Guard puts the exchange under terms; nil is none. Openers call it before their
@@ -25,15 +42,20 @@ func (x *Exchange) Guard(t *Terms) {
 	if t == nil || x.guard != nil || x.over {
 		return
 	}
-	g := &guard{x: x, terms: t}
+	g := x.spareGuard
+	if g == nil {
+		g = newGuard(x)
+		x.spareGuard = g
+	}
+	g.terms = t
 	x.guard = g
 	now := x.cfg.Loop.Now()
 	g.moved = now
 	if d := t.Policy.Timeouts.Request; d > 0 {
-		g.request = x.cfg.Loop.AfterFunc(max(d-(now-x.began), 0), g.requestExpired)
+		g.request = x.cfg.Loop.AfterFunc(max(d-(now-x.began), 0), g.onRequest)
 	}
 	if d := t.Policy.Timeouts.Idle; d > 0 {
-		g.idle = x.cfg.Loop.AfterFunc(d, g.idleExpired)
+		g.idle = x.cfg.Loop.AfterFunc(d, g.onIdle)
 	}
 	if t.Policy.Retry != nil {
 		t.Budget.Request(now)
@@ -54,7 +76,7 @@ func (g *guard) sent() {
 	}
 	if d := g.terms.Policy.Timeouts.Response; d > 0 {
 		stop(&g.response)
-		g.response = g.x.cfg.Loop.AfterFunc(d, g.responseExpired)
+		g.response = g.x.cfg.Loop.AfterFunc(d, g.onResponse)
 	}
 	g.armTry()
 }
@@ -76,7 +98,7 @@ func (g *guard) stop() {
 		stop(&g.idle)
 		stop(&g.retry.try)
 		stop(&g.retry.pause)
-		g.retry.held = nil
+		g.retry.held = false
 	}
 }
 
@@ -102,7 +124,7 @@ func (g *guard) responseExpired() {
 func (g *guard) idleExpired() {
 	left := g.terms.Policy.Timeouts.Idle - (g.x.cfg.Loop.Now() - g.moved)
 	if left > 0 {
-		g.idle = g.x.cfg.Loop.AfterFunc(left, g.idleExpired)
+		g.idle = g.x.cfg.Loop.AfterFunc(left, g.onIdle)
 		return
 	}
 	g.idle = nil

@@ -19,7 +19,8 @@ type retrying struct {
 	failed []Endpoint // those that answered and did not satisfy
 	pause  aio.Timer
 	try    aio.Timer
-	held   *message.Head
+	held   bool
+	head   message.Head // while held
 }
 
 // Failed reports whether an endpoint has had this request, and did not satisfy.
@@ -48,8 +49,7 @@ func (g *guard) takes(h *message.Head, end bool) bool {
 		if end {
 			return g.judgeCode(h.Fields)
 		}
-		g.retry.held = h.Clone()
-		g.x.cfg.Loop.Defer(g.releaseHead)
+		g.hold(h)
 		return true
 	}
 	r := g.terms.Policy.Retry
@@ -63,11 +63,11 @@ func (g *guard) takes(h *message.Head, end bool) bool {
 // takesTrailers does the same for trailers of a response whose head is held. g
 // may be nil.
 func (g *guard) takesTrailers(f []message.Field) bool {
-	if g == nil || g.retry.held == nil {
+	if g == nil || !g.retry.held {
 		return false
 	}
 	if g.judgeCode(f) {
-		g.retry.held = nil
+		g.retry.held = false
 		return true
 	}
 	g.releaseHead()
@@ -93,15 +93,22 @@ func (g *guard) judgeCode(f []message.Field) bool {
 // releaseHead lets the held head go to the client, as what followed it says
 // nothing that asks for another try. g may be nil.
 func (g *guard) releaseHead() {
-	if g == nil || g.retry.held == nil {
+	if g == nil || !g.retry.held {
 		return
 	}
-	h := g.retry.held
-	g.retry.held = nil
+	g.retry.held = false
 	if !g.x.over {
 		g.satisfied()
-		g.x.respond(h, false)
+		g.x.respond(&g.retry.head, false)
 	}
+}
+
+// hold keeps a head to the end of the loop's pass.
+func (g *guard) hold(h *message.Head) {
+	fields := append(g.retry.head.Fields[:0], h.Fields...)
+	g.retry.head, g.retry.held = *h, true
+	g.retry.head.Fields = fields
+	g.x.cfg.Loop.Defer(g.onPassEnd)
 }
 
 // takesBreak decides about an endpoint that broke without a response: it counts
@@ -110,7 +117,7 @@ func (g *guard) takesBreak(code message.Code, err error) bool {
 	if g == nil || g.terms.Policy.Retry == nil {
 		return false
 	}
-	g.retry.held = nil
+	g.retry.held = false
 	r := g.terms.Policy.Retry
 	if g.x.isGRPC() {
 		return r.Code(brokenCode(code, err)) && g.again(Failure, 0)
@@ -174,7 +181,7 @@ func (g *guard) again(o Outcome, rest time.Duration) bool {
 	x.endAttempt(o)
 	g.retry.n++
 	x.res.Retries++
-	g.retry.pause = x.cfg.Loop.AfterFunc(pause, g.reopen)
+	g.retry.pause = x.cfg.Loop.AfterFunc(pause, g.onPause)
 	return true
 }
 
@@ -208,14 +215,14 @@ func (g *guard) armTry() {
 		return
 	}
 	stop(&g.retry.try)
-	g.retry.try = g.x.cfg.Loop.AfterFunc(r.Timeout, g.tryExpired)
+	g.retry.try = g.x.cfg.Loop.AfterFunc(r.Timeout, g.onTry)
 }
 
 // tryExpired: an endpoint takes long. If there can't be another try, nobody gains
 // from giving up on this one.
 func (g *guard) tryExpired() {
 	g.retry.try = nil
-	if !g.x.over && !g.x.respHead && g.x.up != nil && g.retry.held == nil {
+	if !g.x.over && !g.x.respHead && g.x.up != nil && !g.retry.held {
 		g.again(Failure, 0)
 	}
 }

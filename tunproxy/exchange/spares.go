@@ -97,12 +97,16 @@ func (s *Spares) freeBody(b []byte) {
 
 // clear makes x what &Exchange{} is, but for the room in its lists.
 func (x *Exchange) clear() {
+	if x.spareGuard != nil {
+		x.spareGuard.clear()
+	}
 	*x = Exchange{
-		tried:    emptied(x.tried),
-		req:      message.Head{Fields: emptied(x.req.Fields)},
-		out:      message.Head{Fields: emptied(x.out.Fields)},
-		trailers: emptied(x.trailers),
-		res:      Result{Trailers: emptied(x.res.Trailers)},
+		spareGuard: x.spareGuard,
+		tried:      emptied(x.tried),
+		req:        message.Head{Fields: emptied(x.req.Fields)},
+		out:        message.Head{Fields: emptied(x.out.Fields)},
+		trailers:   emptied(x.trailers),
+		res:        Result{Trailers: emptied(x.res.Trailers)},
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tunmesh/tunmesh/tunproxy/message"
+	"github.com/tunmesh/tunmesh/tunproxy/resilience"
 )
 
 // An exchange that is used again must not know anything of its last life.
@@ -105,13 +106,28 @@ func TestSparesAreBounded(t *testing.T) {
 	}
 }
 
-// TestNoAllocations: a request with a small body and its response.
+// TestNoAllocations: a request with a small body and its response, under no terms
+// and where it would be sent again.
 func TestNoAllocations(t *testing.T) {
+	armed := &Terms{Policy: &resilience.Policy{Retry: retrying5xx()}, Budget: resilience.NewBudget(resilience.BudgetPolicy{}), Rand: func() uint64 { return 0 }}
+	for _, terms := range []*Terms{nil, armed} {
+		for _, kind := range []string{"text/plain", "application/grpc"} {
+			noAllocations(t, terms, kind)
+		}
+	}
+}
+
+func noAllocations(t *testing.T, terms *Terms, kind string) {
+	t.Helper()
 	w := newWorld(t)
 	w.cfg.Observers = nil
 	up, down, e := &still{}, &still{}, &quiet{}
-	w.cfg.Opener = opener(func(x *Exchange) { x.Opened(Upstream{Stream: up, Endpoint: e}) })
+	w.cfg.Opener = opener(func(x *Exchange) {
+		x.Guard(terms)
+		x.Opened(Upstream{Stream: up, Endpoint: e})
+	})
 	req := &message.Head{Method: "POST", Path: "/", Version: message.HTTP2, Fields: make([]message.Field, 5)}
+	req.Fields[0] = message.Field{Name: "content-type", Value: kind}
 	resp := &message.Head{Status: 200, Fields: make([]message.Field, 3)}
 	trailers := []message.Field{{Name: "grpc-status", Value: "0"}}
 	body := []byte(strings.Repeat("x", 100))
@@ -128,7 +144,7 @@ func TestNoAllocations(t *testing.T) {
 		call()
 	}
 	if n := testing.AllocsPerRun(100, call); n != 0 {
-		t.Errorf("%v allocations", n)
+		t.Errorf("%s, retries armed %v: %v allocations", kind, terms != nil, n)
 	}
 	if up.released != down.released || e.ended != up.released {
 		t.Errorf("%d and %d streams given back, %d attempts", up.released, down.released, e.ended)

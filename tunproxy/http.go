@@ -95,8 +95,12 @@ func (w *worker) speakHTTP1(e upstream.Endpoint, c aio.Conn, room, _ func(), ove
 
 func (w *worker) speakHTTP2(e upstream.Endpoint, c aio.Conn, room, gone func(), over func(error)) upstream.Client {
 	t := w.trackUpstream(e, c)
+	list := 0
+	if !e.ID.IsZero() {
+		list = hopHeaderList
+	}
 	return http2Client{h2.NewClient(c, h2.Config{
-		Memory: w.h2, Counters: &w.p.h2,
+		Memory: w.h2, Counters: &w.p.h2, MaxHeaderList: list,
 		Keepalive:  keepalive(!e.ID.IsZero()),
 		OnCapacity: room,
 		OnDrain:    gone,

@@ -34,6 +34,10 @@ type Limits struct {
 // sidecar. Of up to eight connections: more than anybody's heads have room for.
 const hopStreams = 4096
 
+// hopHeaderList has room for any head that HTTP/1 may have, 64 KiB in 128 fields:
+// HTTP/2 counts 32 bytes more for each, and the hop may add its names a second time.
+const hopHeaderList = 2*(64<<10) + 8<<10
+
 // http1 and http2 are the limits of a client's connection. A sidecar's carries
 // the requests of all connections of its app, each of which that sidecar has
 // held to the default already: when a slow server makes a thousand callers give
@@ -44,6 +48,7 @@ func (l *Limits) http2(c h2.Config, hop bool) h2.Config {
 	if hop {
 		c.Limits.Resets = h2.Rate{Burst: 20_000, PerSecond: 4_000}
 		c.MaxStreams = hopStreams
+		c.MaxHeaderList = hopHeaderList
 	}
 	return c
 }

@@ -16,38 +16,68 @@ import (
 	"github.com/tunmesh/tunmesh/bench/proc"
 )
 
-// profile starts perf on a pair, if it is asked for and this is the first
-// round; the returned function ends it and writes what it found beside the data.
+// profile starts perf on both halves of a pair, if it is asked for and this is
+// the first round; the returned function ends it and writes what it found beside
+// the data.
 func (b *Bench) profile(w Workload, p *peer.Peer, round int) (end func() error) {
-	if b.Options.Profile == "" || round > 0 || !slices.Contains(b.Options.Profiled, p.Name) || len(p.Pair) == 0 {
-		return func() error { return nil }
-	}
-	var pids []string
-	for _, s := range p.Pair {
-		for _, pid := range proc.Tree(s.PID()) {
-			pids = append(pids, strconv.Itoa(pid))
+	var all []*recording
+	if b.Options.Profile != "" && round == 0 && slices.Contains(b.Options.Profiled, p.Name) {
+		for _, s := range p.Pair {
+			all = append(all, record(filepath.Join(b.Options.Profile, w.Name+"-"+p.Name+"-"+s.Side), s.PID()))
 		}
-	}
-	data := filepath.Join(b.Options.Profile, w.Name+"-"+p.Name+".perf.data")
-	cmd := exec.Command("perf", "record", "--quiet", "-F", "997", "-g", "-o", data, "-p", strings.Join(pids, ","))
-	var words bytes.Buffer
-	cmd.Stderr = &words
-	if err := cmd.Start(); err != nil {
-		return func() error { return fmt.Errorf("profile with perf (apt-get install linux-perf): %w", err) }
 	}
 	return func() error {
-		_ = cmd.Process.Signal(syscall.SIGINT) // it writes its data then
-		var killed *exec.ExitError
-		if err := cmd.Wait(); err != nil && !errors.As(err, &killed) {
-			return fmt.Errorf("profile with perf: %w: %s", err, words.Bytes())
+		var errs []error
+		for _, r := range all {
+			errs = append(errs, r.end())
 		}
-		out, err := exec.Command("perf", "report", "--stdio", "--no-children", "-g", "none", "--percent-limit", "0.3",
-			"--sort", "pid,dso,symbol", "-i", data).Output()
-		if err != nil {
-			return fmt.Errorf("read the profile %s: %w: %s", data, err, words.Bytes())
+		for _, r := range all {
+			if errors.Join(errs...) == nil {
+				errs = append(errs, r.write())
+				b.Say("profile: %s.txt, or perf report -i %s.perf.data", r.name, r.name)
+			}
 		}
-		text := strings.TrimSuffix(data, ".perf.data") + ".txt"
-		b.Say("profile: %s, and perf report -i %s", text, data)
-		return os.WriteFile(text, out, 0o644)
+		return errors.Join(errs...)
 	}
+}
+
+// recording is a perf that runs.
+type recording struct {
+	name  string
+	cmd   *exec.Cmd
+	words bytes.Buffer
+	err   error
+}
+
+func record(name string, pid int) *recording {
+	var pids []string
+	for _, pid := range proc.Tree(pid) {
+		pids = append(pids, strconv.Itoa(pid))
+	}
+	r := &recording{name: name, cmd: exec.Command("perf", "record", "--quiet", "-F", "997", "-g", "-o", name+".perf.data", "-p", strings.Join(pids, ","))}
+	r.cmd.Stderr = &r.words
+	r.err = r.cmd.Start()
+	return r
+}
+
+func (r *recording) end() error {
+	if r.err != nil {
+		return fmt.Errorf("profile with perf (apt-get install linux-perf): %w", r.err)
+	}
+	_ = r.cmd.Process.Signal(syscall.SIGINT) // it writes its data then
+	var killed *exec.ExitError
+	if err := r.cmd.Wait(); err != nil && !errors.As(err, &killed) {
+		return fmt.Errorf("profile with perf: %w: %s", err, r.words.Bytes())
+	}
+	return nil
+}
+
+// write writes the profile as text: what was on the CPU, the most first.
+func (r *recording) write() error {
+	out, err := exec.Command("perf", "report", "--stdio", "--no-children", "-g", "none", "--percent-limit", "0.3",
+		"--sort", "dso,symbol", "-i", r.name+".perf.data").Output()
+	if err != nil {
+		return fmt.Errorf("read the profile %s.perf.data: %w: %s", r.name, err, r.words.Bytes())
+	}
+	return os.WriteFile(r.name+".txt", out, 0o644)
 }

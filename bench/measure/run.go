@@ -19,6 +19,9 @@ import (
 const (
 	// noisy is how much CPU of others spoils a run.
 	noisy = 0.35
+	// settle is how long after their proofs peers are taken for idle: some give
+	// memory back from time to time.
+	settle = 6 * time.Second
 	// loadPatience is how much longer than its duration a load may take.
 	loadPatience = 20 * time.Second
 )
@@ -70,6 +73,7 @@ func (b *Bench) Run(doc *result.Bench) error {
 		b.peers = append(b.peers, p)
 		doc.Peers = append(doc.Peers, result.Peer{Name: p.Name, Version: p.Version, Setup: p.Setup, MTLS: p.MTLS, Proofs: proofs})
 	}
+	time.Sleep(settle)
 	for i, p := range b.peers {
 		doc.Peers[i].Idle = sides(p)
 	}
@@ -210,8 +214,11 @@ func (b *Bench) one(w Workload, p *peer.Peer, round int) (result.Run, error) {
 func (b *Bench) say(w Workload, r result.Run, others float64) {
 	what := fmt.Sprintf("%9.0f/s  p50 %6.0f  p99 %6.0f µs", r.Load.Rate, r.Load.P50, r.Load.P99)
 	switch {
-	case r.Load.Rate == 0 && r.Load.Gbit == 0 && len(r.Sides) == 2:
-		what = fmt.Sprintf("%6.1f MB client, %6.1f MB server", float64(r.Sides[0].Resident)/(1<<20), float64(r.Sides[1].Resident)/(1<<20))
+	case r.Load.Rate == 0 && r.Load.Gbit == 0:
+		what = "idle"
+		for _, s := range r.Sides {
+			what += fmt.Sprintf("  %6.1f MB %s", float64(s.Resident)/(1<<20), s.Side)
+		}
 	case r.Load.Gbit > 0:
 		what = fmt.Sprintf("%9.2f Gbit/s", r.Load.Gbit)
 	}

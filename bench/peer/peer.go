@@ -113,6 +113,9 @@ type Maker struct {
 	Name  string
 	About string
 	Make  func(*Env) (*Peer, error)
+	// Full: the quick mode leaves it out. Named: it is measured only when it is
+	// asked for by name.
+	Full, Named bool
 }
 
 // Names of peers that others are compared with.
@@ -126,21 +129,30 @@ const (
 // All lists what can be measured, in the order of the report.
 func All(o Options) []Maker {
 	all := []Maker{
-		{Direct, "nothing between client and server", (*Env).direct},
-		{Relay, "a Go relay on kernel sockets beside each, 64 KB buffers, no TLS", func(e *Env) (*Peer, error) { return e.relay(Relay, 64<<10) }},
-		{"relay-splice", "the same with io.Copy, which splices", func(e *Env) (*Peer, error) { return e.relay("relay-splice", 0) }},
-		{Tunmesh, "mesh-proxy beside each, fed by mesh-control", func(e *Env) (*Peer, error) { return e.mesh(Tunmesh, filepath.Join(e.Bin, "mesh-proxy")) }},
-		{Envoy, "Envoy beside each; between them the protocol of the application, as Istio has it", func(e *Env) (*Peer, error) { return e.envoy(Envoy, false) }},
-		{"envoy-h2", "Envoy beside each; between them HTTP/2 always", func(e *Env) (*Peer, error) { return e.envoy("envoy-h2", true) }},
-		{"haproxy", "HAProxy beside each, HTTP/2 between them", (*Env).haproxy},
-		{"nginx", "nginx beside each, HTTP/1.1 between them", (*Env).nginx},
-		{"nghttpx", "nghttpx beside each, HTTP/2 between them", (*Env).nghttpx},
+		{Name: Direct, About: "nothing between client and server", Make: (*Env).direct},
+		{Name: Relay, About: "a Go relay on kernel sockets beside each, 64 KB buffers, no TLS", Make: func(e *Env) (*Peer, error) { return e.relay(Relay, 64<<10) }},
+		{Name: "relay-splice", About: "the same with io.Copy, which splices", Make: func(e *Env) (*Peer, error) { return e.relay("relay-splice", 0) }, Named: true},
+		{Name: Tunmesh, About: "mesh-proxy beside each, fed by mesh-control", Make: func(e *Env) (*Peer, error) { return e.mesh(Tunmesh, filepath.Join(e.Bin, "mesh-proxy"), nil) }},
+		{Name: Envoy, About: "Envoy beside each; between them the protocol of the application, as Istio has it", Make: func(e *Env) (*Peer, error) { return e.envoy(Envoy, false) }},
+		{Name: "envoy-h2", About: "Envoy beside each; between them HTTP/2 always", Make: func(e *Env) (*Peer, error) { return e.envoy("envoy-h2", true) }, Full: true},
+		{Name: "haproxy", About: "HAProxy beside each, HTTP/2 between them", Make: (*Env).haproxy},
+		{Name: "nginx", About: "nginx beside each, HTTP/1.1 between them", Make: (*Env).nginx},
+		{Name: "nghttpx", About: "nghttpx beside each, HTTP/2 between them", Make: (*Env).nghttpx},
+	}
+	for _, f := range features {
+		all = append(all, Maker{Name: Tunmesh + "-" + f.name, About: "tunmesh with " + f.about, Named: true, Make: func(e *Env) (*Peer, error) {
+			return e.mesh(Tunmesh+"-"+f.name, filepath.Join(e.Bin, "mesh-proxy"), f.annotations)
+		}})
+	}
+	for _, n := range []int{1, 10_000} {
+		name := fmt.Sprintf("%s-%d-endpoints", Tunmesh, n)
+		all = append(all, Maker{Name: name, About: fmt.Sprintf("tunmesh on the client's side only, %d endpoints outside the mesh", n), Named: true, Make: func(e *Env) (*Peer, error) { return e.many(name, n) }})
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Proxies)) {
-		all = append(all, Maker{name, "mesh-proxy of " + o.Proxies[name], func(e *Env) (*Peer, error) { return e.mesh(name, o.Proxies[name]) }})
+		all = append(all, Maker{Name: name, About: "mesh-proxy of " + o.Proxies[name], Make: func(e *Env) (*Peer, error) { return e.mesh(name, o.Proxies[name], nil) }})
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.External)) {
-		all = append(all, Maker{name, o.External[name] + " beside each", func(e *Env) (*Peer, error) { return e.external(name, o.External[name]) }})
+		all = append(all, Maker{Name: name, About: o.External[name] + " beside each", Make: func(e *Env) (*Peer, error) { return e.external(name, o.External[name]) }})
 	}
 	return all
 }

@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,17 +46,18 @@ type mesh struct {
 	space   *nettest.Space
 	addr    netip.Addr
 	control *proc.Process
+	opaque  string // ports that are declared opaque
 }
 
 // mesh runs the programs as they are shipped: two pods without another road than
 // their TUNs, mesh-proxy in each without privileges, and mesh-control. What the
 // node's agent does, handing queues over, is done here.
-func (e *Env) mesh(name, proxy string) (*Peer, error) {
+func (e *Env) mesh(name, proxy string, annotations map[string]string) (*Peer, error) {
 	proxy, err := e.readable(proxy)
 	if err != nil {
 		return nil, err
 	}
-	m, err := e.startControl()
+	m, err := e.startControl(annotations)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +70,7 @@ func (e *Env) mesh(name, proxy string) (*Peer, error) {
 
 	q := &Peer{
 		Name: name, Version: version(`mesh-proxy (\S+)`, proxy, "-version"), MTLS: true,
-		Setup: "TUNs, one queue and loop each; a Service with one endpoint; TLS 1.3, client certificates; inbound policy all-authenticated; detection, metrics and balancing on",
+		Setup: setup(annotations) + "TUNs, one queue and loop each; a Service with one endpoint; TLS 1.3, client certificates; inbound policy all-authenticated; detection, metrics and balancing on",
 		From:  client.Space, Target: netip.MustParseAddr(serviceAddr), Server: server.Space, ServerAddr: server.Addr,
 		Meet: func(s *nettest.Space) {
 			e.Bridge.Meet(s, server)
@@ -87,6 +90,14 @@ func (e *Env) mesh(name, proxy string) (*Peer, error) {
 		q.Pair = append(q.Pair, Sidecar{s.side, p})
 	}
 	return q, nil
+}
+
+func setup(annotations map[string]string) string {
+	var s string
+	for _, k := range slices.Sorted(maps.Keys(annotations)) {
+		s += fmt.Sprintf("%s=%s, ", k, annotations[k])
+	}
+	return s
 }
 
 // manifests of what is meshed. Ports that carry bytes are declared so, as for a
@@ -109,32 +120,55 @@ kind: Service
 metadata:
   name: server
   namespace: bench
-  annotations: {config.tunmesh.io/opaque-ports: "7001,7002"}
+  annotations: %s
 spec:
   clusterIP: 10.96.0.1
   selector: {app: server}
   ports: [{name: echo, port: 7001}, {name: sink, port: 7002}, {name: http1, port: 8001}, {name: http2, port: 8002}]
 `
 
+// feature is something of tunmesh that can be switched on alone.
+type feature struct {
+	name, about string
+	annotations map[string]string // of the Service
+}
+
+// features of which the cost is measured, beside tunmesh with none of them.
+var features = []feature{ //nolint:gochecknoglobals // a table
+	{"bytes", "every port declared opaque: no detection, no HTTP", map[string]string{annotation.OpaquePorts: "7001,7002,8001,8002"}},
+	{"retries", "retries armed", map[string]string{"retry.tunmesh.io/http": "5xx", "retry.tunmesh.io/grpc": "unavailable"}},
+	{"timeouts", "request, response and idle timeouts", map[string]string{"timeout.tunmesh.io/request": "10s", "timeout.tunmesh.io/response": "10s", "timeout.tunmesh.io/idle": "10s"}},
+	{"breakers", "circuit breakers", map[string]string{"balancer.tunmesh.io/failure-accrual": "unified"}},
+}
+
+func withOpaque(annotations map[string]string) map[string]string {
+	all := map[string]string{annotation.OpaquePorts: "7001,7002"}
+	maps.Copy(all, annotations)
+	return all
+}
+
 func (m *mesh) path(elem ...string) string {
 	return filepath.Join(append([]string{m.dir}, elem...)...)
 }
 
-func (e *Env) startControl() (*mesh, error) {
-	m := &mesh{e: e, dir: e.Scope.TempDir()}
+func (e *Env) startControl(annotations map[string]string) (*mesh, error) {
+	m := &mesh{e: e, dir: e.Scope.TempDir(), opaque: withOpaque(annotations)[annotation.OpaquePorts]}
 	m.space, m.addr = e.Bridge.Host()
 	for _, d := range []string{"manifests", "pods"} {
 		if err := os.Mkdir(m.path(d), 0o700); err != nil {
 			return nil, err
 		}
 	}
-	if err := os.WriteFile(m.path("manifests", "bench.yaml"), []byte(manifests), 0o600); err != nil {
+	all, err := json.Marshal(withOpaque(annotations)) // JSON is YAML
+	if err != nil {
 		return nil, err
 	}
-	var err error
+	if err := os.WriteFile(m.path("manifests", "bench.yaml"), fmt.Appendf(nil, manifests, all), 0o600); err != nil {
+		return nil, err
+	}
 	m.control, err = e.start(proc.Spec{Path: filepath.Join(e.Bin, "mesh-control"), Space: m.space, Silent: true, Args: []string{
 		"--dir", m.path("manifests"), "--dir", m.path("pods"), "--state-dir", m.path("state"), "--listen", fmt.Sprintf("0.0.0.0:%d", control.Port),
-		"--mesh-networks", topology.Networks().String() + "," + services, "--default-inbound-policy", "all-authenticated",
+		"--mesh-networks", topology.Networks().String() + "," + services + "," + manyNetwork, "--default-inbound-policy", "all-authenticated",
 		// As often as Prometheus would by default.
 		"--scrape-interval", "15s", "--log-level", "warn", "--trust-domain", trustDomain,
 	}})
@@ -150,19 +184,7 @@ func (e *Env) startControl() (*mesh, error) {
 // sidecar declares a pod to the control plane and starts its mesh-proxy.
 func (m *mesh) sidecar(proxy, side string, pod *topology.Pod) (*proc.Process, error) {
 	uid := "uid-" + side
-	object := &corev1.Pod{
-		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: meshNS, Name: side, UID: types.UID(uid), Labels: map[string]string{"app": side},
-			Annotations: map[string]string{annotation.Injected: "bench", annotation.OpaquePorts: "7001,7002"},
-		},
-		Spec: corev1.PodSpec{ServiceAccountName: side, Containers: []corev1.Container{{Name: "app", Image: "app"}}},
-		Status: corev1.PodStatus{
-			Phase: corev1.PodRunning, PodIP: pod.Addr.String(), PodIPs: []corev1.PodIP{{IP: pod.Addr.String()}},
-			Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
-		},
-	}
-	raw, err := json.Marshal(object)
+	raw, err := json.Marshal(m.object(side, side, uid, pod.Addr, true))
 	if err != nil {
 		return nil, err
 	}
@@ -186,6 +208,26 @@ func (m *mesh) sidecar(proxy, side string, pod *topology.Pod) (*proc.Process, er
 		return nil, err
 	}
 	return p, await(p, func() error { return ready(pod.Space) })
+}
+
+// object is a pod that runs and is ready.
+func (m *mesh) object(app, name, uid string, addr netip.Addr, meshed bool) *corev1.Pod {
+	p := &corev1.Pod{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: meshNS, Name: name, UID: types.UID(uid), Labels: map[string]string{"app": app},
+			Annotations: map[string]string{annotation.OpaquePorts: m.opaque},
+		},
+		Spec: corev1.PodSpec{ServiceAccountName: app, Containers: []corev1.Container{{Name: "app", Image: "app"}}},
+		Status: corev1.PodStatus{
+			Phase: corev1.PodRunning, PodIP: addr.String(), PodIPs: []corev1.PodIP{{IP: addr.String()}},
+			Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
+		},
+	}
+	if meshed {
+		p.Annotations[annotation.Injected] = "bench"
+	}
+	return p
 }
 
 func (m *mesh) token(side, uid string) (string, error) {
@@ -215,7 +257,7 @@ func (m *mesh) handOver(side, uid string, pod *topology.Pod) error {
 		Version: handover.Version, Pod: handover.Pod{Namespace: meshNS, Name: side, UID: uid}, Addrs: []netip.Addr{pod.Addr},
 		MTU: topology.MTU, Queues: 1, Node: "bench", TrustAnchors: string(anchors),
 		Control: netip.AddrPortFrom(m.addr, control.Port), ControlID: controlID(),
-		Networks: []netip.Prefix{topology.Networks(), netip.MustParsePrefix(services)},
+		Networks: []netip.Prefix{topology.Networks(), netip.MustParsePrefix(services), netip.MustParsePrefix(manyNetwork)},
 	}
 	var l *net.UnixListener
 	err = pod.Space.Do(func() (err error) {

@@ -50,6 +50,7 @@ func Plots(dir string, b *result.Bench, base string) ([]Plot, error) {
 // group is bars of one peer, one for each place on the axis.
 type group struct {
 	name   string
+	color  int // a peer has one in all pictures
 	values plotter.Values
 }
 
@@ -60,7 +61,7 @@ func bars(dir, file, title, unit string, places []string, groups []group) (*Plot
 	p := plot.New()
 	p.Title.Text, p.Y.Label.Text = title, unit
 	p.Y.Min = 0
-	p.Legend.Top = true
+	p.Legend.Top, p.Legend.XOffs, p.Legend.Padding = true, -vg.Points(8), vg.Points(2)
 	p.Add(plotter.NewGrid())
 	width := vg.Length(float64(plotWidth) * 0.75 / float64(len(places)*(len(groups)+1)))
 	for i, g := range groups {
@@ -68,7 +69,7 @@ func bars(dir, file, title, unit string, places []string, groups []group) (*Plot
 		if err != nil {
 			return nil, fmt.Errorf("plot %s: %w", file, err)
 		}
-		chart.Color = plotutil.Color(i)
+		chart.Color = plotutil.Color(g.color)
 		chart.LineStyle.Width = 0
 		chart.Offset = width * vg.Length(float64(i)-float64(len(groups)-1)/2)
 		p.Add(chart)
@@ -91,8 +92,11 @@ func efficiency(dir string, b *result.Bench, base string) (*Plot, error) {
 		}
 	}
 	var groups []group
-	for _, p := range b.Peers {
-		g := group{name: p.Name}
+	for i, p := range b.Peers {
+		if !p.MTLS { // what does without is no measure of those with it
+			continue
+		}
+		g := group{name: p.Name, color: i}
 		measured := false
 		for _, w := range places {
 			v := 0.0
@@ -117,11 +121,11 @@ func memory(dir string, b *result.Bench, _ string) (*Plot, error) {
 		}
 	}
 	var groups []group
-	for _, p := range b.Peers {
+	for i, p := range b.Peers {
 		if len(p.Idle) == 0 {
 			continue
 		}
-		g := group{name: p.Name, values: plotter.Values{float64(p.Idle[0].Resident) / (1 << 20)}}
+		g := group{name: p.Name, color: i, values: plotter.Values{float64(p.Idle[0].Resident) / (1 << 20)}}
 		for _, w := range places {
 			s, _ := b.Get(w, p.Name, result.ClientRSS)
 			g.values = append(g.values, s.Median)
@@ -136,10 +140,10 @@ func latency(dir string, b *result.Bench, w result.Workload) (*Plot, error) {
 	if w.Main != result.AddedP99 {
 		return nil, nil
 	}
-	percentiles := []float64{10, 25, 50, 75, 90, 95, 99, 99.5, 99.9}
+	percentiles := []float64{10, 50, 75, 90, 95, 99, 99.5, 99.9}
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = w.About, "percentile", "µs"
-	p.Legend.Top, p.Legend.Left = true, true
+	p.Legend.Top, p.Legend.Left, p.Legend.XOffs, p.Legend.Padding = true, true, vg.Points(12), vg.Points(2)
 	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{}
 	p.Add(plotter.NewGrid())
 	var ticks plot.ConstantTicks

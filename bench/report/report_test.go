@@ -22,8 +22,8 @@ func document(rounds int, cost float64) *result.Bench {
 		Machine: map[string]string{"cpu": "one"}, Settings: map[string]string{"rounds": "n"},
 		Peers: []result.Peer{
 			{Name: "direct", Setup: "nothing", Proofs: []string{"it echoes"}},
-			{Name: "tunmesh", Version: "1", Setup: "TUNs", Idle: []result.Side{{Side: "client", Resident: 9 << 20}, {Side: "server", Resident: 9 << 20}}},
-			{Name: "envoy", Version: "2", Setup: "redirect", Idle: []result.Side{{Side: "client", Resident: 60 << 20}, {Side: "server", Resident: 60 << 20}}},
+			{Name: "tunmesh", Version: "1", Setup: "TUNs", MTLS: true, Idle: []result.Side{{Side: "client", Resident: 9 << 20}, {Side: "server", Resident: 9 << 20}}},
+			{Name: "envoy", Version: "2", Setup: "redirect", MTLS: true, Idle: []result.Side{{Side: "client", Resident: 60 << 20}, {Side: "server", Resident: 60 << 20}}},
 		},
 		Skipped:   []result.Skipped{{Name: "haproxy", Why: "not on this machine"}},
 		Workloads: []result.Workload{{Name: "h1-16", About: "HTTP/1.1", Main: result.PerPair}, {Name: "open-1k", About: "open loop", Main: result.AddedP99}},

@@ -17,17 +17,24 @@ func peersCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "PEER\tWHAT")
+			fmt.Fprintln(w, "PEER\tWHAT\tMODE")
 			for _, m := range peer.All(peer.Options{}) {
-				fmt.Fprintf(w, "%s\t%s\n", m.Name, m.About)
-			}
-			fmt.Fprintln(w, "\nWORKLOAD\tWHAT\tQUICK MODE")
-			for _, l := range measure.All() {
-				quick := ""
-				if l.Quick {
-					quick = "yes"
+				when := "always"
+				switch {
+				case m.Named:
+					when = "by name"
+				case m.Full:
+					when = "full"
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\n", l.Name, l.About, quick)
+				fmt.Fprintf(w, "%s\t%s\t%s\n", m.Name, m.About, when)
+			}
+			fmt.Fprintln(w, "\nWORKLOAD\tWHAT\tMODE")
+			for _, l := range measure.All() {
+				when := "full"
+				if l.Quick {
+					when = "always"
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\n", l.Name, l.About, when)
 			}
 			return w.Flush()
 		},

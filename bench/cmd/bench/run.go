@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -52,11 +51,11 @@ most, 2 rounds of 1 s, under 5 minutes; with it all workloads, 5 rounds of 3 s.
 	}
 	fs := cmd.Flags()
 	fs.BoolVar(&f.full, "full", false, "all workloads, 5 rounds of 3 s")
-	fs.StringSliceVar(&f.peers, "peers", nil, "peers to measure (default all)")
+	fs.StringSliceVar(&f.peers, "peers", nil, "peers to measure (default those that \"bench peers\" says)")
 	fs.StringSliceVar(&f.workloads, "workloads", nil, "workloads to run (default those of the mode)")
 	fs.IntVar(&f.measure.Rounds, "rounds", 0, "how often each workload runs through each peer (default 2, or 5 with --full)")
 	fs.DurationVar(&f.measure.Duration, "duration", 0, "of one run, after 300 ms of warm-up (default 1s, or 3s with --full)")
-	fs.DurationVar(&f.measure.Quiet, "quiet", time.Second, "longest wait before a run for the machine to be quiet")
+	fs.DurationVar(&f.measure.Quiet, "quiet", 500*time.Millisecond, "longest wait before a run for the machine to be quiet")
 	fs.StringVar(&f.json, "json", "", "write the whole document to this file")
 	fs.StringVar(&f.out, "out", "", "write a report (report.md, SVG plots, bench.json) to this folder")
 	fs.IntVar(&f.peer.EnvoyWorkers, "envoy-concurrency", 1, "Envoy's worker threads; tunmesh has one event loop")
@@ -111,7 +110,7 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 	}
 	say("building")
 	bin := filepath.Join(dir, "bin")
-	if err := build(cmd.Context(), bin, f.measure.Profile != ""); err != nil {
+	if err := build(cmd.Context(), bin, commit(), f.measure.Profile != ""); err != nil {
 		return err
 	}
 	doc := f.document()
@@ -160,7 +159,7 @@ func writeJSON(path string, doc *result.Bench) error {
 }
 
 func (f *runFlags) makers() ([]peer.Maker, error) {
-	return choose(f.peers, peer.All(f.peer), "peer", func(m peer.Maker) string { return m.Name }, func(peer.Maker) bool { return true })
+	return choose(f.peers, peer.All(f.peer), "peer", func(m peer.Maker) string { return m.Name }, func(m peer.Maker) bool { return !m.Named && (f.full || !m.Full) })
 }
 
 func (f *runFlags) chosen() ([]measure.Workload, error) {
@@ -200,7 +199,7 @@ func (f *runFlags) defaults() {
 
 func (f *runFlags) document() *result.Bench {
 	doc := &result.Bench{
-		Format: result.Format, Began: time.Now().UTC().Truncate(time.Second), Command: append([]string{"bench"}, os.Args[1:]...), Machine: proc.Describe(),
+		Format: result.Format, Began: time.Now().UTC().Truncate(time.Second), Command: append([]string{"bench"}, os.Args[1:]...), Machine: proc.Describe(), Commit: commit(),
 		Settings: map[string]string{
 			"rounds": fmt.Sprint(f.measure.Rounds), "duration": f.measure.Duration.String(), "warm-up": "300ms", "mtu": fmt.Sprint(topology.MTU),
 			"congestion control": "cubic", "order": "workload by workload, peers take turns within a round",
@@ -210,24 +209,27 @@ func (f *runFlags) document() *result.Bench {
 	if f.measure.Profile != "" {
 		doc.Settings["profiled"] = "yes: the first round of " + strings.Join(f.measure.Profiled, ", ") + " is slower for it"
 	}
-	if out, err := exec.Command("git", "describe", "--always", "--dirty").Output(); err == nil {
-		doc.Commit = strings.TrimSpace(string(out))
-	} else if info, ok := debug.ReadBuildInfo(); ok {
-		doc.Commit = info.Main.Version
-	}
 	return doc
 }
 
+// commit of the source in this folder.
+func commit() string {
+	if out, err := exec.Command("git", "describe", "--always", "--dirty").Output(); err == nil {
+		return strings.TrimSpace(string(out))
+	}
+	return "unknown"
+}
+
 // build makes the programs that are measured, as they would be shipped.
-func build(ctx context.Context, bin string, symbols bool) error {
+func build(ctx context.Context, bin, commit string, symbols bool) error {
 	if err := os.Mkdir(bin, 0o755); err != nil { //nolint:gosec // sidecars run as another user
 		return err
 	}
-	ld := "-ldflags=-s -w"
-	if symbols {
-		ld = "-ldflags="
-	}
 	const module = "github.com/tunmesh/tunmesh/"
+	ld := "-ldflags=-X " + module + "internal/version.number=" + commit
+	if !symbols {
+		ld += " -s -w"
+	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", ld, "-o", bin+"/", module+"bench/cmd/load", module+"bench/cmd/relay", module+"cmd/mesh-proxy", module+"cmd/mesh-control")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -1,0 +1,61 @@
+package peer
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+)
+
+// manyNetwork is where the endpoints of many are: one host has all its addresses.
+const manyNetwork = "10.78.0.0/18"
+
+// many is a client's sidecar alone, of a Service with so many endpoints outside
+// the mesh: what choosing among them costs, and what knowing them takes.
+func (e *Env) many(name string, endpoints int) (*Peer, error) {
+	m, err := e.startControl(nil)
+	if err != nil {
+		return nil, err
+	}
+	client := e.Bridge.Pod()
+	server, via := e.Bridge.Host()
+	e.Bridge.Meet(m.space, client)
+	e.Bridge.Meet(server, client)
+	first := netip.MustParsePrefix(manyNetwork).Addr().Next()
+	// On lo, a prefix makes every address in it the host's own.
+	server.Addr("lo", netip.PrefixFrom(first, netip.MustParsePrefix(manyNetwork).Bits()).String())
+	client.Uplink.Route("eth0", manyNetwork, via.String())
+
+	var all []byte
+	addr := first
+	for i := range endpoints {
+		pod := fmt.Sprintf("server-%d", i)
+		raw, err := json.Marshal(m.object("server", pod, "uid-"+pod, addr, false))
+		if err != nil {
+			return nil, err
+		}
+		all = append(append(all, raw...), "\n---\n"...)
+		addr = addr.Next()
+	}
+	tmp := m.path("pods", ".servers")
+	if err := errors.Join(os.WriteFile(tmp, all, 0o600), os.Rename(tmp, m.path("pods", "servers.yaml"))); err != nil {
+		return nil, err
+	}
+	proxy := filepath.Join(e.Bin, "mesh-proxy")
+	q := &Peer{
+		Name: name, Version: version(`mesh-proxy (\S+)`, proxy, "-version"),
+		Setup: fmt.Sprintf("a sidecar on the client's side only, a Service with %d endpoints outside the mesh, no TLS", endpoints),
+		From:  client.Space, Target: netip.MustParseAddr(serviceAddr), Server: server, ServerAddr: via,
+	}
+	if q.App, err = e.startApp(server); err != nil {
+		return nil, err
+	}
+	p, err := m.sidecar(proxy, "client", client)
+	if err != nil {
+		return nil, err
+	}
+	q.Pair = []Sidecar{{"client", p}}
+	return q, nil
+}

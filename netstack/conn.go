@@ -57,6 +57,7 @@ type conn struct {
 	owing    bool // in loop.owed
 	queued   bool // in loop.ready
 	readable bool // news for Readable
+	dry      bool // a Read took all that there was, and nothing came since
 	writable bool // news for Writable
 	wants    bool // a Write was short: Writable is owed
 	finLater bool // CloseWrite or Close came during the handshake
@@ -99,7 +100,7 @@ func (c *conn) forget() {
 // NotifyEvent implements waiter.EventListener.
 func (c *conn) NotifyEvent(m waiter.EventMask) {
 	if m&(waiter.ReadableEvents|waiter.EventHUp|waiter.EventErr) != 0 {
-		c.readable = true
+		c.readable, c.dry = true, false
 	}
 	if m&waiter.WritableEvents != 0 {
 		c.writable = true
@@ -201,7 +202,7 @@ func (c *conn) settle() {
 	if c.gone {
 		return
 	}
-	c.gone, c.readable = true, true
+	c.gone, c.readable, c.dry = true, true, false
 	c.forget()
 	c.account()
 	c.wq.EventUnregister(&c.entry)

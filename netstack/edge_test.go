@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"errors"
+	"io"
 	"testing"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
@@ -147,4 +148,42 @@ func TestForgedAcks(t *testing.T) {
 	if n := s.l.s.Counters().App.Resets; n != 2 || !has(*got, 4) {
 		t.Errorf("%d resets, flags %v", n, *got)
 	}
+}
+
+// TestReadingDry: a Read that took everything spares the next one the way into
+// gVisor, and nothing that comes after is missed: not bytes, not the end.
+func TestReadingDry(t *testing.T) {
+	e := &ends{}
+	s := newStill(t, accepting(t, e))
+	s.open(t, e, 40001)
+	c := e.conn.(*conn)
+	c.SetHandler(nil)
+	seq := uint32(1001)
+	come := func(flags byte, text string) {
+		t.Helper()
+		s.send(t, aio.App, fuzzTCP(4, 40001, seq, s.iss(e)+1, flags, []byte(text)))
+		seq += uint32(len(text))
+	}
+	buf := make([]byte, 100)
+	read := func(n int, want error, dry bool) {
+		t.Helper()
+		if k, err := c.Read(buf); k != n || !errors.Is(err, want) || c.dry != dry {
+			t.Errorf("%d bytes, %v, dry %v; want %d, %v, %v", k, err, c.dry, n, want, dry)
+		}
+	}
+	come(24, "hello")
+	if n := testing.AllocsPerRun(100, func() { _, _ = c.Peek(buf) }); n != 0 {
+		t.Errorf("a read of bytes makes %v allocations", n)
+	}
+	read(5, nil, true)
+	read(0, aio.ErrWouldBlock, true)
+	come(24, "again")
+	if n, err := c.Read(buf[:2]); n != 2 || err != nil || c.dry {
+		t.Errorf("%d bytes, %v, dry %v with three left", n, err, c.dry)
+	}
+	read(3, nil, true)
+	come(24, "last")
+	come(25, "words")
+	read(9, nil, false)
+	read(0, io.EOF, false)
 }

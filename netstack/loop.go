@@ -50,7 +50,9 @@ type loop struct {
 	ready, readySpare []*conn
 	owed              []*conn // whose received bytes wait for an ACK
 	tasks, deferred   funcs
-	mover             mover // of the CopyTo that runs
+	mover             mover  // of the CopyTo that runs
+	sink              sink   // of the Read that runs
+	source            source // of the Write that runs
 
 	ending   bool          // nothing new begins
 	yielded  time.Duration // when other goroutines had their turn

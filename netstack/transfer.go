@@ -52,11 +52,13 @@ func (c *conn) read(p []byte, peek bool) (int, error) {
 	switch {
 	case c.closed:
 		return 0, aio.ErrClosed
-	case c.shaking:
+	case c.shaking, c.dry:
 		return 0, aio.ErrWouldBlock
 	}
-	w := sink{p}
-	res, err := c.ep.Read(&w, tcpip.ReadOptions{Peek: peek})
+	w := &c.l.sink
+	w.p = p
+	res, err := c.ep.Read(w, tcpip.ReadOptions{Peek: peek})
+	w.p = nil
 	if err != nil {
 		if _, ok := err.(*tcpip.ErrBadBuffer); ok {
 			return 0, nil // p is empty and there are bytes
@@ -66,6 +68,7 @@ func (c *conn) read(p []byte, peek bool) (int, error) {
 	if !peek {
 		if res.Count < len(p) {
 			c.crowd = 0
+			c.dry = c.hears()
 		}
 		c.consumed(res.Count)
 	}
@@ -122,8 +125,10 @@ func (c *conn) Write(p []byte) (int, error) {
 	p = p[:c.writes(all)]
 	defer c.account()
 	for done < len(p) {
-		s := source{p[done:]}
-		n, err := c.ep.Write(&s, tcpip.WriteOptions{Atomic: true})
+		s := &c.l.source
+		s.p = p[done:]
+		n, err := c.ep.Write(s, tcpip.WriteOptions{Atomic: true})
+		s.p = nil
 		done += int(n)
 		c.out += uint64(n)
 		if err != nil {
@@ -268,8 +273,7 @@ func (c *conn) CopyTo(dst aio.Conn) (total int64, err error, ok bool) { //nolint
 
 // drained says why there is nothing left to read: more may come, or not.
 func (c *conn) drained() error {
-	switch c.ep.EndpointState() {
-	case tcp.StateEstablished, tcp.StateFinWait1, tcp.StateFinWait2:
+	if c.hears() {
 		return aio.ErrWouldBlock
 	}
 	_, err := c.ep.Read(&sink{}, tcpip.ReadOptions{Peek: true})
@@ -277,6 +281,16 @@ func (c *conn) drained() error {
 		return aio.ErrWouldBlock
 	}
 	return c.readError(err)
+}
+
+// hears reports whether the peer may say more. It will be told: every segment
+// and every end is.
+func (c *conn) hears() bool {
+	switch c.ep.EndpointState() {
+	case tcp.StateEstablished, tcp.StateFinWait1, tcp.StateFinWait2:
+		return true
+	}
+	return false
 }
 
 // mover is the payloader of CopyTo: it reads from one endpoint into the slice

@@ -69,11 +69,12 @@ type Link struct {
 	head [headSize]byte
 	tail *buffer.View // nil after it was given away
 
-	out   []*stack.PacketBuffer
-	parts [][]byte
-	held  []*Flow
-	now   func() time.Duration
-	gone  error
+	out    []*stack.PacketBuffer
+	outHdr tun.Header // of the packet being written
+	parts  [][]byte
+	held   []*Flow
+	now    func() time.Duration
+	gone   error
 }
 
 // New makes a link over dev, which stays the caller's. now is the loop's clock.
@@ -215,7 +216,8 @@ func (l *Link) Discard() {
 // kernel is to finish: the checksum, and the cutting when it is longer than one
 // MSS. Resets and SYNs come without offload and are complete.
 func (l *Link) put(pkt *stack.PacketBuffer) {
-	var h tun.Header
+	h := &l.outHdr
+	*h = tun.Header{}
 	if g := &pkt.GSOOptions; g.Type != stack.GSONone && g.NeedsCsum {
 		h.Flags = tun.NeedsChecksum
 		h.ChecksumStart = g.L3HdrLen
@@ -240,7 +242,7 @@ func (l *Link) put(pkt *stack.PacketBuffer) {
 		l.parts = append(l.parts, b[skip:])
 		skip = 0
 	}
-	_ = l.write(&h, l.parts, pkt.Size()) // counted; TCP sends it again
+	_ = l.write(h, l.parts, pkt.Size()) // counted; TCP sends it again
 	clear(l.parts)
 }
 

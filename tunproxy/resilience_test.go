@@ -135,29 +135,25 @@ func TestRetriesHideAFailingEndpoint(t *testing.T) {
 					}
 					return resp.StatusCode
 				}
-				for range 50 {
+				for i := 0; i < 50 || asked.Load() == 0; i++ {
 					if st := ask("10.96.0.1"); st != 200 {
 						t.Fatalf("with retries: %d", st)
 					}
+					if i == 5000 {
+						t.Fatal("the failing endpoint was never asked: this proves nothing")
+					}
 				}
 				n := float64(asked.Load())
-				if n == 0 {
-					t.Fatal("the failing endpoint was never asked: this proves nothing")
-				}
 				if got := a.metric("outbound_http_route_retry_requests_total", `parent_name="svc"`, `route_name="http"`); got != n {
 					t.Errorf("%v retries counted, want %v", got, n)
 				}
-				if got := a.metric("outbound_http_route_retry_successes_total"); got != n {
-					t.Errorf("%v successes counted, want %v", got, n)
+				if got := a.metric("outbound_http_route_retry_successes_total"); got < 1 || got > n {
+					t.Errorf("%v successes counted, of %v", got, n)
 				}
-				failed := 0
-				for range 50 {
-					if ask("10.96.0.2") != 200 {
-						failed++
+				for i := 0; ask("10.96.0.2") == 200; i++ {
+					if i == 5000 {
+						t.Fatal("nothing failed without retries")
 					}
-				}
-				if failed == 0 {
-					t.Error("nothing failed without retries")
 				}
 			})
 		}
@@ -175,7 +171,11 @@ func TestTriesThatHangGoElsewhere(t *testing.T) {
 	r.Timeout = 50 * time.Millisecond
 	w.careful("10.96.0.1:80", resilience.Policy{Retry: r}, "10.0.0.9:80", "10.0.0.3:80=c")
 	c := a.client(true)
-	for range 20 {
+	retried := func() float64 { return a.metric("outbound_http_route_retry_requests_total") }
+	for i := 0; i < 20 || retried() == 0; i++ {
+		if i == 5000 {
+			t.Fatal("the silent endpoint was never asked: this proves nothing")
+		}
 		resp, err := c.Get("http://10.96.0.1/")
 		if err != nil {
 			t.Fatal(err)
@@ -185,9 +185,6 @@ func TestTriesThatHangGoElsewhere(t *testing.T) {
 		if resp.StatusCode != 200 {
 			t.Fatalf("%s %q", resp.Status, resp.Header)
 		}
-	}
-	if a.metric("outbound_http_route_retry_requests_total") == 0 {
-		t.Error("the silent endpoint was never asked: this proves nothing")
 	}
 }
 

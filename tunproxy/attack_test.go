@@ -815,9 +815,9 @@ func (a *attacker) answers(t *testing.T, want int) (got int) {
 // TestManyConnectionsOverTime: a hundred thousand connections, one after the
 // other and a few at once, leave nothing behind.
 func TestManyConnectionsOverTime(t *testing.T) {
-	n := 100_000
-	if testing.Short() || raced {
-		n = 5000
+	n, atOnce := 100_000, 64
+	if hasty() {
+		n, atOnce = 2000, 16
 	}
 	w := newWorld(t)
 	b := w.pod("b", "10.0.0.2")
@@ -829,7 +829,7 @@ func TestManyConnectionsOverTime(t *testing.T) {
 		done := make(chan int, 1)
 		c := &caller{loop: loop, left: n, want: n, done: done}
 		loop.Post(func() {
-			for range 64 {
+			for range atOnce {
 				c.next()
 			}
 		})

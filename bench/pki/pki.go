@@ -18,17 +18,9 @@ import (
 	"time"
 )
 
-// Files of a Folder, all PEM.
-const (
-	CA         = "ca.pem"
-	ClientCert = "client.pem"
-	ClientKey  = "client.key"
-	ServerCert = "server.pem"
-	ServerKey  = "server.key"
-	// ServerBoth is ServerCert and ServerKey in one, ClientBoth the same.
-	ServerBoth = "server-both.pem"
-	ClientBoth = "client-both.pem"
-)
+// Files, all PEM. SIDE.pem and SIDE.key are made for client and server, and
+// SIDE-both.pem with both in one.
+const CA = "ca.pem"
 
 // Name of a side, and its identity.
 func Name(side string) string     { return side + ".bench.sa.cluster.local" }

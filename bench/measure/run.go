@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -14,6 +15,7 @@ import (
 	"github.com/tunmesh/tunmesh/bench/peer"
 	"github.com/tunmesh/tunmesh/bench/proc"
 	"github.com/tunmesh/tunmesh/bench/result"
+	"github.com/tunmesh/tunmesh/internal/nettest"
 )
 
 const (
@@ -48,12 +50,14 @@ type Bench struct {
 
 	peers []*peer.Peer
 	irq   []int
+	// stranger is a host outside, which cannot prove itself unless it is given how.
+	stranger *nettest.Space
 }
 
 // Run sets the peers up, proves each, and measures.
 func (b *Bench) Run(doc *result.Bench) error {
 	b.irq = proc.SoftIRQ()
-	stranger, _ := b.Env.Bridge.Host()
+	b.stranger, _ = b.Env.Bridge.Host()
 	for _, m := range b.Makers {
 		b.Say("setting up %s", m.Name)
 		p, err := m.Make(b.Env)
@@ -66,7 +70,7 @@ func (b *Bench) Run(doc *result.Bench) error {
 		if err != nil {
 			return fmt.Errorf("set up %s: %w", m.Name, err)
 		}
-		proofs, err := prove(b.Env.Bridge, stranger, p)
+		proofs, err := prove(b.Env.Bridge, b.stranger, p)
 		if err != nil {
 			return fmt.Errorf("prove %s: %w%s", m.Name, err, says(p))
 		}
@@ -81,7 +85,7 @@ func (b *Bench) Run(doc *result.Bench) error {
 		doc.Workloads = append(doc.Workloads, w.Workload)
 		for round := range b.Options.Rounds {
 			for _, p := range b.turn(round) {
-				if p.Cannot[w.Kind] != "" {
+				if p.Cannot[w.Kind] != "" || w.Itself && !p.MTLS {
 					continue
 				}
 				r, err := b.one(w, p, round)
@@ -171,8 +175,13 @@ func (b *Bench) one(w Workload, p *peer.Peer, round int) (result.Run, error) {
 	}
 	start := time.Now()
 	args := append(slices.Clone(w.Args), "-duration="+b.Options.Duration.String())
-	args = append(args, p.At(w.Kind).String())
-	client, err := proc.Run(proc.Spec{Path: filepath.Join(b.Env.Bin, "load"), Args: args, Space: p.From})
+	from, at := p.From, p.At(w.Kind)
+	if w.Itself {
+		from, at = b.stranger, netip.AddrPortFrom(p.ServerAddr, peer.Kinds()[w.Kind])
+		args = append(args, "-cert="+p.Cert, "-key="+p.Key, "-alpn="+p.ALPN)
+	}
+	args = append(args, at.String())
+	client, err := proc.Run(proc.Spec{Path: filepath.Join(b.Env.Bin, "load"), Args: args, Space: from})
 	if err != nil {
 		return r, err
 	}

@@ -16,6 +16,9 @@ type Workload struct {
 	Kind load.Kind
 	// Args of the load program, but for the duration and the target.
 	Args []string
+	// Itself: the client speaks TLS to the server's side of a pair itself, from a
+	// host outside.
+	Itself bool
 	// Pinned: every process on one CPU.
 	Pinned bool
 	// Quick: it is part of the quick mode.
@@ -44,6 +47,8 @@ func All() []Workload {
 	}
 	pinned := add("echo-1-pinned", "128 B round trips, 1 connection, everything on one CPU", roundTrips, result.P50, load.Echo, false, "ping", "-conns=1")
 	pinned.Pinned = true
+	handshake := add("handshake", "whole TLS handshakes with the server's side, 8 at once, P-256 certificates on both sides", connections, result.Rate, load.Echo, false, "handshake", "-conns=8")
+	handshake.Itself = true
 	return []Workload{
 		one, http1(16), http1(64),
 		add("h2", "HTTP/2, 8 connections with 16 streams, 128 bytes", requests, result.PerPair, load.ServeH2, true, "http2", "-conns=8", "-streams=16", "-authority=http2.bench"),
@@ -61,6 +66,6 @@ func All() []Workload {
 		add("h1-1m", "HTTP/1.1, 8 connections, answers of 1 MB", requests, result.PerPair, load.ServeH1, false, "http1", "-conns=8", "-path=/1048576"),
 		add("open-5k", "HTTP/1.1, 64 connections, 5,000 requests/s at constant intervals", requests, result.AddedP99, load.ServeH1, false, "http1", "-conns=64", "-rate=5000"),
 		add("idle-1k-echo", "1,000 idle connections of bytes, after one round trip each", connections, result.ClientRSS, load.Echo, false, "idle-echo", "-conns=1000"),
-		pinned,
+		handshake, pinned,
 	}
 }

@@ -90,6 +90,9 @@ type Peer struct {
 	// Pair is the client's sidecar and the server's; none for direct.
 	Pair []Sidecar
 	App  *proc.Process
+	// Cert and Key are PEM files of a client that the server's side of a pair with
+	// mTLS takes, and ALPN what it has to ask for to have bytes passed on.
+	Cert, Key, ALPN string
 	// Meet tells another host how to reach the server; nil: it can.
 	Meet func(*nettest.Space)
 }
@@ -219,6 +222,7 @@ func (p *pair) peer(name string, client, server *proc.Process) *Peer {
 	q := &Peer{Name: name, From: p.client, Target: p.addr, Server: p.server, ServerAddr: p.addr, App: p.app}
 	if client != nil {
 		q.Pair = []Sidecar{{"client", client}, {"server", server}}
+		q.Cert, q.Key = filepath.Join(p.dir, "client.pem"), filepath.Join(p.dir, "client.key")
 	}
 	return q
 }

@@ -89,7 +89,9 @@ func (e *Env) mesh(name, proxy string, annotations map[string]string) (*Peer, er
 		}
 		q.Pair = append(q.Pair, Sidecar{s.side, p})
 	}
-	return q, nil
+	q.ALPN = "tunmesh-tcp/1"
+	q.Cert, q.Key, err = m.certificate("client")
+	return q, err
 }
 
 func setup(annotations map[string]string) string {

@@ -4,13 +4,14 @@
 //
 // or loads what answers at TARGET and prints one JSON object:
 //
-//	load ping|bulk|connect|http1|http2|grpc|stream [flags] TARGET
+//	load ping|bulk|connect|handshake|http1|http2|grpc|stream [flags] TARGET
 //
 // and "load idle-http1|idle-echo [flags] TARGET" opens connections, uses each
 // once and keeps them.
 package main
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"time"
 
 	"github.com/tunmesh/tunmesh/bench/load"
+	"github.com/tunmesh/tunmesh/bench/pki"
 )
 
 func main() {
@@ -33,7 +35,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("say serve, ping, bulk, connect, http1, http2, grpc, stream, idle-http1 or idle-echo")
+		return fmt.Errorf("say serve, ping, bulk, connect, handshake, http1, http2, grpc, stream, idle-http1 or idle-echo")
 	}
 	// One thread that never gives way, and a collector that comes when there is
 	// much to collect: what is measured makes no garbage.
@@ -74,6 +76,9 @@ func client(args []string) error {
 	fs.StringVar(&o.Authority, "authority", "bench", "of requests")
 	fs.StringVar(&o.Path, "path", "/", "of requests")
 	size := fs.Int("size", 128, "bytes of a message")
+	cert := fs.String("cert", "", "of handshakes: PEM file of the client's chain")
+	key := fs.String("key", "", "of handshakes: PEM file of its key")
+	alpn := fs.String("alpn", "", "of handshakes: the protocol to ask for")
 	if err := fs.Parse(args[1:]); err != nil {
 		return err
 	}
@@ -96,6 +101,11 @@ func client(args []string) error {
 		} else {
 			r, err = load.Connect(to, *size, o.Duration)
 		}
+	case "handshake":
+		var cfg *tls.Config
+		if cfg, err = secured(*cert, *key, *alpn); err == nil {
+			r, err = load.Handshakes(to, cfg, o.Connections, *size, o.Duration)
+		}
 	case "http1":
 		r, err = load.HTTP1(to, o)
 	case "http2":
@@ -115,4 +125,18 @@ func client(args []string) error {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+// secured is a client that proves itself and takes any server: what is measured
+// is the server's side, which was proved before.
+func secured(cert, key, alpn string) (*tls.Config, error) {
+	c, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, err
+	}
+	cfg := &tls.Config{Certificates: []tls.Certificate{c}, MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, ServerName: pki.Name("server")} //nolint:gosec // as said
+	if alpn != "" {
+		cfg.NextProtos = []string{alpn}
+	}
+	return cfg, nil
 }

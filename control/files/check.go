@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/tunmesh/tunmesh/control/object"
 	"github.com/tunmesh/tunmesh/internal/annotation"
 )
 
@@ -34,8 +35,20 @@ func Check(s *Set) error {
 	return c.err()
 }
 
-// Warnings lists what is odd about a set but wrong with nothing in it.
+// Warnings lists what is odd about a set but wrong with nothing in it, and the
+// annotations of Services that nobody can read and that are ignored.
 func Warnings(s *Set) []string {
+	list := notes(s)
+	for _, svc := range s.Services {
+		if _, err := object.Service(svc); err != nil {
+			list = append(list, strings.Split(err.Error(), "\n")...)
+		}
+	}
+	return list
+}
+
+// notes are warnings but for annotations.
+func notes(s *Set) []string {
 	var list []string
 	if len(s.Skipped) > 0 {
 		list = append(list, "not used here, left out: "+strings.Join(s.Skipped, ", "))

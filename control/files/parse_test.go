@@ -164,10 +164,14 @@ func TestWarnings(t *testing.T) {
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: lonely}
+metadata:
+  name: lonely
+  annotations: {timeout.tunmesh.io/request: soon, retry.tunmesh.io/http: 5xx, retry.linkerd.io/limit: "0"}
 spec: {type: NodePort, selector: {app: nobody}, ports: [{port: 80}]}
 `)
-	want := []string{"Service default/lonely: type NodePort is served inside the cluster alone", "Service default/lonely: its selector matches no pod"}
+	want := []string{"Service default/lonely: type NodePort is served inside the cluster alone", "Service default/lonely: its selector matches no pod",
+		`Service default/lonely: annotation timeout.tunmesh.io/request, ignored: "soon" is not a duration: write a whole number and ms, s, m, h or d, as in 400ms`,
+		`Service default/lonely: annotation retry.linkerd.io/limit, ignored: "0" is not a number of retries from 1 to 100`}
 	got := files.Warnings(s)
 	if strings.Join(got, "|") != strings.Join(want, "|") {
 		t.Errorf("warnings %q, want %q", got, want)

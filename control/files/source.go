@@ -299,13 +299,13 @@ func (s *Source) compose() (map[catalog.Ref]catalog.Object, error) {
 	if err := Check(all); err != nil {
 		return nil, err
 	}
-	notes := Warnings(all)
-	for _, w := range notes {
+	said := notes(all)
+	for _, w := range said {
 		if !slices.Contains(s.notes, w) {
 			s.cfg.Logger.Info("about the manifests", "note", w)
 		}
 	}
-	s.notes = notes
+	s.notes = said
 	objects, err := objectsOf(all)
 	if err != nil {
 		s.cfg.Logger.Warn("annotation not understood", "err", err)

@@ -147,5 +147,13 @@ func wrap(kind string, o metav1.Object, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%s %s: %w", kind, key(o), err)
+	var several interface{ Unwrap() []error }
+	if !errors.As(err, &several) {
+		return fmt.Errorf("%s %s: %w", kind, key(o), err)
+	}
+	var all []error
+	for _, e := range several.Unwrap() {
+		all = append(all, wrap(kind, o, e))
+	}
+	return errors.Join(all...)
 }

@@ -196,3 +196,21 @@ func TestRotationEndsIdleHops(t *testing.T) {
 		})
 	}
 }
+
+// The far sidecar was started again and nobody heard of the end of the old one:
+// the idle hop is found dead, and the connection is made anew.
+func TestAHopThatDiedUnheardIsMadeAgain(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.pod("a", "10.0.0.1"), w.pod("b", "10.0.0.2")
+	w.service("10.96.0.1:9000", "10.0.0.2:9000=b")
+	b.serve(9000, echo)
+	talk(t, a, "10.96.0.1:9000", "\x00")
+	a.settled()
+	w.sever(b.addr, true)
+	b.kill()
+	w.sever(b.addr, false)
+	b = w.pod("b", "10.0.0.2")
+	b.serve(9000, echo)
+	talk(t, a, "10.96.0.1:9000", "\x00again")
+	a.wantHops(2, 0)
+}

@@ -97,7 +97,7 @@ func TestHeldBytesAreBounded(t *testing.T) {
 		peak = max(peak, w.hop.Counters().Held)
 	}
 	// Beyond the bound are only the segments that each may hold in any case.
-	if peak > held+conns*8<<10 {
+	if peak > held+conns*32<<10 {
 		t.Errorf("%d bytes were held, the bound is %d", peak, held)
 	}
 	c := w.hop.Counters()

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -83,12 +82,19 @@ func (b *Bench) Run(doc *result.Bench) error {
 	}
 	for _, w := range b.Workloads {
 		doc.Workloads = append(doc.Workloads, w.Workload)
+		broken := map[string]bool{}
 		for round := range b.Options.Rounds {
 			for _, p := range b.turn(round) {
-				if p.Cannot[w.Kind] != "" || w.Itself && !p.MTLS {
+				if p.Cannot[w.Kind] != "" || w.Itself && !p.MTLS || broken[p.Name] {
 					continue
 				}
 				r, err := b.one(w, p, round)
+				if errors.Is(err, errLoad) {
+					b.Say("%s through %s FAILED: %v%s", w.Name, p.Name, err, says(p))
+					doc.Failures = append(doc.Failures, result.Failure{Workload: w.Name, Peer: p.Name, Round: round, Why: err.Error()})
+					broken[p.Name] = true
+					continue
+				}
 				if err != nil {
 					return fmt.Errorf("%s through %s: %w%s", w.Name, p.Name, err, says(p))
 				}
@@ -118,6 +124,9 @@ func says(p *peer.Peer) (out string) {
 	}
 	return out
 }
+
+// errLoad is a peer's fault, or the load's: others can be measured still.
+var errLoad = errors.New("the load broke")
 
 // sides is the memory of a pair.
 func sides(p *peer.Peer) (out []result.Side) {
@@ -197,11 +206,11 @@ func (b *Bench) one(w Workload, p *peer.Peer, round int) (result.Run, error) {
 	r.Sides = memory()
 	profileErr := profile()
 	clientCPU, err := client.Wait()
-	if err == nil && decoded != nil && !errors.Is(decoded, io.EOF) {
+	if err == nil && decoded != nil {
 		err = decoded
 	}
 	if err != nil {
-		return r, err
+		return r, fmt.Errorf("%w: %w", errLoad, err)
 	}
 	took := time.Since(start)
 	after, err := b.used(p)

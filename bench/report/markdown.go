@@ -56,6 +56,9 @@ func Markdown(b *result.Bench, base string, plots []Plot) string {
 	for _, k := range b.Skipped {
 		say("* %s was skipped: %s", k.Name, k.Why)
 	}
+	for _, k := range b.Failures {
+		say("* **%s through %s failed** in round %d: %s", k.Workload, k.Peer, k.Round+1, k.Why)
+	}
 	goals(say, b, base)
 	for _, p := range plots {
 		say("\n![%s](%s)", p.Title, p.File)
@@ -83,11 +86,7 @@ func goals(say func(string, ...any), b *result.Bench, base string) {
 		if !v.Known {
 			continue
 		}
-		verdict := "**missed**"
-		if v.OK {
-			verdict = "met"
-		}
-		lines = append(lines, fmt.Sprintf("| %s | %s | %s |", v.Goal, digits(v.Value), verdict))
+		lines = append(lines, fmt.Sprintf("| %s | %s | %s |", v.Goal, digits(v.Value), v.Words()))
 	}
 	if len(lines) == 0 {
 		return

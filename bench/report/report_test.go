@@ -25,6 +25,7 @@ func document(rounds int, cost float64) *result.Bench {
 			{Name: "tunmesh", Version: "1", Setup: "TUNs", MTLS: true, Idle: []result.Side{{Side: "client", Resident: 9 << 20}, {Side: "server", Resident: 9 << 20}}},
 			{Name: "envoy", Version: "2", Setup: "redirect", MTLS: true, Idle: []result.Side{{Side: "client", Resident: 60 << 20}, {Side: "server", Resident: 60 << 20}}},
 		},
+		Failures:  []result.Failure{{Workload: "bulk-1", Peer: "envoy", Round: 1, Why: "it went away"}},
 		Skipped:   []result.Skipped{{Name: "haproxy", Why: "not on this machine"}},
 		Workloads: []result.Workload{{Name: "h1-16", About: "HTTP/1.1", Main: result.PerPair}, {Name: "open-1k", About: "open loop", Main: result.AddedP99}},
 	}
@@ -53,7 +54,7 @@ func TestTable(t *testing.T) {
 	if err := report.Table(&s, document(3, 0.25), "tunmesh"); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"h1-16: HTTP/1.1", "10,000", "4.00", "Skipped haproxy: not on this machine", "h1-16 per-pair-cpu ≥ 2 × envoy", "met"} {
+	for _, want := range []string{"h1-16: HTTP/1.1", "10,000", "4.00", "Skipped haproxy: not on this machine", "FAILED: bulk-1 through envoy, round 2: it went away", "h1-16 per-pair-cpu ≥ 2 × envoy", "met"} {
 		if !strings.Contains(s.String(), want) {
 			t.Errorf("the table does not say %q:\n%s", want, s.String())
 		}
@@ -84,7 +85,7 @@ func TestWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"# tunmesh beside other proxies", "## Goals", "| h1-16 per-pair-cpu ≥ 2 × envoy | 4.00 | met |", "(efficiency.svg)", "(memory.svg)", "| envoy | 10,000 ±0% |", "haproxy was skipped: not on this machine"} {
+	for _, want := range []string{"# tunmesh beside other proxies", "## Goals", "| h1-16 per-pair-cpu ≥ 2 × envoy | 4.00 | met |", "(efficiency.svg)", "(memory.svg)", "| envoy | 10,000 ±0% |", "haproxy was skipped: not on this machine", "**bulk-1 through envoy failed** in round 2: it went away"} {
 		if !strings.Contains(string(md), want) {
 			t.Errorf("the report does not say %q:\n%s", want, md)
 		}

@@ -56,11 +56,7 @@ func verdicts(w io.Writer, b *result.Bench, base string) error {
 			fmt.Fprintf(tw, "\nGOALS OF %s\tMEASURED\t\n", strings.ToUpper(base))
 			first = false
 		}
-		verdict := "missed"
-		if v.OK {
-			verdict = "met"
-		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\n", v.Goal, digits(v.Value), verdict)
+		fmt.Fprintf(tw, "%s\t%s\t%s\n", v.Goal, digits(v.Value), v.Words())
 	}
 	return tw.Flush()
 }
@@ -70,6 +66,9 @@ func notes(w io.Writer, b *result.Bench) error {
 	var s strings.Builder
 	s.WriteString("\nMedians; ± is half of min to max. × says how many times as much is carried as by the peer of the line.\n")
 	fmt.Fprintf(&s, "The rest of the machine used %.2f CPUs (%.2f to %.2f) during the runs.\n", b.Noise.Median, b.Noise.Min, b.Noise.Max)
+	for _, k := range b.Failures {
+		fmt.Fprintf(&s, "FAILED: %s through %s, round %d: %s\n", k.Workload, k.Peer, k.Round+1, k.Why)
+	}
 	for _, k := range b.Skipped {
 		fmt.Fprintf(&s, "Skipped %s: %s\n", k.Name, k.Why)
 	}
@@ -79,8 +78,11 @@ func notes(w io.Writer, b *result.Bench) error {
 
 func runs(c *result.Cell) string {
 	s := fmt.Sprint(c.Runs)
+	if c.Noisy {
+		s += " (noisy)"
+	}
 	if c.LeftOut > 0 {
-		s += fmt.Sprintf(" (%d noisy)", c.LeftOut)
+		s += fmt.Sprintf(" (%d left out)", c.LeftOut)
 	}
 	if c.Failed > 0 {
 		s += fmt.Sprintf(" %d FAILED", c.Failed)

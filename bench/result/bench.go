@@ -25,6 +25,7 @@ type Bench struct {
 	Settings  map[string]string `json:"settings"`
 	Peers     []Peer            `json:"peers"`
 	Skipped   []Skipped         `json:"skipped"`
+	Failures  []Failure         `json:"failures"`
 	Workloads []Workload        `json:"workloads"`
 	// Noise is what the rest of the machine did: CPUs used by others, per run.
 	Noise Stat   `json:"noise"`
@@ -47,6 +48,14 @@ type Peer struct {
 type Skipped struct {
 	Name string `json:"name"`
 	Why  string `json:"why"`
+}
+
+// Failure is a workload that broke through a peer. It is not tried again.
+type Failure struct {
+	Workload string `json:"workload"`
+	Peer     string `json:"peer"`
+	Round    int    `json:"round"`
+	Why      string `json:"why"`
 }
 
 // Workload is one way to load a peer.
@@ -73,6 +82,7 @@ type Cell struct {
 	Peer     string          `json:"peer"`
 	Runs     int             `json:"runs"`
 	LeftOut  int             `json:"leftOut,omitempty"`
+	Noisy    bool            `json:"noisy,omitempty"`  // no round was quiet: all count
 	Failed   uint64          `json:"failed,omitempty"` // answers that were errors, in all runs
 	Metrics  map[string]Stat `json:"metrics"`
 }
@@ -183,6 +193,7 @@ func (b *Bench) Fill(direct string) {
 			continue
 		}
 		c.Runs++
+		c.Noisy = c.Noisy || r.Noisy
 		for _, m := range Metrics() {
 			if v, ok := m.of(r); ok {
 				values[k][m.Name] = append(values[k][m.Name], v)

@@ -71,7 +71,7 @@ func TestFill(t *testing.T) {
 	if _, ok := b.Get("w", "direct", result.AddedP50); ok {
 		t.Error("direct adds to itself")
 	}
-	if c := b.Cell("w", "a"); c.Runs != 2 || c.LeftOut != 1 {
+	if c := b.Cell("w", "a"); c.Runs != 2 || c.LeftOut != 1 || c.Noisy {
 		t.Errorf("%d runs, %d left out", c.Runs, c.LeftOut)
 	}
 	// Where no round is quiet, all count.
@@ -79,7 +79,7 @@ func TestFill(t *testing.T) {
 		b.Runs[i].Noisy = true
 	}
 	b.Fill("direct")
-	if c := b.Cell("w", "a"); c.Runs != 3 || c.LeftOut != 0 {
+	if c := b.Cell("w", "a"); c.Runs != 3 || c.LeftOut != 0 || !c.Noisy {
 		t.Errorf("all noisy: %d runs, %d left out", c.Runs, c.LeftOut)
 	}
 }

@@ -17,6 +17,8 @@ type Verdict struct {
 	Goal
 	// Known: all that is needed was measured.
 	Known, OK bool
+	// Noisy: the machine was never quiet meanwhile.
+	Noisy bool
 	// Value is the figure, or its ratio to the other peer's.
 	Value float64
 }
@@ -59,6 +61,9 @@ func (b *Bench) Judge(peer string, goals []Goal) []Verdict {
 	var out []Verdict
 	for _, g := range goals {
 		v := Verdict{Goal: g}
+		if c := b.Cell(g.Workload, peer); c != nil {
+			v.Noisy = c.Noisy
+		}
 		mine, ok := b.figure(g, peer)
 		v.Known, v.Value = ok, mine
 		if g.Against != "" {
@@ -91,6 +96,18 @@ func (b *Bench) figure(g Goal, peer string) (float64, bool) {
 		}
 	}
 	return 0, false
+}
+
+// Words are the verdict for people.
+func (v Verdict) Words() string {
+	s := "missed"
+	if v.OK {
+		s = "met"
+	}
+	if v.Noisy {
+		s += " (noisy)"
+	}
+	return s
 }
 
 // String is the goal for people.

@@ -55,7 +55,7 @@ most, 2 rounds of 1 s, under 5 minutes; with it all workloads, 5 rounds of 3 s.
 	fs.StringSliceVar(&f.workloads, "workloads", nil, "workloads to run (default those of the mode)")
 	fs.IntVar(&f.measure.Rounds, "rounds", 0, "how often each workload runs through each peer (default 2, or 5 with --full)")
 	fs.DurationVar(&f.measure.Duration, "duration", 0, "of one run, after 300 ms of warm-up (default 1s, or 3s with --full)")
-	fs.DurationVar(&f.measure.Quiet, "quiet", 500*time.Millisecond, "longest wait before a run for the machine to be quiet")
+	fs.DurationVar(&f.measure.Quiet, "quiet", 250*time.Millisecond, "longest wait before a run for the machine to be quiet")
 	fs.StringVar(&f.json, "json", "", "write the whole document to this file")
 	fs.StringVar(&f.out, "out", "", "write a report (report.md, SVG plots, bench.json) to this folder")
 	fs.IntVar(&f.peer.EnvoyWorkers, "envoy-concurrency", 1, "Envoy's worker threads; tunmesh has one event loop")
@@ -147,7 +147,13 @@ func (f *runFlags) write(cmd *cobra.Command, doc *result.Bench) error {
 			return err
 		}
 	}
-	return report.Table(cmd.OutOrStdout(), doc, peer.Tunmesh)
+	if err := report.Table(cmd.OutOrStdout(), doc, peer.Tunmesh); err != nil {
+		return err
+	}
+	if n := len(doc.Failures); n > 0 {
+		return fmt.Errorf("%d workloads failed", n)
+	}
+	return nil
 }
 
 func writeJSON(path string, doc *result.Bench) error {

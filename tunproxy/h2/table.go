@@ -5,6 +5,9 @@ package h2
 type table struct {
 	slots []*stream // power of two long, at most 3/4 full
 	n     int
+	// moved is how many are not in their own slot. Nearly always there are none:
+	// taking one out then hides no other.
+	moved int
 }
 
 const minTable = 8
@@ -29,7 +32,7 @@ func (t *table) get(id uint32) *stream {
 func (t *table) add(s *stream) {
 	if 4*(t.n+1) > 3*len(t.slots) {
 		old := t.slots
-		t.slots = make([]*stream, max(minTable, 2*len(old)))
+		t.slots, t.moved = make([]*stream, max(minTable, 2*len(old))), 0
 		for _, o := range old {
 			if o != nil {
 				t.place(o)
@@ -42,6 +45,9 @@ func (t *table) add(s *stream) {
 
 func (t *table) place(s *stream) {
 	i := t.slot(s.id)
+	if t.slots[i] != nil {
+		t.moved++
+	}
 	for t.slots[i] != nil {
 		i = (i + 1) & (len(t.slots) - 1)
 	}
@@ -61,6 +67,13 @@ func (t *table) remove(id uint32) {
 		}
 	}
 	t.n--
+	if t.moved == 0 {
+		t.slots[i] = nil
+		return
+	}
+	if i != t.slot(id) {
+		t.moved--
+	}
 	for j := i; ; {
 		j = (j + 1) & mask
 		s := t.slots[j]
@@ -68,6 +81,9 @@ func (t *table) remove(id uint32) {
 			break
 		}
 		if home := t.slot(s.id); (j-home)&mask >= (j-i)&mask {
+			if home == i {
+				t.moved--
+			}
 			t.slots[i] = s
 			i = j
 		}

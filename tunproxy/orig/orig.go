@@ -68,6 +68,15 @@ func Strip(f []message.Field) []message.Field { return stripFields(f, false) }
 
 // stripFields removes them in place; keepError spares the one that apps may read.
 func stripFields(f []message.Field, keepError bool) []message.Field {
+	for i := range f { // nearly always there is none, and nothing moves
+		if ours(f[i].Name) {
+			return append(f[:i], stripRest(f[i:], keepError)...)
+		}
+	}
+	return f
+}
+
+func stripRest(f []message.Field, keepError bool) []message.Field {
 	out := f[:0]
 	for i := range f {
 		if ours(f[i].Name) && !(keepError && f[i].Name == hop.FieldProxyError) {
@@ -81,7 +90,7 @@ func stripFields(f []message.Field, keepError bool) []message.Field {
 // ours reports the prefix without regard to case, and to '_' in place of '-',
 // which servers that turn names into variables can't tell apart.
 func ours(name string) bool {
-	if len(name) < len(hop.FieldPrefix) {
+	if len(name) < len(hop.FieldPrefix) || lower(name[0]) != hop.FieldPrefix[0] {
 		return false
 	}
 	for i := range len(hop.FieldPrefix) {

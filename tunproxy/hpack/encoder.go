@@ -2,6 +2,7 @@ package hpack
 
 import (
 	"hash/maphash"
+	"slices"
 	"strings"
 )
 
@@ -23,7 +24,9 @@ const (
 const (
 	indexWays  = 4
 	indexSets  = 64
-	recentLen  = 64
+	recentSets = 32
+	recentWays = 4
+	usualLen   = 64
 	maxEncoder = DefaultTableSize * 4
 )
 
@@ -34,8 +37,11 @@ type Encoder struct {
 	own    int // the most that we want
 	lowest int // smallest size since the last block, -1: unchanged
 	seed   maphash.Seed
-	index  *encoderIndex // made with the first insertion
-	recent [recentLen]uint32
+	index  *encoderIndex                  // made with the first insertion
+	recent [recentSets][recentWays]uint32 // hashes of fields; the last one first
+	// usual are the entries that were used last, by what their strings look like:
+	// messages repeat themselves, and comparing is cheaper than hashing.
+	usual [usualLen]uint32 // number of an entry, plus one; 0: none
 }
 
 // encoderIndex finds entries of the table: a cache of entry numbers by hash,
@@ -90,10 +96,16 @@ func (e *Encoder) Begin(dst []byte) []byte {
 
 // Append appends one field. name is in lower case.
 func (e *Encoder) Append(dst []byte, name, value string, how Indexing) []byte {
-	static := staticName(name)
 	if how == Never {
-		return e.literal(dst, 0x10, 4, e.nameIndex(name, static, 0), name, value)
+		return e.literal(dst, 0x10, 4, e.nameIndex(name, staticName(name), 0), name, value)
 	}
+	usual := &e.usual[look(name, value)]
+	if id := *usual - 1; *usual > 0 && e.table.has(id) {
+		if x := e.table.byID(id); x.value == value && x.name == name {
+			return appendInt(dst, 0x80, 7, e.position(*usual))
+		}
+	}
+	static := staticName(name)
 	if i := static; i > 0 {
 		for ; i <= staticLen && staticTable[i].name == name; i++ {
 			if staticTable[i].value == value {
@@ -110,7 +122,8 @@ func (e *Encoder) Append(dst []byte, name, value string, how Indexing) []byte {
 				continue
 			}
 			if x := e.table.byID(s.id - 1); x.name == name && x.value == value {
-				return appendInt(dst, 0x80, 7, e.position(s))
+				*usual = s.id
+				return appendInt(dst, 0x80, 7, e.position(s.id))
 			}
 		}
 	}
@@ -126,11 +139,12 @@ func (e *Encoder) Append(dst []byte, name, value string, how Indexing) []byte {
 
 // again reports whether the hash was seen lately, and remembers it.
 func (e *Encoder) again(hash uint32) bool {
-	r := &e.recent[hash>>8%recentLen]
-	if *r == hash {
+	set := &e.recent[hash>>8%recentSets]
+	if slices.Contains(set[:], hash) {
 		return true
 	}
-	*r = hash
+	copy(set[1:], set[:]) // the oldest gives way
+	set[0] = hash
 	return false
 }
 
@@ -153,8 +167,20 @@ func (e *Encoder) insert(name, value string, static int, nameHash, hash uint32) 
 	}
 }
 
-// position is the index on the wire of the entry that s stands for.
-func (e *Encoder) position(s *slot) uint64 { return staticLen + uint64(e.table.inserted-(s.id-1)) }
+// look is a number below usualLen that differs for most fields of a message.
+func look(name, value string) int {
+	n := len(name) + 5*len(value)
+	if len(name) > 0 {
+		n += 11 * int(name[len(name)-1])
+	}
+	if len(value) > 0 {
+		n += 7 * int(value[len(value)-1])
+	}
+	return n % usualLen
+}
+
+// position is the index on the wire of the entry whose number plus one is given.
+func (e *Encoder) position(next uint32) uint64 { return staticLen + uint64(e.table.inserted-(next-1)) }
 
 // oldest is the slot to be replaced: a free one has number 0.
 func oldest(ways []slot) *slot {
@@ -178,7 +204,7 @@ func (e *Encoder) nameIndex(name string, static int, hash uint32) uint64 {
 	ways := &e.index.names[hash%indexSets]
 	for i := range ways {
 		if s := &ways[i]; s.id > 0 && s.hash == hash && e.table.has(s.id-1) && e.table.byID(s.id-1).name == name {
-			return e.position(s)
+			return e.position(s.id)
 		}
 	}
 	return 0

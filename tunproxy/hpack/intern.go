@@ -3,7 +3,7 @@ package hpack
 import "hash/maphash"
 
 const (
-	internSlots  = 256
+	internSets   = 128
 	internLength = 2 << 10  // longer strings are rarely seen twice
 	internBudget = 64 << 10 // bytes of all strings kept
 )
@@ -13,7 +13,7 @@ const (
 // any number of coders of one goroutine.
 type Interner struct {
 	seed    maphash.Seed
-	slots   [internSlots]string
+	slots   [internSets][2]string // the one used last first
 	size    int
 	scratch []byte
 }
@@ -29,17 +29,21 @@ func (in *Interner) String(b []byte) string {
 	if len(b) > internLength {
 		return string(b)
 	}
-	slot := &in.slots[maphash.Bytes(in.seed, b)%internSlots]
-	if *slot == string(b) {
-		return *slot
+	set := &in.slots[maphash.Bytes(in.seed, b)%internSets]
+	if set[0] == string(b) {
+		return set[0]
 	}
-	in.size += len(b) - len(*slot)
+	if set[1] == string(b) {
+		set[0], set[1] = set[1], set[0]
+		return set[0]
+	}
+	in.size += len(b) - len(set[1])
 	if in.size > internBudget {
 		clear(in.slots[:])
 		in.size = len(b)
 	}
-	*slot = string(b)
-	return *slot
+	set[0], set[1] = string(b), set[0]
+	return set[0]
 }
 
 // Lower is s with ASCII letters in lower case: s itself when it has no others.

@@ -21,6 +21,10 @@ import (
 // client that is about to speak does so within a few milliseconds.
 const silence = 20 * time.Millisecond
 
+// restLook is how often a silent client's endpoints are looked at while all rest:
+// a breaker's shortest rest.
+const restLook = time.Second
+
 // maxDials bounds how many endpoints one connection is offered to.
 const maxDials = 5
 
@@ -203,6 +207,9 @@ func (o *outbound) accept() {
 func (o *outbound) silent() {
 	switch {
 	case o.over || o.busy || o.hopped || o.sniff.decided:
+	case o.up == nil && o.tg.resting():
+		// There is nobody to speak first; requests will be answered all the same.
+		o.timer = o.w.loop.AfterFunc(restLook, o.silent)
 	case o.up == nil:
 		o.dial()
 	default:
@@ -217,7 +224,9 @@ func (o *outbound) detected(r detect.Result) {
 		o.timer.Stop()
 	}
 	o.flow.Protocol, o.flow.SNI = protocolOf(r.Kind), r.SNI
-	o.tg.spoke = o.flow.Protocol
+	if o.flow.Protocol.IsHTTP() || !o.tg.resting() {
+		o.tg.spoke = o.flow.Protocol // of words to nobody, only HTTP is believed
+	}
 	switch {
 	case o.flow.Protocol.IsHTTP():
 		o.serve()

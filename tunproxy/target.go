@@ -150,7 +150,7 @@ func (tg *target) proven() bool {
 	if !tg.spoke.IsHTTP() {
 		return false
 	}
-	if tg.set.Ready() == 0 && tg.set.Len() > 0 {
+	if tg.resting() {
 		return true
 	}
 	live := false
@@ -162,6 +162,9 @@ func (tg *target) proven() bool {
 	})
 	return live
 }
+
+// resting: there are endpoints, and circuit breakers keep requests from all of them.
+func (tg *target) resting() bool { return tg.set.Ready() == 0 && tg.set.Len() > 0 }
 
 // pick chooses an endpoint, none of those tried.
 func (tg *target) pick(tried []*endpoint) *endpoint {

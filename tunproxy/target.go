@@ -263,8 +263,8 @@ func (e *endpoint) group(k upstream.Kind) *upstream.Group {
 }
 
 // activeEndpoints is how many of a target's endpoints are in use at a time, while
-// they have little to do: each costs a connection, some 15 KB on either side and
-// a PING every two seconds. A few hundred share load evenly.
+// they have little to do: each costs a connection, with its memory on both sides
+// and a PING every two seconds. A few hundred share load evenly.
 const activeEndpoints = 256
 
 // rotate gives other endpoints of a large target their turn. Connections of those

@@ -73,5 +73,5 @@ func handshake(ctx context.Context, to netip.AddrPort, cfg *tls.Config, size int
 	if _, err := io.ReadFull(t, b); err != nil {
 		return fmt.Errorf("read from %v: %w", to, err)
 	}
-	return nil
+	return t.Close() // with close_notify: an end without it is a truncation
 }

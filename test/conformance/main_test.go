@@ -68,6 +68,7 @@ type pair struct {
 	mesh           *meshtest.Mesh
 	client, server *space
 	service        string // its address
+	breaking       string // that of another one before the same server, with circuit breakers
 	next           int
 }
 
@@ -84,17 +85,25 @@ func up(t *testing.T) *pair {
 	for p := firstPort; p <= lastPort; p++ {
 		fmt.Fprintf(&ports, "    - {name: p%d, port: %d}\n", p, p)
 	}
-	m := meshtest.Up(t, bin, "conformance",
-		meshtest.Client("client", true, ""), meshtest.Client("server", true, ""),
-		"apiVersion: v1\nkind: Service\nmetadata: {name: server, namespace: default}\nspec:\n  selector: {app: server}\n  ports:\n"+ports.String())
+	service := func(name, annotations string) string {
+		return fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: %s, namespace: default, annotations: {%s}}\nspec:\n  selector: {app: server}\n  ports:\n%s", name, annotations, &ports)
+	}
+	m := meshtest.Up(t, bin, "conformance", meshtest.Client("client", true, ""), meshtest.Client("server", true, ""),
+		service("server", ""), service("breaking", `balancer.tunmesh.io/failure-accrual: consecutive,
+  balancer.tunmesh.io/failure-accrual-consecutive-max-failures: "1", balancer.tunmesh.io/failure-accrual-consecutive-min-penalty: 1m`))
 	p := &pair{t: t, mesh: m, next: firstPort}
 	p.client, p.server = enter(t, m.Pod(t, "client")), enter(t, m.Pod(t, "server"))
-	fields := strings.Fields(string(m.Exec(t, "client", "getent", "ahostsv4", "server")))
-	if len(fields) == 0 {
-		t.Fatal("the Service has no address")
-	}
-	p.service = fields[0]
+	p.service, p.breaking = p.resolve("server"), p.resolve("breaking")
 	return p
+}
+
+func (p *pair) resolve(name string) string {
+	p.t.Helper()
+	fields := strings.Fields(string(p.mesh.Exec(p.t, "client", "getent", "ahostsv4", name)))
+	if len(fields) == 0 {
+		p.t.Fatalf("Service %s has no address", name)
+	}
+	return fields[0]
 }
 
 func enter(t *testing.T, pod meshtest.Pod) *space {

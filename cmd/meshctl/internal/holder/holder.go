@@ -202,10 +202,34 @@ func (h *holder) serve(ctx context.Context) error {
 
 	select {
 	case <-dnsUp:
+		h.awaitPrograms(gctx)
 		_ = h.report.Encode(Report{Ready: true})
 	case <-gctx.Done():
 	}
 	return g.Wait()
+}
+
+// answerTime bounds the wait for the control plane and the agent. Pods made
+// without them would only have to be made again.
+const answerTime = 15 * time.Second
+
+// awaitPrograms returns when both programs answer.
+func (h *holder) awaitPrograms(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if c, a := h.health(ctx); c && a {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			h.log.Warn("the control plane or the agent does not answer yet, going on; see their logs")
+			return
+		}
+	}
 }
 
 // untilEnd waits until the mesh is to end, ends the pods, and then the parts.

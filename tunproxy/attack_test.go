@@ -847,17 +847,21 @@ func TestManyConnectionsOverTime(t *testing.T) {
 	}
 	run(n / 20)
 	eventually(t, "the first have gone", settled)
-	goroutines, base := runtime.NumGoroutine(), live()
-	began := time.Now()
-	run(n)
-	eventually(t, "all have gone", settled)
-	grown := live() - base
-	t.Logf("%d connections in %v; the heap grew by %d KiB", n, time.Since(began).Round(time.Millisecond), grown>>10)
-	if grown > 4*mib {
-		t.Errorf("the heap grew by %d KiB", grown>>10)
-	}
-	if now := runtime.NumGoroutine(); now > goroutines+5 {
-		t.Errorf("%d goroutines, %d before", now, goroutines)
+	// What leaks grows every time; the tests before this one may leave something
+	// that changes once.
+	for try := 1; ; try++ {
+		goroutines, base := runtime.NumGoroutine(), live()
+		began := time.Now()
+		run(n)
+		eventually(t, "all have gone", settled)
+		grown, more := live()-base, runtime.NumGoroutine()-goroutines
+		t.Logf("%d connections in %v; the heap grew by %d KiB, goroutines by %d", n, time.Since(began).Round(time.Millisecond), grown>>10, more)
+		if grown <= 4*mib && more <= 5 {
+			return
+		}
+		if try == 3 {
+			t.Fatalf("each time the heap or goroutines grew, at last by %d KiB and %d", grown>>10, more)
+		}
 	}
 }
 

@@ -395,11 +395,7 @@ func (c *Client) ended(rest int) {
 	case clientIdle:
 		c.shut()
 	case clientHead:
-		if rest == 0 {
-			c.fail(c.unanswered(ErrTruncated))
-			return
-		}
-		c.fail(ErrTruncated)
+		c.fail(c.unanswered(ErrTruncated))
 	case clientBody:
 		if st.recv.mode != closeBody || rest > 0 {
 			c.fail(ErrTruncated)

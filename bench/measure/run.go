@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tunmesh/tunmesh/bench/load"
 	"github.com/tunmesh/tunmesh/bench/peer"
 	"github.com/tunmesh/tunmesh/bench/proc"
 	"github.com/tunmesh/tunmesh/bench/result"
@@ -186,8 +187,13 @@ func (b *Bench) one(w Workload, p *peer.Peer, round int) (result.Run, error) {
 	args := append(slices.Clone(w.Args), "-duration="+b.Options.Duration.String())
 	from, at := p.From, p.At(w.Kind)
 	if w.Itself {
-		from, at = b.stranger, netip.AddrPortFrom(p.ServerAddr, peer.Kinds()[w.Kind])
-		args = append(args, "-cert="+p.Cert, "-key="+p.Key, "-alpn="+p.ALPN)
+		kind := w.Kind
+		if p.ALPN != "" {
+			kind = load.ServeH1
+			args = append(args, "-http1", "-alpn="+p.ALPN)
+		}
+		from, at = b.stranger, netip.AddrPortFrom(p.ServerAddr, peer.Kinds()[kind])
+		args = append(args, "-cert="+p.Cert, "-key="+p.Key)
 	}
 	args = append(args, at.String())
 	client, err := proc.Run(proc.Spec{Path: filepath.Join(b.Env.Bin, "load"), Args: args, Space: from})

@@ -21,9 +21,8 @@ type Workload struct {
 	Itself bool
 	// Pinned: every process on one CPU.
 	Pinned bool
-	// Quick: it is part of the quick mode. Named: it runs only when it is asked for
-	// by name.
-	Quick, Named bool
+	// Quick: it is part of the quick mode.
+	Quick bool
 }
 
 const (
@@ -48,8 +47,8 @@ func All() []Workload {
 	}
 	pinned := add("echo-1-pinned", "128 B round trips, 1 connection, everything on one CPU", roundTrips, result.P50, load.Echo, false, "ping", "-conns=1")
 	pinned.Pinned = true
-	handshake := add("handshake", "whole TLS handshakes with the server's side, 8 at once, P-256 certificates on both sides", connections, result.Rate, load.Echo, false, "handshake", "-conns=8")
-	handshake.Itself, handshake.Named = true, true
+	handshake := add("handshake", "whole TLS handshakes of a stranger with the server's side, 8 at once, P-256 certificates on both sides: one exchange on each", connections, result.Rate, load.Echo, false, "handshake", "-conns=8")
+	handshake.Itself = true
 	return []Workload{
 		one, http1(16), http1(64),
 		add("h2", "HTTP/2, 8 connections with 16 streams, 128 bytes", requests, result.PerPair, load.ServeH2, true, "http2", "-conns=8", "-streams=16", "-authority=http2.bench"),

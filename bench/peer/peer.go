@@ -91,7 +91,8 @@ type Peer struct {
 	Pair []Sidecar
 	App  *proc.Process
 	// Cert and Key are PEM files of a client that the server's side of a pair with
-	// mTLS takes, and ALPN what it has to ask for to have bytes passed on.
+	// mTLS takes, at the port of bytes. With ALPN it asks for that instead, and makes
+	// a request at the port of HTTP/1.1.
 	Cert, Key, ALPN string
 	// Meet tells another host how to reach the server; nil: it can.
 	Meet func(*nettest.Space)

@@ -26,6 +26,7 @@ import (
 	"github.com/tunmesh/tunmesh/control/token"
 	"github.com/tunmesh/tunmesh/internal/annotation"
 	"github.com/tunmesh/tunmesh/internal/handover"
+	"github.com/tunmesh/tunmesh/internal/hop"
 	"github.com/tunmesh/tunmesh/internal/nettest"
 	"github.com/tunmesh/tunmesh/internal/seqpacket"
 	"github.com/tunmesh/tunmesh/internal/spiffe"
@@ -89,7 +90,7 @@ func (e *Env) mesh(name, proxy string, annotations map[string]string) (*Peer, er
 		}
 		q.Pair = append(q.Pair, Sidecar{s.side, p})
 	}
-	q.ALPN = "tunmesh-tcp/1"
+	q.ALPN = hop.ALPNUpgrade // bytes are framed between sidecars, one request is not
 	q.Cert, q.Key, err = m.certificate("client")
 	return q, err
 }

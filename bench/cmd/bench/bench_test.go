@@ -51,7 +51,7 @@ func TestChoose(t *testing.T) {
 	quickPeers, quick := names(&f)
 	f.full = true
 	fullPeers, full := names(&f)
-	if len(quick) == 0 || len(quick) >= len(full) || len(quickPeers) >= len(fullPeers) || len(full) >= len(measure.All()) {
+	if len(quick) == 0 || len(quick) >= len(full) || len(quickPeers) >= len(fullPeers) || len(full) != len(measure.All()) {
 		t.Errorf("quick %v %v, full %v %v", quickPeers, quick, fullPeers, full)
 	}
 	f = runFlags{peers: []string{"mine", peer.Tunmesh}, workloads: []string{"grpc", "h1-16"}}

@@ -31,10 +31,7 @@ func peersCommand() *cobra.Command {
 			fmt.Fprintln(w, "\nWORKLOAD\tWHAT\tMODE")
 			for _, l := range measure.All() {
 				when := "full"
-				switch {
-				case l.Named:
-					when = "by name"
-				case l.Quick:
+				if l.Quick {
 					when = "always"
 				}
 				fmt.Fprintf(w, "%s\t%s\t%s\n", l.Name, l.About, when)

@@ -169,7 +169,7 @@ func (f *runFlags) makers() ([]peer.Maker, error) {
 }
 
 func (f *runFlags) chosen() ([]measure.Workload, error) {
-	return choose(f.workloads, measure.All(), "workload", func(w measure.Workload) string { return w.Name }, func(w measure.Workload) bool { return !w.Named && (f.full || w.Quick) })
+	return choose(f.workloads, measure.All(), "workload", func(w measure.Workload) string { return w.Name }, func(w measure.Workload) bool { return f.full || w.Quick })
 }
 
 // choose keeps what is named, in the order of all; without names what normally is.

@@ -79,6 +79,7 @@ func client(args []string) error {
 	cert := fs.String("cert", "", "of handshakes: PEM file of the client's chain")
 	key := fs.String("key", "", "of handshakes: PEM file of its key")
 	alpn := fs.String("alpn", "", "of handshakes: the protocol to ask for")
+	http1 := fs.Bool("http1", false, "of handshakes: the round trip is a request of HTTP/1.1, not bytes")
 	if err := fs.Parse(args[1:]); err != nil {
 		return err
 	}
@@ -104,7 +105,7 @@ func client(args []string) error {
 	case "handshake":
 		var cfg *tls.Config
 		if cfg, err = secured(*cert, *key, *alpn); err == nil {
-			r, err = load.Handshakes(to, cfg, o.Connections, *size, o.Duration)
+			r, err = load.Handshakes(to, cfg, o.Connections, *size, *http1, o.Duration)
 		}
 	case "http1":
 		r, err = load.HTTP1(to, o)

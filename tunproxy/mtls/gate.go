@@ -1,14 +1,35 @@
 package mtls
 
-import "sync"
+import (
+	"net/netip"
+	"sync"
+)
 
 // gate bounds the handshakes of one role: so many run, so many wait in order.
+//
+// No peer may run more of them than are free. Alone it gets half; who begins
+// handshakes and lets them lie leaves as many to others as it holds, and these
+// do not wait behind it.
 type gate struct {
 	max, maxWaiting int
 
 	mu      sync.Mutex
 	running int
+	by      map[netip.Addr]int // of running, by peer
 	waiting []*handshake
+}
+
+// take gives h a place if it may have one. g.mu is held.
+func (g *gate) take(h *handshake) bool {
+	if free := g.max - g.running; free <= 0 || g.by[h.peer] > 0 && g.by[h.peer] >= free {
+		return false
+	}
+	if g.by == nil {
+		g.by = map[netip.Addr]int{}
+	}
+	g.running++
+	g.by[h.peer]++
+	return true
 }
 
 // enter reports whether h may run now; if not, whether it waits (else there is
@@ -16,8 +37,7 @@ type gate struct {
 func (g *gate) enter(h *handshake) (run, waits bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.running < g.max {
-		g.running++
+	if g.take(h) {
 		return true, false
 	}
 	if len(g.waiting) >= g.maxWaiting {
@@ -27,20 +47,40 @@ func (g *gate) enter(h *handshake) (run, waits bool) {
 	return false, true
 }
 
-// next gives the caller's place to the first in the queue; nil: nobody waits
-// and the place is free.
-func (g *gate) next() *handshake {
+// next gives h's place back, and a place to the first in the queue who may have
+// one; nil: there is none. A
+// place more that is free may let in two: ask another for the second.
+func (g *gate) next(h *handshake) (one *handshake) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.waiting) == 0 {
-		g.waiting = nil
-		g.running--
-		return nil
+	g.running--
+	if g.by[h.peer]--; g.by[h.peer] == 0 {
+		delete(g.by, h.peer)
 	}
-	h := g.waiting[0]
-	g.waiting[0] = nil
-	g.waiting = g.waiting[1:]
-	return h
+	return g.pick()
+}
+
+// another is next without a place to give back.
+func (g *gate) another() *handshake {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.pick()
+}
+
+// pick is the first in the queue who may run. g.mu is held.
+func (g *gate) pick() *handshake {
+	for i, w := range g.waiting {
+		if !g.take(w) {
+			continue
+		}
+		copy(g.waiting[1:], g.waiting[:i]) // the front is short, as a rule
+		g.waiting[0] = nil
+		if g.waiting = g.waiting[1:]; len(g.waiting) == 0 {
+			g.waiting = nil
+		}
+		return w
+	}
+	return nil
 }
 
 // leave takes h out of the queue; it reports false when h's turn had come.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
@@ -57,6 +58,7 @@ type handshake struct {
 	store *Store
 	role  role
 	raw   aio.Conn
+	peer  netip.Addr
 	loop  aio.Loop
 	shim  *shim
 	cfg   *tls.Config
@@ -69,7 +71,7 @@ type handshake struct {
 }
 
 func begin(raw aio.Conn, p Params, r role, done func(*Conn, error)) (cancel func()) {
-	h := &handshake{store: p.Store, role: r, raw: raw, loop: raw.Loop(), want: p.Accept, done: done}
+	h := &handshake{store: p.Store, role: r, raw: raw, peer: raw.Remote().Addr(), loop: raw.Loop(), want: p.Accept, done: done}
 	n := p.Store.current.Load()
 	cfg, err := p.config(n, r, raw)
 	if err != nil {
@@ -106,7 +108,10 @@ func (p *Params) config(n *snapshot, r role, raw aio.Conn) (*tls.Config, error) 
 // run is the goroutine: handshakes, one after the other, while some wait.
 func (h *handshake) run() {
 	gate := &h.store.gates[h.role]
-	for one := h; one != nil; one = gate.next() {
+	for one := h; one != nil; one = gate.next(one) {
+		if more := gate.another(); more != nil {
+			go more.run()
+		}
 		err := one.shake()
 		one.loop.Post(func() { one.finish(err) })
 	}

@@ -3,6 +3,7 @@ package mtls_test
 import (
 	"crypto/tls"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -354,6 +355,44 @@ func TestGate(t *testing.T) {
 		t.Errorf("waited: %v", waited)
 	}
 	time.Sleep(20 * time.Millisecond) // the first's goroutine ends
+}
+
+// A peer that begins handshakes and lets them lie takes half of the places; the
+// next one finds some at once, and what waits has its turn when they are free.
+func TestGateIsFair(t *testing.T) {
+	ca := mtlstest.NewCA(t)
+	s := ca.Store(t, api, mtls.Config{MaxHandshakes: 8})
+	l := aiotest.NewLoop()
+	from := func(addr string) (client, server *aiotest.Conn) {
+		return aiotest.PipeAddr(l, 0, netip.MustParseAddrPort(addr), netip.MustParseAddrPort("10.0.0.2:80"))
+	}
+	var silent []*aiotest.Conn
+	gone := 0
+	for range 20 {
+		a, b := from("10.0.0.9:4000")
+		silent = append(silent, a)
+		mtls.Server(b, mtls.Params{Store: s}, func(*mtls.Conn, error) { gone++ })
+	}
+	honest := func(addr string) {
+		t.Helper()
+		a, b := from(addr)
+		if e := dial(t, l, a, b, params(ca.Store(t, web, mtls.Config{})), s); e.cerr != nil || e.serr != nil {
+			t.Fatalf("%s: %v, %v", addr, e.cerr, e.serr)
+		}
+	}
+	honest("10.0.0.8:4000")
+	honest("10.0.0.7:4000")
+	if gone != 0 {
+		t.Errorf("%d silent handshakes ended; the honest ones came after them", gone)
+	}
+	for _, c := range silent[:len(silent)-1] {
+		c.Reset()
+	}
+	l.RunUntil(t, 5*time.Second, func() bool { return gone == len(silent)-1 })
+	honest("10.0.0.9:4001")
+	silent[len(silent)-1].Reset()
+	l.RunUntil(t, 5*time.Second, func() bool { return gone == len(silent) })
+	time.Sleep(20 * time.Millisecond) // the goroutines end
 }
 
 // A peer that is silent in the middle of a handshake takes no processor from

@@ -244,6 +244,7 @@ func (p *Proxy) collect(w *telemetry.Writer) {
 	w.Sample("netstack_tcp_narrowed_total", float64(c.Wire.Narrowed))
 	p.collectHTTP2(w)
 	p.collectLimits(w)
+	p.collectAccessLog(w)
 }
 
 // collectHTTP2 prints what HTTP/2 connections met, of apps and of sidecars.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tunmesh/tunmesh/internal/aio"
 	"github.com/tunmesh/tunmesh/netstack"
+	"github.com/tunmesh/tunmesh/tunproxy/accesslog"
 	"github.com/tunmesh/tunmesh/tunproxy/discover"
 	"github.com/tunmesh/tunmesh/tunproxy/exchange"
 	"github.com/tunmesh/tunmesh/tunproxy/flow"
@@ -64,6 +65,9 @@ type Config struct {
 	Grace time.Duration
 	// Tap shows requests to whoever watches; nil: to nobody.
 	Tap *tap.Hub
+	// AccessLog has a line for each request to the pod; nil: there is none. Whoever
+	// made it runs it.
+	AccessLog *accesslog.Log
 }
 
 const defaultGrace = 2 * time.Minute
@@ -135,6 +139,9 @@ func (p *Proxy) watchers() []exchange.Observer {
 	all := []exchange.Observer{requestMetrics{p.cfg.Metrics}}
 	if p.cfg.Tap != nil {
 		all = append(all, tapped{p, p.cfg.Tap})
+	}
+	if p.cfg.AccessLog != nil {
+		all = append(all, logged{p.cfg.AccessLog})
 	}
 	return all
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tunmesh/tunmesh/internal/annotation"
 	"github.com/tunmesh/tunmesh/internal/handover"
+	"github.com/tunmesh/tunmesh/tunproxy/accesslog"
 )
 
 // forbidden are packages that would cost the sidecar resident memory, or that
@@ -120,6 +121,21 @@ func TestConfiguration(t *testing.T) {
 	m.Annotations[annotation.ProxyMaxConnections] = "-1"
 	if _, err := limitsOf(m); err == nil {
 		t.Error("a negative number of connections was taken")
+	}
+	if f, err := accessOf(m); err != nil || f != accesslog.Off {
+		t.Errorf("access log %v, %v", f, err)
+	}
+	m.Annotations[annotation.LinkerdAccessLog] = "json"
+	if f, err := accessOf(m); err != nil || f != accesslog.JSON {
+		t.Errorf("access log %v, %v", f, err)
+	}
+	m.Annotations[annotation.AccessLog] = "apache"
+	if f, err := accessOf(m); err != nil || f != accesslog.Apache {
+		t.Errorf("access log %v, %v", f, err)
+	}
+	m.Annotations[annotation.AccessLog] = "xml"
+	if _, err := accessOf(m); err == nil || !strings.Contains(err.Error(), annotation.AccessLog) {
+		t.Errorf("access log: %v", err)
 	}
 	if _, err := anchorsOf("no PEM here"); err == nil {
 		t.Error("an empty bundle was taken")

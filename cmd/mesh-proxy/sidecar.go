@@ -8,16 +8,20 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tunmesh/tunmesh/internal/annotation"
 	"github.com/tunmesh/tunmesh/internal/handover"
 	"github.com/tunmesh/tunmesh/internal/version"
 	"github.com/tunmesh/tunmesh/netstack"
 	"github.com/tunmesh/tunmesh/tunproxy"
+	"github.com/tunmesh/tunmesh/tunproxy/accesslog"
 	"github.com/tunmesh/tunmesh/tunproxy/discover"
 	"github.com/tunmesh/tunmesh/tunproxy/mtls"
 	"github.com/tunmesh/tunmesh/tunproxy/rpc"
@@ -48,6 +52,9 @@ func sidecar(ctx context.Context, o options, level *slog.LevelVar, log *slog.Log
 	wg.Go(func() { h.Hold(inner, log) })
 	wg.Go(func() { shedPages(inner, log) })
 	wg.Go(func() { s.follow(inner, log) })
+	if s.access != nil {
+		wg.Go(func() { s.access.Run(inner) })
+	}
 	err = s.proxy.Run(ctx)
 	cancel()
 	wg.Wait()
@@ -58,6 +65,7 @@ func sidecar(ctx context.Context, o options, level *slog.LevelVar, log *slog.Log
 type parts struct {
 	proxy   *tunproxy.Proxy
 	control *discover.Client
+	access  *accesslog.Log // nil: none was asked for
 }
 
 // follow keeps up with the control plane until ctx ends: it outlasts draining,
@@ -82,7 +90,14 @@ func assemble(o options, m *handover.Message, h *handover.Handover, level *slog.
 	if err != nil {
 		return nil, err
 	}
+	format, err := accessOf(m)
+	if err != nil {
+		return nil, err
+	}
 	s := &parts{}
+	if s.access, err = openAccess(format); err != nil {
+		return nil, err
+	}
 	pod := m.Pod.Namespace + "/" + m.Pod.Name
 	metrics := telemetry.New(telemetry.Config{}, version.String())
 	store := mtls.NewStore(mtls.Config{})
@@ -116,7 +131,7 @@ func assemble(o options, m *handover.Message, h *handover.Handover, level *slog.
 	s.proxy, err = tunproxy.New(tunproxy.Config{
 		App: app, Wire: wire, Addrs: m.Addrs, MTU: int(m.MTU), AllowProtocols: m.AllowProtocols,
 		Control: s.control, Identity: store, Metrics: metrics, Tap: hub, Logger: log, Level: level,
-		Admin: listeners, Grace: grace, Limits: limits,
+		Admin: listeners, Grace: grace, Limits: limits, AccessLog: s.access,
 		Describe: description{
 			Version: version.String(), Pod: m.Pod, Addrs: m.Addrs, MTU: m.MTU, Queues: m.Queues, Node: m.Node,
 			Control: m.Control, ControlID: m.ControlID.String(), AllowProtocols: m.AllowProtocols,
@@ -185,6 +200,35 @@ func limitsOf(m *handover.Message) (l tunproxy.Limits, err error) {
 		return l, fmt.Errorf("annotation %s: %q is no number of connections", annotation.ProxyMaxConnections, s)
 	}
 	return l, nil
+}
+
+// accessOf is the access log's format.
+func accessOf(m *handover.Message) (accesslog.Format, error) {
+	name := annotation.AccessLog
+	s, ok := m.Annotations[name]
+	if !ok {
+		name = annotation.LinkerdAccessLog
+		s = m.Annotations[name]
+	}
+	f, err := accesslog.ParseFormat(s)
+	if err != nil {
+		return f, fmt.Errorf("annotation %s: %w", name, err)
+	}
+	return f, nil
+}
+
+// openAccess makes the access log, on standard output: nothing else of the
+// sidecar's is there. By a descriptor of its own: one that nobody reads any more
+// would end a Go program that writes to its descriptor 1.
+func openAccess(f accesslog.Format) (*accesslog.Log, error) {
+	if f == accesslog.Off {
+		return nil, nil
+	}
+	fd, err := unix.FcntlInt(1, unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("open the access log: %w", err)
+	}
+	return accesslog.New(f, os.NewFile(uintptr(fd), "access log")), nil
 }
 
 // anchorsOf reads a PEM bundle.

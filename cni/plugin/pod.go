@@ -75,7 +75,7 @@ func parseOptions(a map[string]string) (o options, err error) {
 		return o, failf(CodeRefused, "the pod's annotation %s: %v", annotation.AllowIPProtocols, err)
 	}
 	o.handed = maps.Clone(a)
-	maps.DeleteFunc(o.handed, func(k, _ string) bool { return !strings.HasPrefix(k, annotation.ConfigPrefix) })
+	maps.DeleteFunc(o.handed, func(k, _ string) bool { return !annotation.IsConfig(k) })
 	return o, nil
 }
 

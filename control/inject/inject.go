@@ -85,7 +85,7 @@ func Pod(annotations map[string]string, spec *corev1.PodSpec, cfg Config) (map[s
 	// What the namespace configures must reach the node's agent with the pod.
 	var inherited []string
 	for k, v := range effective {
-		if _, own := out[k]; !own && isConfig(k) {
+		if _, own := out[k]; !own && annotation.IsConfig(k) {
 			out[k] = v
 			inherited = append(inherited, k)
 		}
@@ -172,14 +172,10 @@ func skip(annotations map[string]string, spec *corev1.PodSpec, cfg Config) Reaso
 	return ""
 }
 
-func isConfig(key string) bool {
-	return len(key) > len(annotation.ConfigPrefix) && key[:len(annotation.ConfigPrefix)] == annotation.ConfigPrefix
-}
-
 func inherit(pod, namespace map[string]string) map[string]string {
 	out := map[string]string{}
 	for k, v := range namespace {
-		if isConfig(k) {
+		if annotation.IsConfig(k) {
 			out[k] = v
 		}
 	}

@@ -144,6 +144,7 @@ func TestSkipReasons(t *testing.T) {
 		{"no image", map[string]string{annotation.ProxyImage: ""}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"bad pull policy", map[string]string{annotation.ImagePullPolicy: "Sometimes"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"negative memory", map[string]string{annotation.ProxyMemoryRequest: "-1Mi"}, nil, false, app(nil), inject.InvalidAnnotation},
+		{"no access log", map[string]string{annotation.LinkerdAccessLog: "xml"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"no grace", map[string]string{annotation.ShutdownGracePeriod: "0s"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"bad port", map[string]string{annotation.OpaquePorts: "3306,x"}, nil, false, app(nil), inject.InvalidAnnotation},
 		{"bad cpu", map[string]string{annotation.ProxyCPULimit: "fast"}, nil, false, app(nil), inject.InvalidAnnotation},

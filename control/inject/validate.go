@@ -18,7 +18,7 @@ import (
 func validate(a map[string]string) error {
 	keys := make([]string, 0, len(a))
 	for k := range a {
-		if isConfig(k) {
+		if annotation.IsConfig(k) {
 			keys = append(keys, k)
 		}
 	}
@@ -50,6 +50,8 @@ func validateOne(key, v string) error {
 		return nil
 	case annotation.ProxyLogLevel:
 		return oneOf("debug", "info", "warn", "error")
+	case annotation.AccessLog, annotation.LinkerdAccessLog:
+		return oneOf("apache", "json")
 	case annotation.ImagePullPolicy:
 		return oneOf(string(corev1.PullAlways), string(corev1.PullIfNotPresent), string(corev1.PullNever))
 	case annotation.OpaquePorts:

@@ -121,7 +121,7 @@ const prefix = "tunmesh.io/"
 func ours(all map[string]string) map[string]string {
 	var m map[string]string
 	for k, v := range all {
-		if strings.HasPrefix(k, annotation.ConfigPrefix) || strings.HasPrefix(k, prefix) {
+		if annotation.IsConfig(k) || strings.HasPrefix(k, prefix) {
 			if m == nil {
 				m = map[string]string{}
 			}

@@ -3,6 +3,8 @@
 // them belongs to their readers.
 package annotation
 
+import "strings"
+
 // Annotations that people write.
 const (
 	// Inject asks for a sidecar ("enabled") or forbids one ("disabled"), on a
@@ -26,6 +28,8 @@ const (
 	AllowIPProtocols = ConfigPrefix + "allow-ip-protocols"
 	// ProxyLogLevel is debug, info, warn or error.
 	ProxyLogLevel = ConfigPrefix + "proxy-log-level"
+	// AccessLog asks for a line for each request to the pod: "apache" or "json".
+	AccessLog = ConfigPrefix + "access-log"
 	// ShutdownGracePeriod bounds draining, e.g. "120s".
 	ShutdownGracePeriod = ConfigPrefix + "shutdown-grace-period"
 	// AdminPort and ControlPort are not configurable here: the sidecar needs
@@ -40,6 +44,15 @@ const (
 	ProxyImage      = ConfigPrefix + "proxy-image"
 	ImagePullPolicy = ConfigPrefix + "image-pull-policy"
 )
+
+// LinkerdAccessLog is Linkerd's name for AccessLog, which wins where both are set.
+const LinkerdAccessLog = "config.linkerd.io/access-log"
+
+// IsConfig reports whether an annotation is configuration of a pod's sidecar,
+// which a namespace may have for its pods.
+func IsConfig(key string) bool {
+	return strings.HasPrefix(key, ConfigPrefix) && key != ConfigPrefix || key == LinkerdAccessLog
+}
 
 // Annotations of a Service, about the traffic to it. Linkerd's names for the same
 // are read too; ours wins where both are set.

@@ -25,7 +25,7 @@ var floors = map[string][][]string{ //nolint:gochecknoglobals // a table
 		{"tunproxy/flow"},
 		{"tunproxy/detect", "tunproxy/route", "tunproxy/balance", "tunproxy/authz", "tunproxy/resilience"},
 		{"tunproxy/h1", "tunproxy/h2", "tunproxy/orig"},
-		{"tunproxy/telemetry", "tunproxy/mtls", "tunproxy/rpc"},
+		{"tunproxy/telemetry", "tunproxy/mtls", "tunproxy/rpc", "tunproxy/accesslog"},
 		{"tunproxy/tap", "tunproxy/discover", "tunproxy/forward", "tunproxy/upstream"},
 		{"tunproxy/exchange"},
 		{"tunproxy"},

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"bytes"
 	"os"
+	"runtime/metrics"
 	"strconv"
 	"time"
 
@@ -41,11 +42,28 @@ func (p *process) collect(w *Writer) {
 		w.Gauge("process_open_fds", "Number of open file descriptors.")
 		w.Sample("process_open_fds", float64(n))
 	}
+	collectHeap(w)
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
 		w.Gauge("process_max_fds", "Largest number of open file descriptors.")
 		w.Sample("process_max_fds", float64(limit.Cur))
 	}
+}
+
+// collectHeap asks the runtime for what was ever allocated: the names are those of
+// Prometheus's Go client.
+func collectHeap(w *Writer) {
+	s := []metrics.Sample{{Name: "/gc/heap/allocs:objects"}, {Name: "/gc/heap/tiny/allocs:objects"}, {Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(s)
+	for i := range s {
+		if s[i].Value.Kind() != metrics.KindUint64 {
+			return
+		}
+	}
+	w.Counter("go_memstats_mallocs_total", "Total count of heap objects allocated.")
+	w.Sample("go_memstats_mallocs_total", float64(s[0].Value.Uint64()+s[1].Value.Uint64()))
+	w.Counter("go_memstats_alloc_bytes_total", "Total count of bytes allocated for heap objects.")
+	w.Sample("go_memstats_alloc_bytes_total", float64(s[2].Value.Uint64()))
 }
 
 type procStat struct{ ticks, threads, virtual, resident uint64 }

@@ -245,6 +245,11 @@ func TestSidecarFamilies(t *testing.T) {
 	if got, want := find(t, f, "process_start_time_seconds").Gauge.GetValue(), float64(time.Now().Unix()); math.Abs(got-want) > 60 {
 		t.Errorf("started at %v, now is %v", got, want)
 	}
+	for _, name := range []string{"go_memstats_mallocs_total", "go_memstats_alloc_bytes_total"} {
+		if v := find(t, f, name).GetCounter().GetValue(); v <= 0 {
+			t.Errorf("%s is %v", name, v)
+		}
+	}
 	// CPU time is that of this process: it grows when the process works.
 	before := find(t, f, "process_cpu_seconds_total").Counter.GetValue()
 	for end := time.Now().Add(10 * time.Second); ; {

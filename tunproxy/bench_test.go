@@ -2,6 +2,7 @@ package tunproxy
 
 import (
 	"bytes"
+	"io"
 	"log/slog"
 	"net/netip"
 	"testing"
@@ -10,8 +11,10 @@ import (
 	"github.com/tunmesh/tunmesh/internal/aio"
 	"github.com/tunmesh/tunmesh/internal/aio/aiotest"
 	"github.com/tunmesh/tunmesh/internal/spiffe"
+	"github.com/tunmesh/tunmesh/tunproxy/accesslog"
 	"github.com/tunmesh/tunmesh/tunproxy/authz"
 	"github.com/tunmesh/tunmesh/tunproxy/discover"
+	"github.com/tunmesh/tunmesh/tunproxy/exchange"
 	"github.com/tunmesh/tunmesh/tunproxy/h2"
 	"github.com/tunmesh/tunmesh/tunproxy/message"
 	"github.com/tunmesh/tunmesh/tunproxy/mtls"
@@ -404,6 +407,65 @@ func BenchmarkExchange(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkObservers is what watching requests costs, through two sidecars: what
+// can not be switched off in a sidecar is left out here.
+func BenchmarkObservers(b *testing.B) {
+	for _, k := range []struct {
+		name   string
+		load   func(testing.TB, int) (*pair, load)
+		conns  int
+		atOnce int
+	}{{"grpc", grpcLoad, 8, 128}, {"http1", http1Load, 16, 16}} {
+		for _, watch := range []struct {
+			name string
+			// change what p.observers has; connections that are open share it.
+			change func(*Proxy)
+		}{
+			{"as-shipped", func(*Proxy) {}},
+			{"without-metrics", func(p *Proxy) { p.observers[0] = unwatched{} }},
+			{"without-tap", func(p *Proxy) { p.observers[1] = unwatched{} }},
+			{"access-log", func(p *Proxy) {
+				l := accesslog.New(accesslog.JSON, io.Discard)
+				go l.Run(b.Context())
+				p.observers[1] = both{p.observers[1], logged{l}}
+			}},
+		} {
+			b.Run(k.name+"/"+watch.name, func(b *testing.B) {
+				p, l := k.load(b, k.conns)
+				for _, s := range []*Proxy{p.a.p, p.b.p} {
+					if len(s.observers) != 2 {
+						b.Fatalf("%d observers", len(s.observers))
+					}
+					watch.change(s)
+				}
+				warm(p, l, k.atOnce)
+				b.ReportAllocs()
+				b.ResetTimer()
+				l.start(b.N, k.atOnce)
+				for p.loop.Pass() {
+				}
+			})
+		}
+	}
+}
+
+// unwatched hears nothing.
+type unwatched struct{}
+
+func (unwatched) Request(*exchange.Exchange)                 {}
+func (unwatched) Response(*exchange.Exchange, *message.Head) {}
+func (unwatched) End(*exchange.Exchange, *exchange.Result)   {}
+
+// both is two observers.
+type both [2]exchange.Observer
+
+func (o both) Request(x *exchange.Exchange) { o[0].Request(x); o[1].Request(x) }
+func (o both) Response(x *exchange.Exchange, h *message.Head) {
+	o[0].Response(x, h)
+	o[1].Response(x, h)
+}
+func (o both) End(x *exchange.Exchange, r *exchange.Result) { o[0].End(x, r); o[1].End(x, r) }
 
 var (
 	_ load = (*caller)(nil)

@@ -28,16 +28,13 @@ func (o logged) End(x *exchange.Exchange, r *exchange.Result) {
 	}
 	h := x.Request()
 	e := accesslog.Entry{
-		Client: f.Client, Time: time.Now().Add(-r.Total),
+		Client: f.Client, ID: f.Peer.ID, Time: time.Now().Add(-r.Total),
 		Method: h.Method, Scheme: h.Scheme, Authority: h.Authority, Path: h.Path, Version: versionOf(h.Version),
 		TraceID: traceOf(h), Status: r.Status, RequestBytes: r.RequestBytes, ResponseBytes: r.ResponseBytes,
 		Head: r.FirstByte, Whole: r.Total,
 	}
 	if e.Scheme == "" {
 		e.Scheme = "http"
-	}
-	if f.Peer.Security == flow.Mutual {
-		e.ID = f.Peer.ID.ServerName()
 	}
 	e.UserAgent, _ = h.Get("user-agent")
 	o.log.Add(&e)

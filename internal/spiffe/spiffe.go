@@ -30,6 +30,12 @@ func (id ID) ServerName() string {
 	return id.ServiceAccount + "." + id.Namespace + ".sa." + id.TrustDomain
 }
 
+// AppendServerName adds ServerName to b.
+func (id ID) AppendServerName(b []byte) []byte {
+	b = append(append(append(b, id.ServiceAccount...), '.'), id.Namespace...)
+	return append(append(b, ".sa."...), id.TrustDomain...)
+}
+
 // Parse reads a SPIFFE URI of the form that String writes.
 func Parse(s string) (ID, error) {
 	rest, ok := strings.CutPrefix(s, "spiffe://")

@@ -13,12 +13,13 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/tunmesh/tunmesh/internal/spiffe"
 	"github.com/tunmesh/tunmesh/tunproxy/accesslog"
 )
 
 func entry() *accesslog.Entry {
 	return &accesslog.Entry{
-		Client: netip.MustParseAddrPort("10.42.0.63:51160"), ID: "traffic.booksapp.sa.cluster.local",
+		Client: netip.MustParseAddrPort("10.42.0.63:51160"), ID: spiffe.ID{TrustDomain: "cluster.local", Namespace: "booksapp", ServiceAccount: "traffic"},
 		Time:   time.Date(2026, 8, 23, 20, 28, 20, 71809491, time.UTC),
 		Method: "GET", Scheme: "http", Authority: "webapp:7000", Path: "/books?a=b", Version: "HTTP/2.0",
 		UserAgent: "curl/8", TraceID: "7f", Status: 200, RequestBytes: 3, ResponseBytes: 19_627,
@@ -32,7 +33,7 @@ func TestApache(t *testing.T) {
 	if got, want := line(), `10.42.0.63:51160 traffic.booksapp.sa.cluster.local - [2026-08-23T20:28:20.071809491Z] "GET http://webapp:7000/books?a=b HTTP/2.0" 200`+"\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
-	e.ID, e.Status, e.Method, e.Path = "", 0, "OPTIONS", "*"
+	e.ID, e.Status, e.Method, e.Path = spiffe.ID{}, 0, "OPTIONS", "*"
 	if got := line(); !strings.Contains(got, "51160 - - [") || !strings.HasSuffix(got, "\"OPTIONS * HTTP/2.0\" -\n") {
 		t.Errorf("%q", got)
 	}

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"time"
 	"unicode/utf8"
+
+	"github.com/tunmesh/tunmesh/internal/spiffe"
 )
 
 // Format of a line.
@@ -49,8 +51,8 @@ const maxText = 2048
 // Entry is a request with its response.
 type Entry struct {
 	Client netip.AddrPort
-	// ID is the identity that the client proved; "" without one.
-	ID   string
+	// ID is the identity that the client proved; zero without one.
+	ID   spiffe.ID
 	Time time.Time // of the request's head
 	// Scheme, Authority and Path are the target. Path is not "/…" for some: "*".
 	Method, Scheme, Authority, Path string
@@ -75,7 +77,7 @@ func (f Format) Append(dst []byte, e *Entry) []byte {
 func (e *Entry) apache(b []byte) []byte {
 	b = e.Client.AppendTo(b)
 	b = append(b, ' ')
-	b = appendPlain(b, e.identity())
+	b = e.appendID(b)
 	b = append(b, " - ["...)
 	b = e.Time.UTC().AppendFormat(b, time.RFC3339Nano)
 	b = append(b, "] \""...)
@@ -93,11 +95,12 @@ func (e *Entry) apache(b []byte) []byte {
 	return append(b, '\n')
 }
 
-func (e *Entry) identity() string {
-	if e.ID == "" {
-		return "-"
+// appendID writes who the client is; names of identities need no quotes.
+func (e *Entry) appendID(b []byte) []byte {
+	if e.ID.IsZero() {
+		return append(b, '-')
 	}
-	return e.ID
+	return e.ID.AppendServerName(b)
 }
 
 // uri is the target in absolute form where it has one.
@@ -122,8 +125,9 @@ func (e *Entry) json(b []byte) []byte {
 	}
 	b = append(b, `{"client.addr":"`...)
 	b = append(e.Client.AppendTo(b), '"')
-	b = field(b, "client.id", e.identity())
-	b = append(b, `,"timestamp":"`...)
+	b = append(b, `,"client.id":"`...)
+	b = e.appendID(b)
+	b = append(b, `","timestamp":"`...)
 	b = append(e.Time.UTC().AppendFormat(b, time.RFC3339Nano), '"')
 	b = field(b, "method", e.Method)
 	b = append(b, `,"uri":"`...)

@@ -24,6 +24,9 @@ const (
 	// settle is how long after their proofs peers are taken for idle: some give
 	// memory back from time to time.
 	settle = 6 * time.Second
+	// perRun is what a run takes besides its duration: warm-up, accounting, waiting
+	// for a quiet machine.
+	perRun = 600 * time.Millisecond
 	// loadPatience is how much longer than its duration a load may take.
 	loadPatience = 20 * time.Second
 )
@@ -50,6 +53,8 @@ type Bench struct {
 
 	peers []*peer.Peer
 	irq   []int
+	// counts: this machine counts instructions.
+	counts bool
 	// stranger is a host outside, which cannot prove itself unless it is given how.
 	stranger *nettest.Space
 }
@@ -57,6 +62,13 @@ type Bench struct {
 // Run sets the peers up, proves each, and measures.
 func (b *Bench) Run(doc *result.Bench) error {
 	b.irq = proc.SoftIRQ()
+	doc.Machine["instructions"] = "counted by the hardware"
+	if err := proc.HardwareCounters(); err != nil {
+		doc.Machine["instructions"] = err.Error()
+		b.Say("instructions per request are not measured: %v", err)
+	} else {
+		b.counts = true
+	}
 	b.stranger, _ = b.Env.Bridge.Host()
 	for _, m := range b.Makers {
 		b.Say("setting up %s", m.Name)
@@ -75,18 +87,26 @@ func (b *Bench) Run(doc *result.Bench) error {
 			return fmt.Errorf("prove %s: %w%s", m.Name, err, says(p))
 		}
 		b.peers = append(b.peers, p)
-		doc.Peers = append(doc.Peers, result.Peer{Name: p.Name, Version: p.Version, Setup: p.Setup, MTLS: p.MTLS, Proofs: proofs})
+		doc.Peers = append(doc.Peers, result.Peer{Name: p.Name, Version: p.Version, Setup: p.Setup, MTLS: p.MTLS, Feature: p.Feature, Beside: p.Beside, Proofs: proofs})
 	}
 	time.Sleep(settle)
 	for i, p := range b.peers {
 		doc.Peers[i].Idle = sides(p)
 	}
 	for _, w := range b.Workloads {
+		for _, p := range b.peers {
+			if why := w.without(p); why != "" {
+				doc.LeftOut = append(doc.LeftOut, result.LeftOut{Workload: w.Name, Peer: p.Name, Why: why})
+			}
+		}
+	}
+	b.Say("measuring: %v", b.expected())
+	for _, w := range b.Workloads {
 		doc.Workloads = append(doc.Workloads, w.Workload)
 		broken := map[string]bool{}
 		for round := range b.Options.Rounds {
 			for _, p := range b.turn(round) {
-				if p.Cannot[w.Kind] != "" || w.Itself && !p.MTLS || broken[p.Name] {
+				if w.without(p) != "" || broken[p.Name] {
 					continue
 				}
 				r, err := b.one(w, p, round)
@@ -104,6 +124,26 @@ func (b *Bench) Run(doc *result.Bench) error {
 		}
 	}
 	return nil
+}
+
+// Most is how long it takes when every peer can do every workload, with a minute
+// for building and proofs.
+func Most(o Options, peers, workloads int) time.Duration {
+	return time.Minute + time.Duration(o.Rounds*peers*workloads)*(o.Duration+perRun)
+}
+
+// expected says how much will be done and until when, if nothing waits.
+func (b *Bench) expected() string {
+	n := 0
+	for _, w := range b.Workloads {
+		for _, p := range b.peers {
+			if w.without(p) == "" {
+				n += b.Options.Rounds
+			}
+		}
+	}
+	d := time.Duration(n) * (b.Options.Duration + perRun)
+	return fmt.Sprintf("%d runs, about %v, until %s", n, d.Round(time.Second), time.Now().Add(d).Format("15:04"))
 }
 
 // turn is the order of a round: none is always the one after the same other.
@@ -183,6 +223,7 @@ func (b *Bench) one(w Workload, p *peer.Peer, round int) (result.Run, error) {
 	if err != nil {
 		return r, err
 	}
+	counted := b.counters(p)
 	start := time.Now()
 	args := append(slices.Clone(w.Args), "-duration="+b.Options.Duration.String())
 	from, at := p.From, p.At(w.Kind)
@@ -219,6 +260,7 @@ func (b *Bench) one(w Workload, p *peer.Peer, round int) (result.Run, error) {
 		return r, fmt.Errorf("%w: %w", errLoad, err)
 	}
 	took := time.Since(start)
+	counted(r.Sides)
 	after, err := b.used(p)
 	if err != nil {
 		return r, err

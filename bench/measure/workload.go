@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/tunmesh/tunmesh/bench/load"
+	"github.com/tunmesh/tunmesh/bench/peer"
 	"github.com/tunmesh/tunmesh/bench/result"
 )
 
@@ -23,6 +24,14 @@ type Workload struct {
 	Pinned bool
 	// Quick: it is part of the quick mode.
 	Quick bool
+}
+
+// without says why a peer is not asked for a workload; "" when it is.
+func (w Workload) without(p *peer.Peer) string {
+	if w.Itself && !p.MTLS {
+		return "it speaks no TLS"
+	}
+	return p.Cannot[w.Kind]
 }
 
 const (

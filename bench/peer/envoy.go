@@ -157,6 +157,8 @@ func (e *Env) envoy(name string, two bool) (*Peer, error) {
 	between := "the application's HTTP version between them"
 	if two {
 		between = "HTTP/2 between them"
+		const same = "HTTP/2 between the two makes a difference to requests only: see envoy"
+		q.Cannot = map[load.Kind]string{load.Echo: same, load.Sink: same}
 	}
 	q.Setup = strings.Join([]string{"nft redirect", fmt.Sprintf("--concurrency %d", e.EnvoyWorkers), "TLS 1.3, client certificates", between, "no request ids, no access log"}, ", ")
 	return q, nil

@@ -15,7 +15,7 @@ const manyNetwork = "10.78.0.0/18"
 // many is a client's sidecar alone, of a Service with so many endpoints outside
 // the mesh: what choosing among them costs, and what knowing them takes.
 func (e *Env) many(name string, endpoints int) (*Peer, error) {
-	m, err := e.startControl(nil)
+	m, err := e.startControl(feature{})
 	if err != nil {
 		return nil, err
 	}
@@ -46,16 +46,20 @@ func (e *Env) many(name string, endpoints int) (*Peer, error) {
 	proxy := filepath.Join(e.Bin, "mesh-proxy")
 	q := &Peer{
 		Name: name, Version: version(`mesh-proxy (\S+)`, proxy, "-version"),
-		Setup: fmt.Sprintf("a sidecar on the client's side only, a Service with %d endpoints outside the mesh, no TLS", endpoints),
-		From:  client.Space, Target: netip.MustParseAddr(serviceAddr), Server: server, ServerAddr: via,
+		Setup:   fmt.Sprintf("a sidecar on the client's side only, a Service with %d endpoints outside the mesh, no TLS", endpoints),
+		Feature: fmt.Sprintf("one sidecar alone, %d endpoints outside the mesh, no TLS", endpoints),
+		From:    client.Space, Target: netip.MustParseAddr(serviceAddr), Server: server, ServerAddr: via,
+	}
+	if endpoints > 1 {
+		q.Beside = Tunmesh + "-1-endpoints"
 	}
 	if q.App, err = e.startApp(server); err != nil {
 		return nil, err
 	}
-	p, err := m.sidecar(proxy, "client", client)
+	p, err := m.sidecar(proxy, "client", client, true)
 	if err != nil {
 		return nil, err
 	}
-	q.Pair = []Sidecar{{"client", p}}
+	q.Pair = []Sidecar{{Side: "client", Process: p, Allocs: allocs(client.Space)}}
 	return q, nil
 }

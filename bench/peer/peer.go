@@ -67,12 +67,17 @@ type Env struct {
 type Sidecar struct {
 	Side string // client or server
 	*proc.Process
+	// Allocs is how many objects it allocated on its heap so far, if it can say.
+	Allocs func() (uint64, bool)
 }
 
 // Peer is what stands between a client and a server.
 type Peer struct {
 	Name    string
 	Version string
+	// Feature is what it has, or lacks, more than tunmesh: measured for what that
+	// costs, beside the peer of that name.
+	Feature, Beside string
 	// Setup says in a line how it is configured.
 	Setup string
 	// MTLS: what travels between the pods is encrypted, both ends prove themselves.
@@ -136,7 +141,7 @@ func All(o Options) []Maker {
 		{Name: Direct, About: "nothing between client and server", Make: (*Env).direct},
 		{Name: Relay, About: "a Go relay on kernel sockets beside each, 64 KB buffers, no TLS", Make: func(e *Env) (*Peer, error) { return e.relay(Relay, 64<<10) }},
 		{Name: "relay-splice", About: "the same with io.Copy, which splices", Make: func(e *Env) (*Peer, error) { return e.relay("relay-splice", 0) }, Named: true},
-		{Name: Tunmesh, About: "mesh-proxy beside each, fed by mesh-control", Make: func(e *Env) (*Peer, error) { return e.mesh(Tunmesh, filepath.Join(e.Bin, "mesh-proxy"), nil) }},
+		{Name: Tunmesh, About: "mesh-proxy beside each, fed by mesh-control", Make: func(e *Env) (*Peer, error) { return e.mesh(Tunmesh, filepath.Join(e.Bin, "mesh-proxy"), feature{}) }},
 		{Name: Envoy, About: "Envoy beside each; between them the protocol of the application, as Istio has it", Make: func(e *Env) (*Peer, error) { return e.envoy(Envoy, false) }},
 		{Name: "envoy-h2", About: "Envoy beside each; between them HTTP/2 always", Make: func(e *Env) (*Peer, error) { return e.envoy("envoy-h2", true) }, Full: true},
 		{Name: "haproxy", About: "HAProxy beside each, HTTP/2 between them", Make: (*Env).haproxy},
@@ -145,7 +150,7 @@ func All(o Options) []Maker {
 	}
 	for _, f := range features {
 		all = append(all, Maker{Name: Tunmesh + "-" + f.name, About: "tunmesh with " + f.about, Named: true, Make: func(e *Env) (*Peer, error) {
-			return e.mesh(Tunmesh+"-"+f.name, filepath.Join(e.Bin, "mesh-proxy"), f.annotations)
+			return e.mesh(Tunmesh+"-"+f.name, filepath.Join(e.Bin, "mesh-proxy"), f)
 		}})
 	}
 	for _, n := range []int{1, 10_000} {
@@ -153,7 +158,7 @@ func All(o Options) []Maker {
 		all = append(all, Maker{Name: name, About: fmt.Sprintf("tunmesh on the client's side only, %d endpoints outside the mesh", n), Named: true, Make: func(e *Env) (*Peer, error) { return e.many(name, n) }})
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Proxies)) {
-		all = append(all, Maker{Name: name, About: "mesh-proxy of " + o.Proxies[name], Make: func(e *Env) (*Peer, error) { return e.mesh(name, o.Proxies[name], nil) }})
+		all = append(all, Maker{Name: name, About: "mesh-proxy of " + o.Proxies[name], Make: func(e *Env) (*Peer, error) { return e.mesh(name, o.Proxies[name], feature{}) }})
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.External)) {
 		all = append(all, Maker{Name: name, About: o.External[name] + " beside each", Make: func(e *Env) (*Peer, error) { return e.external(name, o.External[name]) }})
@@ -222,7 +227,7 @@ func (e *Env) start(s proc.Spec) (*proc.Process, error) {
 func (p *pair) peer(name string, client, server *proc.Process) *Peer {
 	q := &Peer{Name: name, From: p.client, Target: p.addr, Server: p.server, ServerAddr: p.addr, App: p.app}
 	if client != nil {
-		q.Pair = []Sidecar{{"client", client}, {"server", server}}
+		q.Pair = []Sidecar{{Side: "client", Process: client}, {Side: "server", Process: server}}
 		q.Cert, q.Key = filepath.Join(p.dir, "client.pem"), filepath.Join(p.dir, "client.key")
 	}
 	return q

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -47,18 +49,21 @@ type mesh struct {
 	space   *nettest.Space
 	addr    netip.Addr
 	control *proc.Process
+	policy  string // of what comes in
 	opaque  string // ports that are declared opaque
+	// pod has annotations for the sidecars.
+	pod map[string]string
 }
 
 // mesh runs the programs as they are shipped: two pods without another road than
 // their TUNs, mesh-proxy in each without privileges, and mesh-control. What the
 // node's agent does, handing queues over, is done here.
-func (e *Env) mesh(name, proxy string, annotations map[string]string) (*Peer, error) {
+func (e *Env) mesh(name, proxy string, f feature) (*Peer, error) {
 	proxy, err := e.readable(proxy)
 	if err != nil {
 		return nil, err
 	}
-	m, err := e.startControl(annotations)
+	m, err := e.startControl(f)
 	if err != nil {
 		return nil, err
 	}
@@ -70,12 +75,15 @@ func (e *Env) mesh(name, proxy string, annotations map[string]string) (*Peer, er
 	e.Bridge.Meet(server.Uplink, client)
 
 	q := &Peer{
-		Name: name, Version: version(`mesh-proxy (\S+)`, proxy, "-version"), MTLS: true,
-		Setup: setup(annotations) + "TUNs, one queue and loop each; a Service with one endpoint; TLS 1.3, client certificates; inbound policy all-authenticated; detection, metrics and balancing on",
+		Name: name, Version: version(`mesh-proxy (\S+)`, proxy, "-version"), MTLS: !f.plain, Feature: f.about,
+		Setup: f.setup(),
 		From:  client.Space, Target: netip.MustParseAddr(serviceAddr), Server: server.Space, ServerAddr: server.Addr,
 		Meet: func(s *nettest.Space) {
 			e.Bridge.Meet(s, server)
 		},
+	}
+	if f.about != "" {
+		q.Beside = Tunmesh
 	}
 	if q.App, err = e.startApp(server.Space); err != nil {
 		return nil, err
@@ -84,23 +92,32 @@ func (e *Env) mesh(name, proxy string, annotations map[string]string) (*Peer, er
 		side string
 		pod  *topology.Pod
 	}{{"client", client}, {"server", server}} {
-		p, err := m.sidecar(proxy, s.side, s.pod)
+		p, err := m.sidecar(proxy, s.side, s.pod, !f.plain || s.side == "client")
 		if err != nil {
 			return nil, fmt.Errorf("%s side: %w", s.side, err)
 		}
-		q.Pair = append(q.Pair, Sidecar{s.side, p})
+		q.Pair = append(q.Pair, Sidecar{Side: s.side, Process: p, Allocs: allocs(s.pod.Space)})
 	}
 	q.ALPN = hop.ALPNUpgrade // bytes are framed between sidecars, one request is not
 	q.Cert, q.Key, err = m.certificate("client")
 	return q, err
 }
 
-func setup(annotations map[string]string) string {
+// setup says how a pair is configured.
+func (f feature) setup() string {
 	var s string
-	for _, k := range slices.Sorted(maps.Keys(annotations)) {
-		s += fmt.Sprintf("%s=%s, ", k, annotations[k])
+	for _, a := range []map[string]string{f.annotations, f.pod} {
+		for _, k := range slices.Sorted(maps.Keys(a)) {
+			s += fmt.Sprintf("%s=%s, ", k, a[k])
+		}
 	}
-	return s
+	s += "TUNs, one queue and loop each; a Service with one endpoint; "
+	if f.plain {
+		s += "the server's pod not known as meshed, no TLS; inbound policy all-unauthenticated; "
+	} else {
+		s += "TLS 1.3, client certificates; inbound policy all-authenticated; "
+	}
+	return s + "detection, metrics and balancing on"
 }
 
 // manifests of what is meshed. Ports that carry bytes are declared so, as for a
@@ -130,18 +147,35 @@ spec:
   ports: [{name: echo, port: 7001}, {name: sink, port: 7002}, {name: http1, port: 8001}, {name: http2, port: 8002}]
 `
 
-// feature is something of tunmesh that can be switched on alone.
+// feature is something of tunmesh that can be switched on or off alone.
 type feature struct {
 	name, about string
 	annotations map[string]string // of the Service
+	pod         map[string]string // of the pods, for their sidecars
+	// plain: the server's pod is not known as meshed, so that nothing is encrypted
+	// on the way to its sidecar.
+	plain bool
 }
 
 // features of which the cost is measured, beside tunmesh with none of them.
 var features = []feature{ //nolint:gochecknoglobals // a table
-	{"bytes", "every port declared opaque: no detection, no HTTP", map[string]string{annotation.OpaquePorts: "7001,7002,8001,8002"}},
-	{"retries", "retries armed", map[string]string{"retry.tunmesh.io/http": "5xx", "retry.tunmesh.io/grpc": "unavailable"}},
-	{"timeouts", "request, response and idle timeouts", map[string]string{"timeout.tunmesh.io/request": "10s", "timeout.tunmesh.io/response": "10s", "timeout.tunmesh.io/idle": "10s"}},
-	{"breakers", "circuit breakers", map[string]string{"balancer.tunmesh.io/failure-accrual": "unified"}},
+	{name: "plain", about: "no TLS between the sidecars, as to a pod that is not meshed", plain: true},
+	{name: "bytes", about: "every port declared opaque: no detection, no HTTP", annotations: map[string]string{annotation.OpaquePorts: "7001,7002,8001,8002"}},
+	{name: "detected", about: "the ports of bytes not declared opaque: detection", annotations: map[string]string{annotation.OpaquePorts: ""}},
+	{name: "retries", about: "retries armed", annotations: map[string]string{"retry.tunmesh.io/http": "5xx", "retry.tunmesh.io/grpc": "unavailable"}},
+	{name: "timeouts", about: "request, response and idle timeouts", annotations: map[string]string{"timeout.tunmesh.io/request": "10s", "timeout.tunmesh.io/response": "10s", "timeout.tunmesh.io/idle": "10s"}},
+	{name: "breakers", about: "circuit breakers", annotations: map[string]string{"balancer.tunmesh.io/failure-accrual": "unified"}},
+	{name: "access-log", about: "an access log in JSON", pod: map[string]string{annotation.AccessLog: "json"}},
+}
+
+// Features are the names of the peers that tell what features cost: tunmesh
+// itself is the first.
+func Features() []string {
+	names := []string{Tunmesh}
+	for _, f := range features {
+		names = append(names, Tunmesh+"-"+f.name)
+	}
+	return append(names, Tunmesh+"-1-endpoints", Tunmesh+"-10000-endpoints")
 }
 
 func withOpaque(annotations map[string]string) map[string]string {
@@ -154,15 +188,19 @@ func (m *mesh) path(elem ...string) string {
 	return filepath.Join(append([]string{m.dir}, elem...)...)
 }
 
-func (e *Env) startControl(annotations map[string]string) (*mesh, error) {
-	m := &mesh{e: e, dir: e.Scope.TempDir(), opaque: withOpaque(annotations)[annotation.OpaquePorts]}
+func (e *Env) startControl(f feature) (*mesh, error) {
+	m := &mesh{e: e, dir: e.Scope.TempDir(), pod: f.pod, opaque: withOpaque(f.annotations)[annotation.OpaquePorts]}
+	m.policy = "all-authenticated"
+	if f.plain {
+		m.policy = "all-unauthenticated"
+	}
 	m.space, m.addr = e.Bridge.Host()
 	for _, d := range []string{"manifests", "pods"} {
 		if err := os.Mkdir(m.path(d), 0o700); err != nil {
 			return nil, err
 		}
 	}
-	all, err := json.Marshal(withOpaque(annotations)) // JSON is YAML
+	all, err := json.Marshal(withOpaque(f.annotations)) // JSON is YAML
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +209,7 @@ func (e *Env) startControl(annotations map[string]string) (*mesh, error) {
 	}
 	m.control, err = e.start(proc.Spec{Path: filepath.Join(e.Bin, "mesh-control"), Space: m.space, Silent: true, Args: []string{
 		"--dir", m.path("manifests"), "--dir", m.path("pods"), "--state-dir", m.path("state"), "--listen", fmt.Sprintf("0.0.0.0:%d", control.Port),
-		"--mesh-networks", topology.Networks().String() + "," + services + "," + manyNetwork, "--default-inbound-policy", "all-authenticated",
+		"--mesh-networks", topology.Networks().String() + "," + services + "," + manyNetwork, "--default-inbound-policy", m.policy,
 		// As often as Prometheus would by default.
 		"--scrape-interval", "15s", "--log-level", "warn", "--trust-domain", trustDomain,
 	}})
@@ -184,10 +222,11 @@ func (e *Env) startControl(annotations map[string]string) (*mesh, error) {
 	return m, nil
 }
 
-// sidecar declares a pod to the control plane and starts its mesh-proxy.
-func (m *mesh) sidecar(proxy, side string, pod *topology.Pod) (*proc.Process, error) {
+// sidecar declares a pod to the control plane, as meshed if that is to be known,
+// and starts its mesh-proxy.
+func (m *mesh) sidecar(proxy, side string, pod *topology.Pod, known bool) (*proc.Process, error) {
 	uid := "uid-" + side
-	raw, err := json.Marshal(m.object(side, side, uid, pod.Addr, true))
+	raw, err := json.Marshal(m.object(side, side, uid, pod.Addr, known))
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +297,7 @@ func (m *mesh) handOver(side, uid string, pod *topology.Pod) error {
 	}
 	msg := &handover.Message{
 		Version: handover.Version, Pod: handover.Pod{Namespace: meshNS, Name: side, UID: uid}, Addrs: []netip.Addr{pod.Addr},
-		MTU: topology.MTU, Queues: 1, Node: "bench", TrustAnchors: string(anchors),
+		MTU: topology.MTU, Queues: 1, Node: "bench", TrustAnchors: string(anchors), Annotations: m.pod,
 		Control: netip.AddrPortFrom(m.addr, control.Port), ControlID: controlID(),
 		Networks: []netip.Prefix{topology.Networks(), netip.MustParsePrefix(services), netip.MustParsePrefix(manyNetwork)},
 	}
@@ -309,15 +348,7 @@ func serveQueues(l *net.UnixListener, msg *handover.Message, pod *topology.Pod) 
 
 // ready asks a sidecar whether it is.
 func ready(s *nettest.Space) error {
-	dial := func(ctx context.Context, network, addr string) (c net.Conn, err error) {
-		err = s.Do(func() (err error) {
-			c, err = new(net.Dialer).DialContext(ctx, network, addr)
-			return err
-		})
-		return c, err
-	}
-	c := http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: time.Second}
-	resp, err := c.Get(fmt.Sprintf("http://127.0.0.1:%d/ready", annotation.AdminPort))
+	resp, err := admin(s, "/ready")
 	if err != nil {
 		return err
 	}
@@ -326,4 +357,35 @@ func ready(s *nettest.Space) error {
 		return fmt.Errorf("the sidecar is not ready: %s", strings.ToLower(resp.Status))
 	}
 	return nil
+}
+
+// allocs asks a sidecar what it allocated; older builds do not say.
+func allocs(s *nettest.Space) func() (uint64, bool) {
+	return func() (uint64, bool) {
+		resp, err := admin(s, "/metrics")
+		if err != nil {
+			return 0, false
+		}
+		defer resp.Body.Close()
+		for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+			if v, ok := strings.CutPrefix(lines.Text(), "go_memstats_mallocs_total "); ok {
+				n, err := strconv.ParseFloat(v, 64)
+				return uint64(n), err == nil
+			}
+		}
+		return 0, false
+	}
+}
+
+// admin gets a page of a sidecar's, in its pod.
+func admin(s *nettest.Space, path string) (*http.Response, error) {
+	dial := func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+		err = s.Do(func() (err error) {
+			c, err = new(net.Dialer).DialContext(ctx, network, addr)
+			return err
+		})
+		return c, err
+	}
+	c := http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: time.Second}
+	return c.Get(fmt.Sprintf("http://127.0.0.1:%d%s", annotation.AdminPort, path))
 }

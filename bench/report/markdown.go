@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -56,6 +57,7 @@ func Markdown(b *result.Bench, base string, plots []Plot) string {
 	for _, k := range b.Skipped {
 		say("* %s was skipped: %s", k.Name, k.Why)
 	}
+	leftOut(say, b)
 	for _, k := range b.Failures {
 		say("* **%s through %s failed** in round %d: %s", k.Workload, k.Peer, k.Round+1, k.Why)
 	}
@@ -69,6 +71,15 @@ func Markdown(b *result.Bench, base string, plots []Plot) string {
 	for _, w := range b.Workloads {
 		workload(say, b, w, base)
 	}
+	if f := featured(b); f != nil {
+		say("\n## What each feature costs\n\n```\n%s```", written(func(w io.Writer) error { return Features(w, f, base) }))
+	}
+	if b.Net != nil {
+		say("\n## One hop of bytes\n\nA netstack between two TUNs and relays on kernel sockets, without TLS. *peer* and *machine* are CPU time of one round trip or connection.\n\n```\n%s```", written(b.Net.Table))
+	}
+	if len(b.Benchmarks) > 0 {
+		benchmarks(say, b)
+	}
 	return s.String()
 }
 
@@ -80,24 +91,10 @@ func pairs(say func(string, ...any), title string, m map[string]string) {
 	say("**%s.** %s.\n", title, strings.Join(parts, "; "))
 }
 
-func goals(say func(string, ...any), b *result.Bench, base string) {
-	var lines []string
-	for _, v := range b.Judge(base, result.Goals()) {
-		if !v.Known {
-			continue
-		}
-		lines = append(lines, fmt.Sprintf("| %s | %s | %s |", v.Goal, digits(v.Value), v.Words()))
-	}
-	if len(lines) == 0 {
-		return
-	}
-	say("\n## Goals\n\n| goal | measured | |\n| --- | --- | --- |\n%s", strings.Join(lines, "\n"))
-}
-
 func workload(say func(string, ...any), b *result.Bench, w result.Workload, base string) {
 	say("\n### %s\n\n%s.\n", w.Name, w.About)
-	say("| peer | rate | per pair CPU-s | × | per machine CPU-s | × | p50 µs | p90 | p99 | p99.9 | added p50 | added p99 | MB client | MB server | runs |")
-	say("| --- |%s", strings.Repeat(" ---: |", 14))
+	say("| peer | rate | per pair CPU-s | × | per machine CPU-s | × | p50 µs | p90 | p99 | p99.9 | added p50 | added p99 | MB client | MB server | allocs | runs |")
+	say("| --- |%s", strings.Repeat(" ---: |", 15))
 	for _, p := range b.Peers {
 		c := b.Cell(w.Name, p.Name)
 		if c == nil {
@@ -108,9 +105,50 @@ func workload(say func(string, ...any), b *result.Bench, w result.Workload, base
 			rate = number(c, result.Gbit) + " Gbit/s"
 		}
 		cols := []string{p.Name, rate, number(c, result.PerPair), ratio(b, w.Name, base, p.Name, result.PerPair), number(c, result.PerMachine), ratio(b, w.Name, base, p.Name, result.PerMachine)}
-		for _, m := range []string{result.P50, result.P90, result.P99, result.P999, result.AddedP50, result.AddedP99, result.ClientRSS, result.ServerRSS} {
+		for _, m := range []string{result.P50, result.P90, result.P99, result.P999, result.AddedP50, result.AddedP99, result.ClientRSS, result.ServerRSS, result.Allocs} {
 			cols = append(cols, number(c, m))
 		}
 		say("| %s | %s |", strings.Join(cols, " | "), runs(c))
 	}
+}
+
+// leftOut says which peers were not asked for what, and why.
+func leftOut(say func(string, ...any), b *result.Bench) {
+	by := map[string][]string{}
+	var order []string
+	for _, l := range b.LeftOut {
+		k := l.Peer + ": " + l.Why
+		if by[k] == nil {
+			order = append(order, k)
+		}
+		by[k] = append(by[k], l.Workload)
+	}
+	for _, k := range order {
+		say("* Left out, %s: %s", k, strings.Join(by[k], ", "))
+	}
+}
+
+// benchmarks is the table of Go's.
+func benchmarks(say func(string, ...any), b *result.Bench) {
+	say("\n## Go benchmarks\n\nIn one process, without TCP and the kernel; *Exchange* and *Observers* are requests through two sidecars, with mTLS and both ends.\n")
+	say("| benchmark | ns/op | B/op | allocs/op |\n| --- | ---: | ---: | ---: |")
+	for _, m := range b.Benchmarks {
+		cols := []string{m.Name}
+		for _, u := range []string{"ns/op", "B/op", "allocs/op"} {
+			v, ok := m.Values[u]
+			if !ok {
+				cols = append(cols, "–")
+				continue
+			}
+			cols = append(cols, digits(v.Median))
+		}
+		say("| %s |", strings.Join(cols, " | "))
+	}
+}
+
+// written is what f writes; a strings.Builder takes everything.
+func written(f func(io.Writer) error) string {
+	var s strings.Builder
+	_ = f(&s)
+	return s.String()
 }

@@ -1,15 +1,22 @@
 package report
 
 import (
+	"bytes"
 	"fmt"
+	"image/color"
 	"math"
+	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/plotutil"
+	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
-	_ "gonum.org/v1/plot/vg/vgsvg" // Save writes SVG with it
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgsvg"
 
 	"github.com/tunmesh/tunmesh/bench/load"
 	"github.com/tunmesh/tunmesh/bench/result"
@@ -19,9 +26,73 @@ import (
 type Plot struct{ Title, File string }
 
 const (
-	plotWidth  = 9 * vg.Inch
-	plotHeight = 4 * vg.Inch
+	plotWidth   = 9 * vg.Inch
+	plotHeight  = 4 * vg.Inch
+	legendWidth = 1.2 * vg.Inch
+	margin      = 0.12 * vg.Inch
 )
+
+// newPlot is an empty one in the manner of all: lines across only, and letters
+// that are found everywhere.
+func newPlot(title string) *plot.Plot {
+	p := plot.New()
+	p.Title.Text, p.Title.Padding = title, vg.Points(8)
+	for _, s := range []*text.Style{&p.Title.TextStyle, &p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle} {
+		s.Font.Variant = "Sans"
+	}
+	p.Legend.Top, p.Legend.Left, p.Legend.Padding = true, true, vg.Points(3)
+	p.Legend.ThumbnailWidth = vg.Points(14)
+	grid := plotter.NewGrid()
+	grid.Vertical.Color = nil
+	p.Add(grid)
+	return p
+}
+
+// save draws the legend beside the plot, where it hides nothing. The ground is
+// white, so that a page may be dark.
+func save(p *plot.Plot, path string) error {
+	c := vgsvg.New(plotWidth, plotHeight)
+	all := draw.New(c)
+	all.FillPolygon(color.White, []vg.Point{all.Min, {X: all.Max.X, Y: all.Min.Y}, all.Max, {X: all.Min.X, Y: all.Max.Y}})
+	legend := p.Legend
+	p.Legend = plot.NewLegend()
+	p.Draw(draw.Crop(all, margin, -legendWidth-margin, margin, -margin))
+	legend.Draw(draw.Crop(all, plotWidth-legendWidth, -margin, margin, -4*margin))
+	var b bytes.Buffer
+	if _, err := c.WriteTo(&b); err != nil {
+		return fmt.Errorf("plot %s: %w", path, err)
+	}
+	svg := strings.ReplaceAll(b.String(), "font-family:Liberation Sans;", "font-family:Liberation Sans,Arial,Helvetica,sans-serif;")
+	return os.WriteFile(path, []byte(svg), 0o644)
+}
+
+// steps are at most seven ticks from 0, of a length that is easily counted in.
+func steps(_, high float64) (ticks []plot.Tick) {
+	step := math.Pow(10, math.Floor(math.Log10(high/7)))
+	for i := 0; high/step > 7; i++ {
+		step *= []float64{2, 2.5, 2}[i%3]
+	}
+	for v := 0.0; v <= high; v += step {
+		ticks = append(ticks, plot.Tick{Value: v, Label: strconv.FormatFloat(v, 'g', 4, 64)})
+	}
+	return ticks
+}
+
+// powers are ticks at powers of ten, in numbers that need no decoding.
+func powers(low, high float64) (ticks []plot.Tick) {
+	for v := math.Pow(10, math.Floor(math.Log10(low))); v <= high*1.001; v *= 10 {
+		for i := range 9 {
+			if at := v * float64(i+1); at >= low && at <= high {
+				t := plot.Tick{Value: at}
+				if i == 0 {
+					t.Label = digits(at)
+				}
+				ticks = append(ticks, t)
+			}
+		}
+	}
+	return ticks
+}
 
 // Plots writes the pictures for which there are figures.
 func Plots(dir string, b *result.Bench, base string) ([]Plot, error) {
@@ -58,12 +129,9 @@ func bars(dir, file, title, unit string, places []string, groups []group) (*Plot
 	if len(places) == 0 || len(groups) == 0 {
 		return nil, nil
 	}
-	p := plot.New()
-	p.Title.Text, p.Y.Label.Text = title, unit
-	p.Y.Min = 0
-	p.Legend.Top, p.Legend.XOffs, p.Legend.Padding = true, -vg.Points(8), vg.Points(2)
-	p.Add(plotter.NewGrid())
-	width := vg.Length(float64(plotWidth) * 0.75 / float64(len(places)*(len(groups)+1)))
+	p := newPlot(title)
+	p.Y.Label.Text, p.Y.Min = unit, 0
+	width := vg.Length(float64(plotWidth-legendWidth) * 0.85 / float64(len(places)*(len(groups)+1)))
 	for i, g := range groups {
 		chart, err := plotter.NewBarChart(g.values, width)
 		if err != nil {
@@ -76,9 +144,11 @@ func bars(dir, file, title, unit string, places []string, groups []group) (*Plot
 		p.Legend.Add(g.name, chart)
 	}
 	p.NominalX(places...)
-	p.Y.Max *= 1.25 // for the legend
-	if err := p.Save(plotWidth, plotHeight, filepath.Join(dir, file)); err != nil {
-		return nil, fmt.Errorf("plot %s: %w", file, err)
+	p.Y.Max *= 1.05
+	p.Y.Tick.Marker = plot.TickerFunc(steps)
+	p.X.Min, p.X.Max = -0.5, float64(len(places))-0.5
+	if err := save(p, filepath.Join(dir, file)); err != nil {
+		return nil, err
 	}
 	return &Plot{Title: title, File: file}, nil
 }
@@ -141,11 +211,9 @@ func latency(dir string, b *result.Bench, w result.Workload) (*Plot, error) {
 		return nil, nil
 	}
 	percentiles := []float64{10, 50, 75, 90, 95, 99, 99.5, 99.9}
-	p := plot.New()
-	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = w.About, "percentile", "µs"
-	p.Legend.Top, p.Legend.Left, p.Legend.XOffs, p.Legend.Padding = true, true, vg.Points(12), vg.Points(2)
-	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{}
-	p.Add(plotter.NewGrid())
+	p := newPlot(w.About)
+	p.X.Label.Text, p.Y.Label.Text = "percentile", "µs"
+	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.TickerFunc(powers)
 	var ticks plot.ConstantTicks
 	for _, q := range percentiles {
 		ticks = append(ticks, plot.Tick{Value: nines(q), Label: fmt.Sprintf("p%g", q)})
@@ -170,8 +238,8 @@ func latency(dir string, b *result.Bench, w result.Workload) (*Plot, error) {
 		return nil, nil
 	}
 	file := "latency-" + w.Name + ".svg"
-	if err := p.Save(plotWidth, plotHeight, filepath.Join(dir, file)); err != nil {
-		return nil, fmt.Errorf("plot %s: %w", file, err)
+	if err := save(p, filepath.Join(dir, file)); err != nil {
+		return nil, err
 	}
 	return &Plot{Title: w.About, File: file}, nil
 }

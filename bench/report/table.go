@@ -18,7 +18,7 @@ func Table(w io.Writer, b *result.Bench, base string) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for _, l := range b.Workloads {
 		fmt.Fprintf(tw, "\n%s: %s\n", l.Name, l.About)
-		fmt.Fprintf(tw, "\trate/s\tper pair CPU-s\t%s ×\tper machine CPU-s\t%s ×\tp50 µs\tp99 µs\tadded p50\tadded p99\tMB client\tMB server\truns\t\n", base, base)
+		fmt.Fprintf(tw, "\trate/s\tper pair CPU-s\t%s ×\tper machine CPU-s\t%s ×\tp50 µs\tp99 µs\tadded p50\tadded p99\tMB client\tMB server\tallocs\truns\t\n", base, base)
 		for _, p := range b.Peers {
 			c := b.Cell(l.Name, p.Name)
 			if c == nil {
@@ -28,15 +28,21 @@ func Table(w io.Writer, b *result.Bench, base string) error {
 			if _, ok := c.Metrics[result.Gbit]; ok {
 				rate = number(c, result.Gbit) + " Gbit"
 			}
-			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", p.Name, rate,
+			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", p.Name, rate,
 				number(c, result.PerPair), ratio(b, l.Name, base, p.Name, result.PerPair),
 				number(c, result.PerMachine), ratio(b, l.Name, base, p.Name, result.PerMachine),
 				number(c, result.P50), number(c, result.P99), number(c, result.AddedP50), number(c, result.AddedP99),
-				number(c, result.ClientRSS), number(c, result.ServerRSS), runs(c))
+				number(c, result.ClientRSS), number(c, result.ServerRSS), number(c, result.Allocs), runs(c))
 		}
 	}
 	if err := tw.Flush(); err != nil {
 		return err
+	}
+	if f := featured(b); f != nil {
+		fmt.Fprintln(w, "\nWHAT EACH FEATURE COSTS (CPU time of both sidecars for a request or connection)")
+		if err := Features(w, f, base); err != nil {
+			return err
+		}
 	}
 	if err := verdicts(w, b, base); err != nil {
 		return err
@@ -69,6 +75,7 @@ func notes(w io.Writer, b *result.Bench) error {
 	for _, k := range b.Failures {
 		fmt.Fprintf(&s, "FAILED: %s through %s, round %d: %s\n", k.Workload, k.Peer, k.Round+1, k.Why)
 	}
+	leftOut(func(format string, args ...any) { fmt.Fprintf(&s, format+"\n", args...) }, b)
 	for _, k := range b.Skipped {
 		fmt.Fprintf(&s, "Skipped %s: %s\n", k.Name, k.Why)
 	}

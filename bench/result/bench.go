@@ -25,12 +25,32 @@ type Bench struct {
 	Settings  map[string]string `json:"settings"`
 	Peers     []Peer            `json:"peers"`
 	Skipped   []Skipped         `json:"skipped"`
+	LeftOut   []LeftOut         `json:"leftOut"`
 	Failures  []Failure         `json:"failures"`
 	Workloads []Workload        `json:"workloads"`
 	// Noise is what the rest of the machine did: CPUs used by others, per run.
 	Noise Stat   `json:"noise"`
 	Runs  []Run  `json:"runs"`
 	Cells []Cell `json:"cells"`
+	// Benchmarks are Go's, of what no run of programs can tell.
+	Benchmarks []Benchmark `json:"benchmarks,omitempty"`
+	// Net is one hop of opaque TCP beside relays.
+	Net *Document `json:"net,omitempty"`
+	// Features is what each feature costs alone, measured after the peers.
+	Features *Bench `json:"features,omitempty"`
+}
+
+// LeftOut is a workload that a peer was not asked for.
+type LeftOut struct {
+	Workload string `json:"workload"`
+	Peer     string `json:"peer"`
+	Why      string `json:"why"`
+}
+
+// Benchmark is a Go benchmark's figures, medians by unit: ns/op, allocs/op.
+type Benchmark struct {
+	Name   string          `json:"name"`
+	Values map[string]Stat `json:"values"`
 }
 
 // Peer is one that was measured.
@@ -39,6 +59,11 @@ type Peer struct {
 	Version string `json:"version,omitempty"`
 	Setup   string `json:"setup"`
 	MTLS    bool   `json:"mtls"`
+	// Feature is what it has, or lacks, more than the peer beside which it tells
+	// what that costs.
+	Feature string `json:"feature,omitempty"`
+	// Beside is that peer.
+	Beside string `json:"beside,omitempty"`
 	// Proofs are what was shown before anything was measured.
 	Proofs []string `json:"proofs"`
 	Idle   []Side   `json:"idle,omitempty"`
@@ -74,6 +99,10 @@ type Side struct {
 	CPU       float64 `json:"cpu_s,omitempty"`
 	Resident  int64   `json:"residentBytes"` // the most that was seen
 	Anonymous int64   `json:"anonymousBytes"`
+	// Allocs are objects allocated on the heap, Instructions those retired; nil:
+	// nobody could say.
+	Allocs       *uint64 `json:"allocs,omitempty"`
+	Instructions *uint64 `json:"instructions,omitempty"`
 }
 
 // Cell is a workload through a peer: its metrics over the runs that count.
@@ -110,6 +139,10 @@ const (
 	ClientRSS   = "client-rss"
 	ServerRSS   = "server-rss"
 	PairSeconds = "pair-cpu"
+	// Of both halves of a pair, per request, connection or round trip.
+	Allocs       = "allocs"
+	Instructions = "instructions"
+	PairMicros   = "pair-us"
 )
 
 // Metrics lists all that are read from a run; what is added to direct is not.
@@ -125,6 +158,20 @@ func Metrics() []Metric {
 			return float64(r.Sides[i].Resident) / (1 << 20), true
 		}}
 	}
+	each := func(name, unit string, of func(Side) *uint64) Metric {
+		return Metric{Name: name, Unit: unit, Less: true, of: func(r Run) (float64, bool) {
+			sum := 0.0
+			for _, s := range r.Sides {
+				v := of(s)
+				if v == nil {
+					return 0, false
+				}
+				sum += float64(*v)
+			}
+			// Of few requests, what else a program does is most.
+			return sum / float64(r.Load.All), len(r.Sides) > 0 && r.Load.All >= 1000 && r.Load.AllBytes == 0
+		}}
+	}
 	return []Metric{
 		{Name: Rate, Unit: "/s", of: func(r Run) (float64, bool) { return r.Load.Rate, r.Load.Rate > 0 }},
 		{Name: Gbit, Unit: "Gbit/s", of: func(r Run) (float64, bool) { return r.Load.Gbit, r.Load.Gbit > 0 }},
@@ -135,6 +182,12 @@ func Metrics() []Metric {
 		latency(P99, func(r Run) float64 { return r.Load.P99 }),
 		latency(P999, func(r Run) float64 { return r.Load.P999 }),
 		memory(ClientRSS, 0), memory(ServerRSS, 1),
+		each(Allocs, "per request", func(s Side) *uint64 { return s.Allocs }),
+		each(Instructions, "per request", func(s Side) *uint64 { return s.Instructions }),
+		{Name: PairMicros, Unit: "µs per request", Less: true, of: func(r Run) (float64, bool) {
+			v, ok := per(r, r.CPU.Peer)
+			return 1e6 / v, ok && r.Load.AllBytes == 0
+		}},
 		{Name: PairSeconds, Unit: "CPUs", Less: true, of: func(r Run) (float64, bool) { return r.CPU.Peer / r.CPU.Elapsed, r.CPU.Peer > 0 && r.CPU.Elapsed > 0 }},
 	}
 }
@@ -212,6 +265,9 @@ func (b *Bench) Fill(direct string) {
 		b.Cells = append(b.Cells, *cells[k])
 	}
 	b.Noise = Summary(noise)
+	if b.Features != nil {
+		b.Features.Fill(direct)
+	}
 }
 
 func (b *Bench) run(workload, peer string, round int) (Run, bool) {

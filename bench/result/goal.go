@@ -5,12 +5,26 @@ import "fmt"
 // Goal is what a peer is to reach in a workload.
 type Goal struct {
 	Workload, Metric string
+	// Peer is whose figure it is, when not that of the peer that is judged.
+	Peer string
 	// Against is the peer whose figure is the measure; empty: Bound is absolute.
 	Against string
 	// AtMost: the less the better; else at least.
 	AtMost bool
 	Bound  float64
+	// From is where the figure is.
+	From Source
 }
+
+// Source is a part of a document.
+type Source uint8
+
+// The sources.
+const (
+	Cells      Source = iota // Workload is a workload
+	Benchmarks               // Workload is a Go benchmark, Metric its unit
+	Net                      // Workload and Metric are of Bench.Net
+)
 
 // Verdict is a goal with what was measured.
 type Verdict struct {
@@ -47,12 +61,24 @@ func Goals() []Goal {
 	for _, w := range []string{"h1-1", "h1-16", "h1-64", "h2", "grpc"} {
 		goals = append(goals, Goal{Workload: w, Metric: PerMachine, Against: envoy, Bound: 1.5})
 	}
-	return append(goals,
+	goals = append(goals,
 		Goal{Metric: IdleRSS, AtMost: true, Bound: 10},
 		Goal{Workload: "h1-64", Metric: ClientRSS, AtMost: true, Bound: 20},
 		Goal{Workload: "h1-64", Metric: ServerRSS, AtMost: true, Bound: 20},
 		Goal{Workload: "idle-1k", Metric: ClientRSS, AtMost: true, Bound: 25},
 		Goal{Workload: "idle-1k", Metric: ServerRSS, AtMost: true, Bound: 25},
+		Goal{Workload: "h1-16", Metric: ClientRSS, Peer: "tunmesh-10000-endpoints", AtMost: true, Bound: 30},
+		Goal{From: Benchmarks, Workload: "Choice/endpoints=10000/active=256/weighted=false", Metric: "ns/op", AtMost: true, Bound: 100},
+	)
+	for _, w := range []string{"grpc/8x16", "http2/8x16"} {
+		goals = append(goals, Goal{From: Benchmarks, Workload: "Exchange/" + w, Metric: "allocs/op", AtMost: true, Bound: 0})
+	}
+	goals = append(goals, Goal{From: Benchmarks, Workload: "Exchange/http1/16", Metric: "allocs/op", AtMost: true, Bound: 2})
+	const netstack, relay = "netstack", "relay-64k"
+	return append(goals,
+		Goal{From: Net, Workload: "ping-64", Metric: "rate", Peer: netstack, Against: relay, Bound: 0.9},
+		Goal{From: Net, Workload: "ping-64", Metric: "machineCPU", Peer: netstack, Against: relay, AtMost: true, Bound: 1},
+		Goal{From: Net, Workload: "bulk-1-rps", Metric: "gbit", Peer: netstack, Against: relay, Bound: 0.7},
 	)
 }
 
@@ -61,29 +87,55 @@ func (b *Bench) Judge(peer string, goals []Goal) []Verdict {
 	var out []Verdict
 	for _, g := range goals {
 		v := Verdict{Goal: g}
-		if c := b.Cell(g.Workload, peer); c != nil {
-			v.Noisy = c.Noisy
-		}
-		mine, ok := b.figure(g, peer)
-		v.Known, v.Value = ok, mine
-		if g.Against != "" {
-			other, known := b.figure(g, g.Against)
-			v.Known = ok && known && other > 0
-			if v.Known {
-				v.Value = mine / other
-			}
-		}
-		if v.Known {
-			v.OK = g.AtMost && v.Value <= g.Bound || !g.AtMost && v.Value >= g.Bound
+		if g.Peer != "" {
+			v.judge(b, g.Peer)
+		} else {
+			v.judge(b, peer)
 		}
 		out = append(out, v)
 	}
 	return out
 }
 
-func (b *Bench) figure(g Goal, peer string) (float64, bool) {
-	if g.Metric != IdleRSS {
+func (v *Verdict) judge(b *Bench, peer string) {
+	g := v.Goal
+	if c := b.Cell(g.Workload, peer); c != nil && g.From == Cells {
+		v.Noisy = c.Noisy
+	}
+	mine, ok := b.Figure(g, peer)
+	v.Known, v.Value = ok, mine
+	if g.Against != "" {
+		other, known := b.Figure(g, g.Against)
+		v.Known = ok && known && other > 0
+		if v.Known {
+			v.Value = mine / other
+		}
+	}
+	if v.Known {
+		v.OK = g.AtMost && v.Value <= g.Bound || !g.AtMost && v.Value >= g.Bound
+	}
+}
+
+// Figure is what a peer has for a goal's.
+func (b *Bench) Figure(g Goal, peer string) (float64, bool) {
+	switch {
+	case g.From == Benchmarks:
+		for _, m := range b.Benchmarks {
+			if m.Name == g.Workload {
+				s, ok := m.Values[g.Metric]
+				return s.Median, ok
+			}
+		}
+		return 0, false
+	case g.From == Net && b.Net == nil:
+		return 0, false
+	case g.From == Net:
+		return find(b.Net.Figures, g.Workload, peer, g.Metric)
+	case g.Metric != IdleRSS:
 		s, ok := b.Get(g.Workload, peer, g.Metric)
+		if !ok && b.Features != nil {
+			s, ok = b.Features.Get(g.Workload, peer, g.Metric)
+		}
 		return s.Median, ok
 	}
 	for _, p := range b.Peers {
@@ -98,8 +150,22 @@ func (b *Bench) figure(g Goal, peer string) (float64, bool) {
 	return 0, false
 }
 
+// Reached is the figure as a part of what is wanted: 1 and above is enough.
+func (v Verdict) Reached() float64 {
+	switch {
+	case !v.AtMost:
+		return v.Value / v.Bound
+	case v.Value <= 0:
+		return 1
+	}
+	return v.Bound / v.Value
+}
+
 // Words are the verdict for people.
 func (v Verdict) Words() string {
+	if !v.Known {
+		return "not measured"
+	}
 	s := "missed"
 	if v.OK {
 		s = "met"
@@ -110,20 +176,32 @@ func (v Verdict) Words() string {
 	return s
 }
 
-// String is the goal for people.
-func (g Goal) String() string {
-	sign, against, where := "≥", "", g.Workload+" "
+// Wanted is what is to be reached.
+func (g Goal) Wanted() string {
+	sign, against := "≥", ""
 	if g.AtMost {
 		sign = "≤"
 	}
 	if g.Against != "" {
 		against = " × " + g.Against
 	}
-	if g.Workload == "" {
-		where = ""
-	}
-	return fmt.Sprintf("%s%s %s %g%s", where, g.Metric, sign, g.Bound, against)
+	return fmt.Sprintf("%s %g%s", sign, g.Bound, against)
 }
+
+// What names the figure.
+func (g Goal) What() string {
+	where := ""
+	if g.Peer != "" {
+		where = g.Peer + " "
+	}
+	if g.Workload != "" {
+		where += g.Workload + " "
+	}
+	return where + g.Metric
+}
+
+// String is the goal for people.
+func (g Goal) String() string { return g.What() + " " + g.Wanted() }
 
 // Ratios are a peer's figures over another's of the same round, for all rounds
 // that count.

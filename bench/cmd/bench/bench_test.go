@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -59,6 +62,10 @@ func TestChoose(t *testing.T) {
 	if p, w := names(&f); strings.Join(p, " ") != "tunmesh mine" || strings.Join(w, " ") != "h1-16 grpc" {
 		t.Errorf("%v, %v", p, w)
 	}
+	f = runFlags{peers: peer.Features(), workloads: featureWorkloads()}
+	if p, w := names(&f); len(p) < 8 || p[0] != peer.Tunmesh || len(w) != 3 {
+		t.Errorf("features: %v, %v", p, w)
+	}
 	f.workloads = []string{"h1-16", "h3"}
 	if _, err := f.chosen(); err == nil || !strings.Contains(err.Error(), `workload "h3" is not known: choose of h1-1, h1-16`) {
 		t.Errorf("%v", err)
@@ -69,7 +76,7 @@ func TestChoose(t *testing.T) {
 		known[w.Name] = true
 	}
 	for _, g := range result.Goals() {
-		if !known[g.Workload] {
+		if g.From == result.Cells && !known[g.Workload] {
 			t.Errorf("%s: there is no such workload", g)
 		}
 	}
@@ -93,22 +100,39 @@ func document(t *testing.T, name string, cost float64) string {
 }
 
 func TestCompareGate(t *testing.T) {
-	old, same, worse := document(t, "old.json", 0.5), document(t, "same.json", 0.5), document(t, "worse.json", 0.7)
-	if out, err := execute(t, compareCommand(), "--gate", "10", old, same); err != nil || !strings.Contains(out, "no figure differs") {
+	old, same, worse := document(t, "old.json", 0.5), document(t, "same.json", 0.5), document(t, "worse.json", 0.9)
+	if out, err := execute(t, compareCommand(), "--gate", old, same); err != nil || !strings.Contains(out, "no figure differs") {
 		t.Errorf("%v: %s", err, out)
 	}
-	if out, err := execute(t, compareCommand(), old, worse); err != nil || !strings.Contains(out, "-28") {
+	if out, err := execute(t, compareCommand(), old, worse); err != nil || !strings.Contains(out, "-44") {
 		t.Errorf("without a gate: %v: %s", err, out)
 	}
-	out, err := execute(t, compareCommand(), "--gate", "10", old, worse)
-	if err == nil || !strings.Contains(out, "REGRESSION: h1-16 tunmesh × envoy per-pair-cpu is 28.") {
+	out, err := execute(t, compareCommand(), "--gate", old, worse)
+	if err == nil || !strings.Contains(out, "REGRESSION: h1-16 tunmesh × envoy per-pair-cpu was ") {
 		t.Errorf("%v: %s", err, out)
 	}
-	if _, err := execute(t, compareCommand(), "--gate", "40", old, worse); err != nil {
-		t.Errorf("within the tolerance: %v", err)
+	if out, err := execute(t, compareCommand(), "--gate", "--against", "nobody", old, worse); err == nil || !strings.Contains(err.Error(), "no figure in common") {
+		t.Errorf("nothing to judge: %v: %s", err, out)
 	}
 	if _, err := execute(t, compareCommand(), old, filepath.Join(t.TempDir(), "gone.json")); !os.IsNotExist(err) {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestParseBenchmarks(t *testing.T) {
+	got, err := parseBenchmarks(strings.NewReader(`goos: linux
+pkg: x
+BenchmarkExchange/grpc/8x16-2         	   10000	      5000 ns/op	       1 B/op	       0 allocs/op
+BenchmarkExchange/grpc/8x16-2         	   10000	      7000 ns/op	       1 B/op	       0 allocs/op
+BenchmarkChoice/endpoints=10000/active=256/weighted=false-2 	 1000	 80.5 ns/op	 0 B/op	 0 allocs/op
+PASS
+`))
+	if err != nil || len(got) != 2 || got[0].Name != "Exchange/grpc/8x16" || got[0].Values["ns/op"].Median != 6000 || got[0].Values["allocs/op"].N != 2 ||
+		got[1].Name != "Choice/endpoints=10000/active=256/weighted=false" || got[1].Values["ns/op"].Median != 80.5 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := parseBenchmarks(strings.NewReader("PASS")); err == nil {
+		t.Error("no benchmark is no error")
 	}
 }
 
@@ -134,7 +158,31 @@ func TestLoad(t *testing.T) {
 	if err != nil || !strings.Contains(out, ", 0 errors (of ") || !strings.Contains(out, "p99.9") {
 		t.Errorf("%v: %s", err, out)
 	}
+	echo, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer echo.Close()
+	go func() {
+		for {
+			c, err := echo.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(c, c); _ = c.Close() }()
+		}
+	}()
+	out, err = execute(t, loadCommand(), "tcp://"+echo.Addr().String(), "--duration", "100ms", "-c", "3", "--size", "1000", "-o", "json")
+	var r load.Result
+	if err != nil || json.Unmarshal([]byte(out[strings.LastIndex(out, "\n{")+1:]), &r) != nil || r.Count == 0 || r.Failed > 0 || r.Histogram == "" {
+		t.Errorf("%v: %s", err, out)
+	}
+	if out, err := execute(t, loadCommand(), "tcp://"+s.Listener.Addr().String(), "--duration", "100ms"); err == nil {
+		t.Errorf("a server that sends back something else: %s", out)
+	}
 	for want, args := range map[string][]string{
+		"choose of text":     {s.URL, "-o", "yaml"},
+		"--size":             {"tcp://127.0.0.1:1", "--size", "0"},
 		"need http://":       {"https://a/"},
 		"--protocol":         {s.URL, "--protocol", "http3"},
 		"have to be above 0": {s.URL, "--connections", "0"},

@@ -22,22 +22,24 @@ import (
 type loadFlags struct {
 	o        load.Options
 	protocol string
+	tcp      bool // what the target says
 	size     int
-	json     bool
+	output   string
 }
 
 func loadCommand() *cobra.Command {
 	var f loadFlags
 	cmd := &cobra.Command{
 		Use:   "load URL",
-		Short: "Load any plain-text service: HTTP/1.1, HTTP/2 or gRPC; closed or open loop",
+		Short: "Load any plain-text service: HTTP/1.1, HTTP/2, gRPC or an echo of bytes; closed or open loop",
 		Long: `Load a service and say how it answers. http://HOST:PORT/PATH is asked with GET, or
-with --protocol grpc its path is called as a unary method that takes any message.
+with --protocol grpc its path is called as a unary method that takes any message;
+tcp://HOST:PORT is sent messages that it has to send back.
 Without --rate each connection asks as soon as it is answered. With --rate requests
 leave at constant intervals and their latency counts from when they should have
 left, so that a slow answer is held against all that wait for it. Ctrl-C ends it
 with the figures so far. TLS is not spoken: within a mesh the sidecars do.`,
-		Example: "  bench load http://10.96.0.7:80/ --connections 16\n  bench load http://web.shop/ --rate 500 --duration 1m",
+		Example: "  bench load http://10.96.0.7:80/ --connections 16\n  bench load http://web.shop/ --rate 500 --duration 1m\n  bench load tcp://db.shop:7000 -c 64 --size 1024 -o json",
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0]) },
 	}
@@ -47,8 +49,8 @@ with the figures so far. TLS is not spoken: within a mesh the sidecars do.`,
 	fs.IntVarP(&f.o.Streams, "streams", "m", 8, "requests at once on a connection of http2 and grpc")
 	fs.DurationVarP(&f.o.Duration, "duration", "d", 10*time.Second, "how long, after 300 ms of warm-up")
 	fs.Float64Var(&f.o.Rate, "rate", 0, "requests per second in all; 0: as fast as answers come")
-	fs.IntVar(&f.size, "size", 128, "bytes of a gRPC message")
-	fs.BoolVar(&f.json, "json", false, "print one JSON object, with the histogram")
+	fs.IntVar(&f.size, "size", 128, "bytes of a message of gRPC or tcp://")
+	fs.StringVarP(&f.output, "output", "o", "text", "text, or json: one object, with the histogram")
 	return cmd
 }
 
@@ -56,6 +58,12 @@ func (f *loadFlags) run(cmd *cobra.Command, target string) error {
 	to, err := f.target(cmd.Context(), target)
 	if err != nil {
 		return err
+	}
+	if f.output != "text" && f.output != "json" {
+		return fmt.Errorf("-o %s: choose of text and json", f.output)
+	}
+	if f.tcp && f.size < 1 {
+		return errors.New("--size has to be above 0: nothing would come back")
 	}
 	if f.o.Connections < 1 || f.o.Streams < 1 || f.o.Duration <= 0 || f.o.Rate < 0 || f.size < 0 {
 		return errors.New("--connections, --streams and --duration have to be above 0, --rate and --size not below")
@@ -66,19 +74,29 @@ func (f *loadFlags) run(cmd *cobra.Command, target string) error {
 	var done atomic.Uint64
 	var stop atomic.Bool
 	f.o.Progress, f.o.Stop = &done, &stop
-	end := context.AfterFunc(cmd.Context(), func() { stop.Store(true) })
+	end := context.AfterFunc(cmd.Context(), func() {
+		fmt.Fprintln(cmd.ErrOrStderr(), "\ninterrupted: the figures so far") // after the terminal's ^C
+		stop.Store(true)
+	})
 	defer end()
+	pace := "each asks as soon as it is answered"
+	if f.o.Rate > 0 {
+		pace = fmt.Sprintf("%g requests/s in all", f.o.Rate)
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "loading %s (%v): %d connections, %s, for %v\n", target, to, f.o.Connections, pace, f.o.Duration)
 	over := make(chan struct{})
 	shown := make(chan struct{})
 	go func() { defer close(shown); progress(cmd.ErrOrStderr(), &done, over) }()
 	runtime.LockOSThread()
 	var r load.Result
-	switch f.protocol {
-	case "http1":
+	switch {
+	case f.tcp:
+		r, err = load.Bytes(to, f.o, f.size)
+	case f.protocol == "http1":
 		r, err = load.HTTP1(to, f.o)
-	case "http2":
+	case f.protocol == "http2":
 		r, err = load.HTTP2(to, f.o)
-	case "grpc":
+	case f.protocol == "grpc":
 		r, err = load.GRPC(to, f.o, f.size)
 	}
 	close(over)
@@ -86,7 +104,7 @@ func (f *loadFlags) run(cmd *cobra.Command, target string) error {
 	if err != nil {
 		return err
 	}
-	if f.json {
+	if f.output == "json" {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
 	}
 	return sayLoad(cmd.OutOrStdout(), r)
@@ -102,8 +120,9 @@ func (f *loadFlags) target(ctx context.Context, target string) (netip.AddrPort, 
 	if err != nil {
 		return none, err
 	}
-	if u.Scheme != "http" || u.Hostname() == "" {
-		return none, fmt.Errorf("%q: need http://HOST[:PORT][/PATH]", target)
+	f.tcp = u.Scheme == "tcp"
+	if u.Scheme != "http" && !f.tcp || u.Hostname() == "" || f.tcp && u.Port() == "" {
+		return none, fmt.Errorf("%q: need http://HOST[:PORT][/PATH] or tcp://HOST:PORT", target)
 	}
 	port := uint64(80)
 	if u.Port() != "" {

@@ -21,13 +21,13 @@ import (
 	"github.com/tunmesh/tunmesh/bench/result"
 	"github.com/tunmesh/tunmesh/bench/scope"
 	"github.com/tunmesh/tunmesh/bench/topology"
-	"github.com/tunmesh/tunmesh/internal/nettest"
 )
 
 type runFlags struct {
 	full             bool
 	peers, workloads []string
 	json, out        string
+	features         bool
 	measure          measure.Options
 	peer             peer.Options
 }
@@ -40,21 +40,25 @@ func runCommand() *cobra.Command {
 		Long: `Measure peers side by side: each is a pair of sidecars between a client's pod and
 a server's, in network namespaces that end with the program. A peer is proved
 before it is measured. Without --full it is the quick mode: the workloads that tell
-most, 2 rounds of 1 s, under 5 minutes; with it all workloads, 5 rounds of 3 s.
-"bench peers" lists peers and workloads.`,
+most, 2 rounds of 1 s, under 5 minutes; with it all workloads, 5 rounds of 1.5 s, then
+what each feature costs, one hop of bytes beside relays (bench-net) and Go's
+benchmarks of what no run of programs can tell: about 45 minutes. With --features
+it is only what each feature costs. "bench peers" lists peers and workloads.`,
 		Example: `  bench run --workloads h1-16,h2,grpc --peers direct,relay,tunmesh,envoy
-  bench run --full --json bench.json --out docs/benchmarks
+  bench run --full --out docs/benchmarks
+  bench run --features                                                          # what each feature costs
   bench run --workloads grpc --peers tunmesh,old --proxy old=/tmp/mesh-proxy    # A/B of two builds
   bench run --workloads h1-16 --peers tunmesh --profile /tmp/profiles           # where the time goes`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	fs := cmd.Flags()
-	fs.BoolVar(&f.full, "full", false, "all workloads, 5 rounds of 3 s")
+	fs.BoolVar(&f.full, "full", false, "all workloads, 5 rounds of 1.5 s, what each feature costs, bench-net and Go benchmarks")
+	fs.BoolVar(&f.features, "features", false, "what each feature of tunmesh costs alone, on three workloads")
 	fs.StringSliceVar(&f.peers, "peers", nil, "peers to measure (default those that \"bench peers\" says)")
 	fs.StringSliceVar(&f.workloads, "workloads", nil, "workloads to run (default those of the mode)")
-	fs.IntVar(&f.measure.Rounds, "rounds", 0, "how often each workload runs through each peer (default 2, or 5 with --full)")
-	fs.DurationVar(&f.measure.Duration, "duration", 0, "of one run, after 300 ms of warm-up (default 1s, or 3s with --full)")
+	fs.IntVar(&f.measure.Rounds, "rounds", 0, "how often each workload runs through each peer (default 2; 5 with --full, 4 with --features)")
+	fs.DurationVar(&f.measure.Duration, "duration", 0, "of one run, after 300 ms of warm-up (default 1s, or 1.5s with --full)")
 	fs.DurationVar(&f.measure.Quiet, "quiet", 250*time.Millisecond, "longest wait before a run for the machine to be quiet")
 	fs.StringVar(&f.json, "json", "", "write the whole document to this file")
 	fs.StringVar(&f.out, "out", "", "write a report (report.md, SVG plots, bench.json) to this folder")
@@ -71,6 +75,16 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root for network namespaces: sudo -E env PATH=\"$PATH\" make bench")
 	}
+	if f.features && f.full {
+		return errors.New("--full has --features in it: give one of them")
+	}
+	if f.features && len(f.peers) == 0 {
+		f.peers = peer.Features()
+	}
+	if f.features && len(f.workloads) == 0 {
+		f.workloads = featureWorkloads()
+	}
+	f.defaults()
 	makers, err := f.makers()
 	if err != nil {
 		return err
@@ -79,7 +93,6 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	f.defaults()
 	if f.measure.Rounds < 1 || f.measure.Duration < 100*time.Millisecond {
 		return errors.New("need at least one round of 100ms")
 	}
@@ -108,28 +121,24 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 	say := func(format string, args ...any) {
 		fmt.Fprintf(cmd.ErrOrStderr(), time.Now().Format("15:04:05 ")+format+"\n", args...)
 	}
-	say("building")
+	most := measure.Most(f.measure, len(makers), len(workloads))
+	if f.everything() {
+		most += restTakes
+	}
+	say("building; all takes at most %v, until %s", most.Round(time.Minute), time.Now().Add(most).Format("15:04"))
 	bin := filepath.Join(dir, "bin")
 	if err := build(cmd.Context(), bin, commit(), f.measure.Profile != ""); err != nil {
 		return err
 	}
+	m := &measurement{ctx: cmd.Context(), f: f, dir: dir, bin: bin, say: say}
 	doc := f.document()
-	s := &scope.Scope{Dir: dir}
-	stop := context.AfterFunc(cmd.Context(), s.Interrupt)
-	defer stop()
-	err = s.Within(func() {
-		nettest.NeedRoot(s)
-		b := measure.Bench{
-			Env: &peer.Env{Scope: s, Bridge: topology.NewBridge(s), Bin: bin, Options: f.peer}, Options: f.measure,
-			Makers: makers, Workloads: workloads, Say: say,
-		}
-		if err := b.Run(doc); err != nil {
-			say("failed; cleaning up")
-			s.Fail(err)
-		}
-	})
-	if err != nil {
+	if err := m.compare(doc, makers, workloads); err != nil {
 		return err
+	}
+	if f.everything() {
+		if err := m.rest(doc); err != nil {
+			return err
+		}
 	}
 	doc.Took = time.Since(doc.Began).Seconds()
 	doc.Fill(peer.Direct)
@@ -192,8 +201,11 @@ func choose[T any](names []string, all []T, what string, name func(T) string, no
 
 func (f *runFlags) defaults() {
 	rounds, d := 2, time.Second
-	if f.full {
-		rounds, d = 5, 3*time.Second
+	switch {
+	case f.full:
+		rounds, d = 5, 1500*time.Millisecond
+	case f.features:
+		rounds = 4
 	}
 	if f.measure.Rounds == 0 {
 		f.measure.Rounds = rounds
@@ -207,8 +219,9 @@ func (f *runFlags) document() *result.Bench {
 	doc := &result.Bench{
 		Format: result.Format, Began: time.Now().UTC().Truncate(time.Second), Command: append([]string{"bench"}, os.Args[1:]...), Machine: proc.Describe(), Commit: commit(),
 		Settings: map[string]string{
-			"rounds": fmt.Sprint(f.measure.Rounds), "duration": f.measure.Duration.String(), "warm-up": "300ms", "mtu": fmt.Sprint(topology.MTU),
+			"mode": f.mode(), "rounds": fmt.Sprint(f.measure.Rounds), "duration": f.measure.Duration.String(), "warm-up": "300ms", "mtu": fmt.Sprint(topology.MTU),
 			"congestion control": "cubic", "order": "workload by workload, peers take turns within a round",
+			"wait for quiet": f.measure.Quiet.String(), "noisy from": "0.35 CPUs of others", "tunmesh built with": "CGO_ENABLED=0 go build -trimpath -ldflags \"-s -w\"",
 			"envoy --concurrency": fmt.Sprint(f.peer.EnvoyWorkers), "load and application": "one thread each, bare system calls",
 		},
 	}
@@ -231,7 +244,6 @@ func build(ctx context.Context, bin, commit string, symbols bool) error {
 	if err := os.Mkdir(bin, 0o755); err != nil { //nolint:gosec // sidecars run as another user
 		return err
 	}
-	const module = "github.com/tunmesh/tunmesh/"
 	ld := "-ldflags=-X " + module + "internal/version.number=" + commit
 	if !symbols {
 		ld += " -s -w"

@@ -49,7 +49,10 @@ type Bound struct {
 // held against a great loss. Times are not in it.
 func Bounds() []Bound {
 	return []Bound{
-		{Metric: result.Allocs, Worse: 0.1, Least: 0.25},
+		// With what connections cost at the beginning, shared by as many requests as
+		// the machine had time for. What a request allocates when all is warm is
+		// TestAllocations' in package tunproxy, to the last object.
+		{Metric: result.Allocs, Worse: 0.5, Least: 2},
 		{Metric: result.Instructions, Worse: 0.1},
 		{Metric: result.IdleRSS, Worse: 0.2, Least: 2},
 		{Metric: result.ClientRSS, Worse: 0.2, Least: 2},

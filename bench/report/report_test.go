@@ -159,7 +159,7 @@ func TestRegressions(t *testing.T) {
 		{"3 MB more", func(r *result.Run) { r.Sides = sides(13<<20, 10_000) }, result.ClientRSS},
 		{"3 MB more, never quiet", func(r *result.Run) { r.Sides = sides(13<<20, 10_000); r.Noisy = true }, result.ClientRSS},
 		{"1 MB more", func(r *result.Run) { r.Sides = sides(11<<20, 10_000) }, ""},
-		{"an allocation for each request", func(r *result.Run) { r.Sides = sides(10<<20, 15_000) }, result.Allocs},
+		{"three allocations for each request", func(r *result.Run) { r.Sides = sides(10<<20, 25_000) }, result.Allocs},
 		{"a fifth of an allocation", func(r *result.Run) { r.Sides = sides(10<<20, 11_000) }, ""},
 		{"fewer allocations", func(r *result.Run) { r.Sides = sides(10<<20, 100) }, ""},
 	} {

@@ -21,10 +21,10 @@ func compareCommand() *cobra.Command {
 		Short: "Compare two measurements with the statistics of benchstat",
 		Long: `Compare two measurements: medians, and how likely a difference is by chance
 (Mann-Whitney U, as benchstat has it). With --gate it fails when a figure of
-tunmesh that depends little on the machine is worse than it may be: allocations and
-instructions per request by 10 %, memory by 20 % and 2 MB, and work per CPU second
-relative to another peer of the same round by 35 %. On a machine that was never
-quiet the last decides nothing.`,
+tunmesh that depends little on the machine is worse than it may be: allocations
+per request by 50 % and 2 objects, instructions by 10 %, memory by 20 % and 2 MB, and
+work per CPU second relative to another peer of the same round by 35 %. On a
+machine that was never quiet the last decides nothing.`,
 		Example: "  bench compare old.json new.json\n  bench compare --gate docs/benchmarks/bench.json new.json",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -104,6 +104,9 @@ func (f *loadFlags) run(cmd *cobra.Command, target string) error {
 	if err != nil {
 		return err
 	}
+	if r.All == 0 {
+		return fmt.Errorf("load %s: no answer; does it speak what was asked for?", target)
+	}
 	if f.output == "json" {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/message"
 	"github.com/tunmesh/tunmesh/tunproxy/mtls"
 	"github.com/tunmesh/tunmesh/tunproxy/mtls/mtlstest"
+	"github.com/tunmesh/tunmesh/tunproxy/resilience"
 	"github.com/tunmesh/tunmesh/tunproxy/tap"
 	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
 )
@@ -32,7 +33,9 @@ type pair struct {
 	tb   testing.TB
 	loop *aiotest.Loop
 	a, b *worker
-	port uint16 // the last ephemeral one
+	// target is what is behind service.
+	target *discover.Target
+	port   uint16 // the last ephemeral one
 	// app takes a connection to the server behind b.
 	app func(aio.Conn)
 }
@@ -48,15 +51,22 @@ func newPair(tb testing.TB, app func(aio.Conn)) *pair {
 	p := &pair{tb: tb, loop: aiotest.NewLoop(), port: 40_000, app: app}
 	p.loop.OnDial = p.dialed
 	ca := mtlstest.NewCA(tb)
-	target := discover.NewTarget(service, &discover.Snapshot{
+	p.target = discover.NewTarget(service, &discover.Snapshot{
 		Kind: discover.Service, Authority: "web.test:80", Labels: map[string]string{"service": "web"},
-		Endpoints: []discover.Endpoint{{Addr: behind, Weight: 1, Identity: mtlstest.ID("b"), Labels: map[string]string{"pod": "b-1"}}},
+		Endpoints: []discover.Endpoint{{Addr: behind, Weight: 1, Identity: mtlstest.ID("b"), Labels: discover.LabelsOf(map[string]string{"pod": "b-1"})}},
 	})
 	client := netip.AddrPortFrom(podA, behind.Port())
 	caller := discover.NewTarget(client, &discover.Snapshot{Kind: discover.Pod, Endpoints: []discover.Endpoint{{Addr: client, Identity: mtlstest.ID("a")}}})
-	p.a = newWorker(p.sidecar(ca, mtlstest.ID("a"), podA, target), p.loop)
+	p.a = newWorker(p.sidecar(ca, mtlstest.ID("a"), podA, p.target), p.loop)
 	p.b = newWorker(p.sidecar(ca, mtlstest.ID("b"), behind.Addr(), caller), p.loop)
 	return p
+}
+
+// ask lets the Service's owner ask for something.
+func (p *pair) ask(traffic *resilience.Policy) {
+	s := *p.target.Load()
+	s.Traffic = traffic
+	p.target.Publish(&s)
 }
 
 // sidecar is what New makes, without a stack.

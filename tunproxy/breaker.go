@@ -24,9 +24,11 @@ func (tg *target) accrual() *resilience.Accrual {
 
 // resetBreakers forgets what endpoints did: they are judged by other rules now.
 func (tg *target) resetBreakers() {
-	var resting []*balance.Member[*endpoint]
-	tg.set.All(func(m *balance.Member[*endpoint]) bool {
-		m.Value.breaker = nil
+	var resting []*balance.Member[place]
+	tg.set.All(func(m *balance.Member[place]) bool {
+		if e := m.Value.used; e != nil {
+			e.breaker = nil
+		}
 		if !m.Ready() {
 			resting = append(resting, m)
 		}

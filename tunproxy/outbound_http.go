@@ -78,7 +78,7 @@ func (r *outboundRequests) open(x *exchange.Exchange, last error) {
 		return
 	}
 	x.Guard(r.tg.terms)
-	e := pickFor(rule.Backend, x, r.tg.used)
+	e := r.tg.use(pickFor(rule.Backend, x, r.tg.used))
 	if e == nil {
 		if p := r.tg.parkRequest(func() { r.unparked(x) }); p != nil {
 			x.Waiting = p
@@ -193,26 +193,19 @@ func kindFor(h *message.Head, e *endpoint) upstream.Kind {
 
 // pickFor chooses an endpoint that has not turned x down: one that has not had it
 // yet, or else one that had it and may do better now.
-func pickFor(set *balance.Set[*endpoint], x *exchange.Exchange, now time.Duration) *endpoint {
+func pickFor(set *balance.Set[place], x *exchange.Exchange, now time.Duration) *balance.Member[place] {
 	if x.Attempts() == 0 && !x.Retried() {
-		return valueOf(set.Pick(now, nil))
+		return set.Pick(now, nil)
 	}
-	if e := fresh(set, x, now); e != nil || !x.Retried() {
-		return e
+	if m := fresh(set, x, now); m != nil || !x.Retried() {
+		return m
 	}
-	return valueOf(set.Pick(now, func(m *balance.Member[*endpoint]) bool { return x.Tried(m.Value) }))
+	return set.Pick(now, func(m *balance.Member[place]) bool { return x.Tried(m.Value.used) })
 }
 
-// fresh chooses an endpoint that has not had x.
-func fresh(set *balance.Set[*endpoint], x *exchange.Exchange, now time.Duration) *endpoint {
-	return valueOf(set.Pick(now, func(m *balance.Member[*endpoint]) bool { return x.Tried(m.Value) || x.Failed(m.Value) }))
-}
-
-func valueOf(m *balance.Member[*endpoint]) *endpoint {
-	if m == nil {
-		return nil
-	}
-	return m.Value
+// fresh chooses an endpoint that has not had x. One that is not in use has not.
+func fresh(set *balance.Set[place], x *exchange.Exchange, now time.Duration) *balance.Member[place] {
+	return set.Pick(now, func(m *balance.Member[place]) bool { return x.Tried(m.Value.used) || x.Failed(m.Value.used) })
 }
 
 // Elsewhere implements exchange.Chooser.

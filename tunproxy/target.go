@@ -25,8 +25,8 @@ type target struct {
 	snap *discover.Snapshot // the one that set was made from
 	stop func()             // of the subscription
 
-	routes *route.Table[*balance.Set[*endpoint]]
-	set    *balance.Set[*endpoint]
+	routes *route.Table[*balance.Set[place]]
+	set    *balance.Set[place]
 	// spoke is what the last connection turned out to speak; Detect before one.
 	spoke flow.Protocol
 	used  time.Duration
@@ -42,10 +42,17 @@ type target struct {
 	retries *retries        // nil: no retries were asked for yet
 }
 
-// endpoint is one endpoint of a target.
+// place is what is kept with each endpoint of a target. There may be very many,
+// most of which nobody goes to.
+type place struct {
+	index int       // in the snapshot
+	used  *endpoint // nil: not in use
+}
+
+// endpoint is one endpoint of a target that is in use.
 type endpoint struct {
 	tg      *target
-	member  *balance.Member[*endpoint]
+	member  *balance.Member[place]
 	up      upstream.Endpoint
 	from    discover.Endpoint
 	groups  [2]*upstream.Group // by upstream.Kind; held
@@ -58,7 +65,7 @@ type endpoint struct {
 func (w *worker) target(t *discover.Target, dst netip.AddrPort) *target {
 	tg := w.targets[t]
 	if tg == nil {
-		tg = &target{w: w, t: t, dst: dst, set: balance.New[*endpoint](balance.Config{Rand: w.rand.Uint64, Active: activeEndpoints})}
+		tg = &target{w: w, t: t, dst: dst, set: balance.New[place](balance.Config{Rand: w.rand.Uint64, Active: activeEndpoints})}
 		tg.routes = route.Default(tg.set)
 		tg.refresh()
 		tg.stop = t.Subscribe(w.loop, tg.refresh)
@@ -81,24 +88,23 @@ func (tg *target) refresh() {
 	eps := make([]balance.Endpoint, len(s.Endpoints))
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
-		if m := tg.set.Get(e.Addr); m != nil && m.Value.up != tg.upstream(e) {
-			tg.set.Update(tg.without(e.Addr)) // same address, other workload
-			m.Value.release()
+		if m := tg.set.Get(e.Addr); m != nil && m.Value.used != nil && m.Value.used.up != tg.upstream(e) {
+			tg.set.Remove(m) // same address, other workload
+			m.Value.used.release()
 		}
 		eps[i] = balance.Endpoint{Addr: e.Addr, Weight: e.Weight}
 	}
-	added, removed := tg.set.Update(eps)
+	_, removed := tg.set.Update(eps)
 	for _, m := range removed {
-		m.Value.release()
-	}
-	for _, m := range added {
-		m.Value = &endpoint{tg: tg, member: m}
+		if e := m.Value.used; e != nil {
+			e.release()
+		}
 	}
 	for i := range s.Endpoints {
-		e := &s.Endpoints[i]
-		if m := tg.set.Get(e.Addr); m != nil {
-			m.Value.from = *e
-			m.Value.up = tg.upstream(e)
+		m := tg.set.Get(s.Endpoints[i].Addr)
+		m.Value.index = i
+		if e := m.Value.used; e != nil {
+			e.from = s.Endpoints[i]
 		}
 	}
 	if first && tg.set.Len() == 0 {
@@ -107,16 +113,16 @@ func (tg *target) refresh() {
 	tg.assess()
 }
 
-// without is the set's members but one.
-func (tg *target) without(addr netip.AddrPort) []balance.Endpoint {
-	var eps []balance.Endpoint
-	tg.set.All(func(m *balance.Member[*endpoint]) bool {
-		if m.Addr() != addr {
-			eps = append(eps, balance.Endpoint{Addr: m.Addr(), Weight: m.Weight()})
-		}
-		return true
-	})
-	return eps
+// use is the endpoint that a member stands for; nil for nil.
+func (tg *target) use(m *balance.Member[place]) *endpoint {
+	if m == nil {
+		return nil
+	}
+	if m.Value.used == nil {
+		from := tg.snap.Endpoints[m.Value.index]
+		m.Value.used = &endpoint{tg: tg, member: m, from: from, up: tg.upstream(&from)}
+	}
+	return m.Value.used
 }
 
 // upstream is how an endpoint is reached: over the wire, or, if it is this very
@@ -154,9 +160,11 @@ func (tg *target) proven() bool {
 		return true
 	}
 	live := false
-	tg.set.All(func(m *balance.Member[*endpoint]) bool {
-		for _, g := range m.Value.groups {
-			live = live || g != nil && g.Live()
+	tg.set.All(func(m *balance.Member[place]) bool {
+		if e := m.Value.used; e != nil {
+			for _, g := range e.groups {
+				live = live || g != nil && g.Live()
+			}
 		}
 		return !live
 	})
@@ -168,11 +176,9 @@ func (tg *target) resting() bool { return tg.set.Ready() == 0 && tg.set.Len() > 
 
 // pick chooses an endpoint, none of those tried.
 func (tg *target) pick(tried []*endpoint) *endpoint {
-	m := tg.set.Pick(tg.w.loop.Now(), func(m *balance.Member[*endpoint]) bool { return slices.Contains(tried, m.Value) })
-	if m == nil {
-		return nil
-	}
-	return m.Value
+	return tg.use(tg.set.Pick(tg.w.loop.Now(), func(m *balance.Member[place]) bool {
+		return m.Value.used != nil && slices.Contains(tried, m.Value.used)
+	}))
 }
 
 // plain: the control plane said that nobody there speaks mTLS, or it is us.
@@ -201,7 +207,7 @@ func (e *endpoint) labels(p flow.Protocol, sni string) telemetry.Labels {
 		Target:    e.up.Addr,
 		Peer:      e.peer(p, sni),
 		Authority: e.tg.snap.Authority,
-		Dst:       []map[string]string{e.tg.snap.Labels, e.from.Labels},
+		Dst:       []map[string]string{e.tg.snap.Labels, e.from.Labels.Map()},
 	}
 }
 
@@ -225,7 +231,9 @@ func (tg *target) release() {
 	tg.retries.release()
 	_, removed := tg.set.Update(nil)
 	for _, m := range removed {
-		m.Value.release()
+		if e := m.Value.used; e != nil {
+			e.release()
+		}
 	}
 	tg.countEndpoints()
 	tg.queue.metrics.Release()
@@ -275,7 +283,19 @@ func (tg *target) rotate() {
 		if m == nil {
 			return
 		}
-		m.Value.letGo()
+		if e := m.Value.used; e != nil {
+			e.rest()
+		}
+	}
+}
+
+// rest lets go of what an endpoint holds that had its turn. Nothing is under way
+// to it.
+func (e *endpoint) rest() {
+	e.letGo()
+	e.uncount()
+	if e.breaker == nil {
+		e.member.Value.used = nil
 	}
 }
 
@@ -298,7 +318,13 @@ func (e *endpoint) release() {
 
 // settle gives the handle for metrics back when nobody needs it any more.
 func (e *endpoint) settle() {
-	if e.hasTel && e.member.Removed() && e.member.Pending() == 0 {
+	if e.member.Removed() && e.member.Pending() == 0 {
+		e.uncount()
+	}
+}
+
+func (e *endpoint) uncount() {
+	if e.hasTel {
 		e.http.Release()
 		e.hasTel = false
 	}

@@ -54,8 +54,11 @@ func (w *worker) trackUpstream(e upstream.Endpoint, c aio.Conn) *transport {
 func (w *worker) endpointOf(e upstream.Endpoint) (ep *endpoint) {
 	for _, tg := range w.targets {
 		m := tg.set.Get(e.Addr)
-		if m != nil && m.Value.up == e && (ep == nil || tg.used > ep.tg.used) {
-			ep = m.Value
+		if m == nil || m.Value.used == nil {
+			continue
+		}
+		if u := m.Value.used; u.up == e && (ep == nil || tg.used > ep.tg.used) {
+			ep = u
 		}
 	}
 	return ep

@@ -376,7 +376,7 @@ func (w *world) target(addr string, s *discover.Snapshot) *discover.Target {
 // endpoint reads "IP:port" (plain) or "IP:port=name" (a pod of that name).
 func (w *world) endpoint(s string) discover.Endpoint {
 	addr, name, meshed := cut(s)
-	e := discover.Endpoint{Addr: netip.MustParseAddrPort(addr), Weight: 10000, Labels: map[string]string{"pod": name}}
+	e := discover.Endpoint{Addr: netip.MustParseAddrPort(addr), Weight: 10000, Labels: discover.LabelsOf(map[string]string{"pod": name})}
 	if meshed {
 		e.Identity = id(name)
 	}

@@ -10,7 +10,7 @@ func (s *Set[T]) shuffle() {
 
 // activate takes a ready member into the choice.
 func (s *Set[T]) activate(m *Member[T]) {
-	s.swap(m.index, s.active)
+	s.swap(int(m.index), s.active)
 	s.active++
 	m.turn = m.place()
 	s.changed()
@@ -18,7 +18,7 @@ func (s *Set[T]) activate(m *Member[T]) {
 
 func (s *Set[T]) deactivate(m *Member[T]) {
 	s.active--
-	s.swap(m.index, s.active)
+	s.swap(int(m.index), s.active)
 	s.changed()
 }
 

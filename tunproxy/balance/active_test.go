@@ -20,7 +20,7 @@ func sound(t *testing.T, s *Set[int], ready map[*Member[int]]bool) {
 		t.Fatalf("%d active of %d ready of %d", s.active, s.ready, len(s.members))
 	}
 	for i, m := range s.members {
-		if m.index != i || m.Ready() != (i < s.ready) || m.Active() != (i < s.active) || m.Ready() != ready[m] {
+		if int(m.index) != i || m.Ready() != (i < s.ready) || m.Active() != (i < s.active) || m.Ready() != ready[m] {
 			t.Fatalf("member %d: index %d, ready %v, active %v", i, m.index, m.Ready(), m.Active())
 		}
 	}

@@ -103,6 +103,7 @@ type Set[T any] struct {
 	ready   int
 	active  int
 	byAddr  map[netip.AddrPort]*Member[T]
+	round   uint32      // of updates
 	alias   *aliasTable // nil while weights are equal
 	sampled []*Member[T]
 	stale   bool // alias is of those that were in the choice before
@@ -151,31 +152,37 @@ func (s *Set[T]) Get(addr netip.AddrPort) *Member[T] { return s.byAddr[addr] }
 // twice the last counts.
 func (s *Set[T]) Update(eps []Endpoint) (added, removed []*Member[T]) {
 	first := s.ready == 0
-	named := make(map[netip.AddrPort]struct{}, len(eps))
+	s.round++
+	named := 0
 	for _, e := range eps {
-		named[e.Addr] = struct{}{}
 		weight := e.Weight
 		if weight == 0 {
 			weight = DefaultWeight
 		}
 		if m := s.byAddr[e.Addr]; m != nil {
 			m.weight = weight
+			if m.round != s.round {
+				m.round = s.round
+				named++
+			}
 			continue
 		}
-		m := &Member[T]{addr: e.Addr, weight: weight, set: s, turn: s.clock}
+		named++
+		m := &Member[T]{addr: e.Addr, weight: weight, set: s, turn: s.clock, round: s.round}
 		s.byAddr[e.Addr] = m
-		m.index = len(s.members)
+		m.index = int32(len(s.members)) //nolint:gosec // a list of that many does not fit into memory
 		s.members = append(s.members, m)
 		m.SetReady(true)
 		added = append(added, m)
 	}
-	if len(named) < len(s.members) {
-		for addr, m := range s.byAddr {
-			if _, ok := named[addr]; !ok {
-				delete(s.byAddr, addr)
-				s.remove(m)
+	if named < len(s.members) {
+		for _, m := range s.members {
+			if m.round != s.round {
 				removed = append(removed, m)
 			}
+		}
+		for _, m := range removed {
+			s.remove(m)
 		}
 	}
 	if first && s.active < s.ready {
@@ -187,8 +194,9 @@ func (s *Set[T]) Update(eps []Endpoint) (added, removed []*Member[T]) {
 
 func (s *Set[T]) remove(m *Member[T]) {
 	m.SetReady(false)
+	delete(s.byAddr, m.addr)
 	last := len(s.members) - 1
-	s.swap(m.index, last)
+	s.swap(int(m.index), last)
 	s.members[last] = nil
 	s.members = s.members[:last]
 	m.set = nil
@@ -196,7 +204,7 @@ func (s *Set[T]) remove(m *Member[T]) {
 
 func (s *Set[T]) swap(i, j int) {
 	s.members[i], s.members[j] = s.members[j], s.members[i]
-	s.members[i].index, s.members[j].index = i, j
+	s.members[i].index, s.members[j].index = int32(i), int32(j) //nolint:gosec // as they were
 }
 
 // reweigh prepares sampling by weight.
@@ -224,6 +232,14 @@ func (s *Set[T]) reweigh() {
 	}
 	s.alias = newAliasTable(weights)
 	s.sampled = append([]*Member[T](nil), of...) // readiness moves members, not these
+}
+
+// Remove takes a member out, as an Update does that does not name it.
+func (s *Set[T]) Remove(m *Member[T]) {
+	if m.set != nil {
+		s.remove(m)
+		s.reweigh()
+	}
 }
 
 // Pick chooses a ready member for which exclude, if not nil, does not hold; nil

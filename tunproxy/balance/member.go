@@ -11,19 +11,21 @@ type Member[T any] struct {
 	// Value is the owner's.
 	Value T
 
+	// There may be very many members: mind the order and the sizes.
 	addr   netip.AddrPort
-	weight uint32
 	set    *Set[T] // nil once removed
-	index  int     // in set.members
+	index  int32   // in set.members
+	weight uint32
+	round  uint32 // of the update that named it last
 
-	pending int
-	known   bool          // has answered
-	answers int           // counted up to peakEvents
+	pending int32
 	rtt     float64       // peak-sensitive average, in ns
-	rises   int           // answers above rtt in a row, one per event
-	low     float64       // the least of them, in ns
+	low     float64       // the least of the answers above rtt in a row, in ns
 	at      time.Duration // of the last answer that counted
 	turn    float64       // virtual time: picks, by weight
+	known   bool          // has answered
+	answers uint8         // counted up to peakEvents
+	rises   uint8         // answers above rtt in a row, one per event
 }
 
 // Addr is the endpoint's address.
@@ -33,16 +35,16 @@ func (m *Member[T]) Addr() netip.AddrPort { return m.addr }
 func (m *Member[T]) Weight() uint32 { return m.weight }
 
 // Pending is the number of requests under way.
-func (m *Member[T]) Pending() int { return m.pending }
+func (m *Member[T]) Pending() int { return int(m.pending) }
 
 // Removed reports that an update took the member out of its set.
 func (m *Member[T]) Removed() bool { return m.set == nil }
 
 // Ready reports that Pick may return the member.
-func (m *Member[T]) Ready() bool { return m.set != nil && m.index < m.set.ready }
+func (m *Member[T]) Ready() bool { return m.set != nil && int(m.index) < m.set.ready }
 
 // Active reports that Pick chooses from the member and others like it.
-func (m *Member[T]) Active() bool { return m.set != nil && m.index < m.set.active }
+func (m *Member[T]) Active() bool { return m.set != nil && int(m.index) < m.set.active }
 
 // SetReady takes the member out of the choice, or back in; it is the owner's way
 // to say that an endpoint can't be connected to, or is given a rest. O(1), unless
@@ -53,7 +55,7 @@ func (m *Member[T]) SetReady(ready bool) {
 		return
 	}
 	if ready {
-		s.swap(m.index, s.ready)
+		s.swap(int(m.index), s.ready)
 		s.ready++
 		if s.cfg.Active <= 0 || s.active < s.cfg.Active {
 			s.activate(m)
@@ -67,7 +69,7 @@ func (m *Member[T]) SetReady(ready bool) {
 		}
 	}
 	s.ready--
-	s.swap(m.index, s.ready)
+	s.swap(int(m.index), s.ready)
 }
 
 // Penalize makes the member count as one that takes so long, from now on, until it

@@ -63,7 +63,7 @@ type Snapshot struct {
 	Traffic *resilience.Policy
 }
 
-// Endpoint is a place that a target's connections go.
+// Endpoint is a place that a target's connections go. It is comparable.
 type Endpoint struct {
 	Addr   netip.AddrPort
 	Weight uint32 // at least 1; 10000 is the default
@@ -73,7 +73,7 @@ type Endpoint struct {
 	Identity spiffe.ID
 	Protocol flow.Protocol
 	// Labels of the endpoint in metrics, without "dst_".
-	Labels map[string]string
+	Labels Labels
 }
 
 // Meshed reports whether the endpoint has a sidecar.
@@ -84,8 +84,8 @@ var errNoKind = errors.New("the target has no kind")
 // maxEndpoints bounds one target, against a control plane gone wrong.
 const maxEndpoints = 100_000
 
-// snapshot checks a whole state and makes it a Snapshot.
-func snapshot(addr netip.AddrPort, m *wire.Target) (*Snapshot, error) {
+// snapshot checks a whole state and makes it a Snapshot. m may be borrowed.
+func (r *reader) snapshot(addr netip.AddrPort, m *wire.Target) (*Snapshot, error) {
 	if m.Kind == wire.KindUnspecified {
 		return nil, errNoKind
 	}
@@ -103,7 +103,7 @@ func snapshot(addr netip.AddrPort, m *wire.Target) (*Snapshot, error) {
 		Kind: Kind(m.Kind), Protocol: p, Authority: m.Authority, Labels: m.Labels,
 		Ref: Ref{m.Ref.Kind, m.Ref.Namespace, m.Ref.Name, uint16(m.Ref.Port)},
 	}
-	if s.Endpoints, err = endpoints(nil, m.Endpoints, nil); err != nil {
+	if s.Endpoints, err = r.endpoints(nil, m.Endpoints, nil); err != nil {
 		return nil, err
 	}
 	if s.Traffic, err = trafficOf(m.Traffic); err != nil {
@@ -113,99 +113,13 @@ func snapshot(addr netip.AddrPort, m *wire.Target) (*Snapshot, error) {
 }
 
 // apply makes the next Snapshot from s and a delta.
-func (s *Snapshot) apply(addr netip.AddrPort, d *wire.EndpointDelta) (*Snapshot, error) {
+func (r *reader) apply(s *Snapshot, addr netip.AddrPort, d *wire.EndpointDelta) (*Snapshot, error) {
 	n := *s
 	var err error
-	if n.Endpoints, err = endpoints(s.Endpoints, d.Put, d.Remove); err != nil {
+	if n.Endpoints, err = r.endpoints(s.Endpoints, d.Put, d.Remove); err != nil {
 		return nil, err
 	}
 	return &n, n.check(addr)
-}
-
-// endpoints puts and removes; it returns a new list in the old one's order.
-func endpoints(old []Endpoint, put []wire.Endpoint, remove []string) ([]Endpoint, error) {
-	gone := make(map[netip.AddrPort]bool, len(remove))
-	for _, r := range remove {
-		a, err := address(r)
-		if err != nil {
-			return nil, fmt.Errorf("remove: %w", err)
-		}
-		gone[a] = true
-	}
-	all := make([]Endpoint, 0, len(old)+len(put))
-	at := make(map[netip.AddrPort]int, len(old)+len(put))
-	removed := 0
-	for i := range old {
-		if gone[old[i].Addr] {
-			removed++
-			continue
-		}
-		at[old[i].Addr] = len(all)
-		all = append(all, old[i])
-	}
-	if removed != len(gone) {
-		return nil, errors.New("remove: an endpoint that is not there")
-	}
-	fresh := make(map[netip.AddrPort]bool, len(put))
-	for i := range put {
-		e, err := endpoint(&put[i])
-		if err != nil {
-			return nil, err
-		}
-		if fresh[e.Addr] || gone[e.Addr] {
-			return nil, fmt.Errorf("endpoint %s comes twice", e.Addr)
-		}
-		fresh[e.Addr] = true
-		if j, ok := at[e.Addr]; ok {
-			all[j] = e
-			continue
-		}
-		all = append(all, e)
-	}
-	if len(all) > maxEndpoints {
-		return nil, fmt.Errorf("%d endpoints, at most %d are taken", len(all), maxEndpoints)
-	}
-	return all, nil
-}
-
-func endpoint(m *wire.Endpoint) (Endpoint, error) {
-	a, err := address(m.Address)
-	if err != nil {
-		return Endpoint{}, fmt.Errorf("endpoint: %w", err)
-	}
-	if m.Weight == 0 {
-		return Endpoint{}, fmt.Errorf("endpoint %s: weight 0", a)
-	}
-	p, err := protocol(m.Protocol)
-	if err != nil {
-		return Endpoint{}, fmt.Errorf("endpoint %s: %w", a, err)
-	}
-	e := Endpoint{Addr: a, Weight: m.Weight, Zone: m.Zone, Protocol: p, Labels: m.Labels}
-	if m.Identity != "" { // "" alone means "not meshed"; what can't be read must not
-		if e.Identity, err = spiffe.Parse(m.Identity); err != nil {
-			return Endpoint{}, fmt.Errorf("endpoint %s: %w", a, err)
-		}
-	}
-	return e, nil
-}
-
-// address wants the canonical form, so that one endpoint has one spelling.
-func address(s string) (netip.AddrPort, error) {
-	a, err := netip.ParseAddrPort(s)
-	if err != nil {
-		return a, fmt.Errorf("address %q: want IP:port", s)
-	}
-	if a.Port() == 0 || a.Addr().Zone() != "" || a.Addr().IsUnspecified() || a.Addr() != a.Addr().Unmap() {
-		return a, fmt.Errorf("address %q cannot be dialled", s)
-	}
-	return a, nil
-}
-
-func protocol(p uint32) (flow.Protocol, error) {
-	if p > uint32(flow.TLS) {
-		return 0, fmt.Errorf("protocol %d is not known", p)
-	}
-	return flow.Protocol(p), nil
 }
 
 // check holds a state to what its kind promises.

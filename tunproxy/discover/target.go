@@ -36,6 +36,7 @@ type Target struct {
 	dropped atomic.Bool
 
 	version uint64 // of the stream; of the watch's goroutine
+	reader  reader // of that goroutine, too
 
 	mu      sync.Mutex
 	waiting []*waiter
@@ -116,13 +117,13 @@ func (t *Target) take(p []byte, first bool) error {
 		if !first && u.Version <= t.version {
 			return fmt.Errorf("version %d after %d", u.Version, t.version)
 		}
-		next, err = snapshot(t.addr, u.Target)
+		next, err = t.reader.snapshot(t.addr, u.Target)
 	case u.Delta != nil && first:
 		return errors.New("the stream began with a delta")
 	case u.Delta != nil && u.Version != t.version+1:
 		return fmt.Errorf("a gap: version %d after %d", u.Version, t.version)
 	case u.Delta != nil:
-		next, err = old.apply(t.addr, u.Delta)
+		next, err = t.reader.apply(old, t.addr, u.Delta)
 	default:
 		return errors.New("an update without content")
 	}
@@ -204,8 +205,5 @@ func (t *Target) idle(before int64) bool {
 // equal compares all but the version.
 func (s *Snapshot) equal(o *Snapshot) bool {
 	return s.Kind == o.Kind && s.Protocol == o.Protocol && s.Ref == o.Ref && s.Authority == o.Authority &&
-		maps.Equal(s.Labels, o.Labels) && s.Traffic.Equal(o.Traffic) && slices.EqualFunc(s.Endpoints, o.Endpoints, func(a, b Endpoint) bool {
-		return a.Addr == b.Addr && a.Weight == b.Weight && a.Zone == b.Zone && a.Identity == b.Identity &&
-			a.Protocol == b.Protocol && maps.Equal(a.Labels, b.Labels)
-	})
+		maps.Equal(s.Labels, o.Labels) && s.Traffic.Equal(o.Traffic) && slices.Equal(s.Endpoints, o.Endpoints)
 }

@@ -13,6 +13,9 @@ import (
 // prefixLen is the length of gRPC's message prefix: a flag byte, four of length.
 const prefixLen = 5
 
+// minPart is the room that a message in parts gets at once, if it is that long.
+const minPart = 64 << 10
+
 // fragment collects a header block.
 func (r *reader) fragment(h frame.Header, p []byte) error {
 	if len(r.block)+len(p) > 2*maxHeaderList {
@@ -177,6 +180,7 @@ func (s *Stream) messages(p []byte) *Status {
 			want = prefixLen
 		}
 		k := min(len(p), want-len(s.in))
+		s.grow(k, want)
 		s.in = append(s.in, p[:k]...)
 		p = p[k:]
 		if st := s.held(k); st != nil {
@@ -191,6 +195,14 @@ func (s *Stream) messages(p []byte) *Status {
 		}
 	}
 	return nil
+}
+
+// grow makes room for n more bytes of a message of want: in few large steps, as
+// each leaves what was there before for the collector.
+func (s *Stream) grow(n, want int) {
+	if need := len(s.in) + n; need > cap(s.in) {
+		s.in = append(make([]byte, 0, min(want, max(need, 4*cap(s.in), minPart))), s.in...)
+	}
 }
 
 // length is that of the message at the front of p with its prefix, -1 while it

@@ -61,13 +61,21 @@ func each(what string, b []byte, f func(field) error) error {
 }
 
 func (f field) str(to *string) error {
+	var b []byte
+	err := f.text(&b)
+	*to = string(b)
+	return err
+}
+
+// text is str without a copy: what is read aliases the input.
+func (f field) text(to *[]byte) error {
 	switch {
 	case f.typ != protowire.BytesType:
 		return errType
 	case !utf8.Valid(f.bytes):
 		return errUTF8
 	}
-	*to = string(f.bytes)
+	*to = f.bytes
 	return nil
 }
 

@@ -1,5 +1,7 @@
 package wire
 
+import "errors"
+
 // MethodWatchTarget is of tunmesh.destination.v1.Destination.
 const MethodWatchTarget = "/tunmesh.destination.v1.Destination/Watch"
 
@@ -10,6 +12,8 @@ type WatchTarget struct{ Target, Pod string }
 func (m *WatchTarget) Append(b []byte) []byte {
 	return appendString(appendString(b, 1, m.Target), 2, m.Pod)
 }
+
+var errBoth = errors.New("a target and a delta in one update")
 
 // Update is tunmesh.destination.v1.Update: Target or Delta, or neither.
 type Update struct {
@@ -26,13 +30,17 @@ func (m *Update) Decode(b []byte) error {
 		case 1:
 			return f.u64(&m.Version)
 		case 2:
-			m.Delta = nil
+			if m.Delta != nil {
+				return errBoth
+			}
 			if m.Target == nil {
 				m.Target = &Target{}
 			}
 			return f.message(m.Target.merge)
 		case 3:
-			m.Target = nil
+			if m.Target != nil {
+				return errBoth
+			}
 			if m.Delta == nil {
 				m.Delta = &EndpointDelta{}
 			}
@@ -81,7 +89,7 @@ type Target struct {
 	Kind      Kind
 	Ref       Ref
 	Protocol  uint32
-	Endpoints []Endpoint
+	Endpoints Endpoints
 	Authority string
 	Labels    map[string]string
 	Traffic   *Traffic
@@ -97,7 +105,7 @@ func (m *Target) merge(b []byte) error {
 		case 3:
 			return f.u32(&m.Protocol)
 		case 4:
-			return appendEndpoint(&m.Endpoints, f)
+			return m.Endpoints.add(f)
 		case 5:
 			return f.str(&m.Authority)
 		case 6:
@@ -112,36 +120,62 @@ func (m *Target) merge(b []byte) error {
 	})
 }
 
-// Endpoint is tunmesh.destination.v1.Endpoint.
+// Endpoints are encoded still, and borrowed from the message that they came in:
+// there may be very many, which are read one by one, without a copy of each.
+type Endpoints [][]byte
+
+func (e *Endpoints) add(f field) error {
+	return f.message(func(b []byte) error {
+		*e = append(*e, b)
+		return nil
+	})
+}
+
+// Endpoint is tunmesh.destination.v1.Endpoint. Its text is borrowed from what it
+// was decoded from.
 type Endpoint struct {
-	Address  string
+	Address  []byte
 	Weight   uint32
-	Zone     string
-	Identity string
+	Zone     []byte
+	Identity []byte
 	Protocol uint32
-	Labels   map[string]string
+	// Labels as they came: of those of one name the last counts.
+	Labels []Label
 }
 
-func appendEndpoint(to *[]Endpoint, f field) error {
-	*to = append(*to, Endpoint{})
-	return f.message((*to)[len(*to)-1].merge)
-}
+// Label is an entry of a map<string, string>.
+type Label struct{ Name, Value []byte }
 
-func (m *Endpoint) merge(b []byte) error {
+// Decode replaces m, in the storage of its labels.
+func (m *Endpoint) Decode(b []byte) error {
+	*m = Endpoint{Labels: m.Labels[:0]}
 	return each("Endpoint", b, func(f field) error {
 		switch f.num {
 		case 1:
-			return f.str(&m.Address)
+			return f.text(&m.Address)
 		case 2:
 			return f.u32(&m.Weight)
 		case 3:
-			return f.str(&m.Zone)
+			return f.text(&m.Zone)
 		case 4:
-			return f.str(&m.Identity)
+			return f.text(&m.Identity)
 		case 5:
 			return f.u32(&m.Protocol)
 		case 6:
-			return f.entry(&m.Labels)
+			m.Labels = append(m.Labels, Label{})
+			return f.message(m.Labels[len(m.Labels)-1].merge)
+		}
+		return nil
+	})
+}
+
+func (l *Label) merge(b []byte) error {
+	return each("map entry", b, func(f field) error {
+		switch f.num {
+		case 1:
+			return f.text(&l.Name)
+		case 2:
+			return f.text(&l.Value)
 		}
 		return nil
 	})
@@ -149,7 +183,7 @@ func (m *Endpoint) merge(b []byte) error {
 
 // EndpointDelta is tunmesh.destination.v1.EndpointDelta.
 type EndpointDelta struct {
-	Put    []Endpoint
+	Put    Endpoints
 	Remove []string
 }
 
@@ -157,7 +191,7 @@ func (m *EndpointDelta) merge(b []byte) error {
 	return each("EndpointDelta", b, func(f field) error {
 		switch f.num {
 		case 1:
-			return appendEndpoint(&m.Put, f)
+			return m.Put.add(f)
 		case 2:
 			return f.strs(&m.Remove)
 		}

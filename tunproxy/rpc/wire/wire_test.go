@@ -1,6 +1,8 @@
 package wire_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -59,6 +61,12 @@ func TestDecodeUpdate(t *testing.T) {
 	}}})); err != nil {
 		t.Fatal(err)
 	}
+	endpoints(t, u.Target.Endpoints,
+		wire.Endpoint{Address: []byte("10.0.0.1:80"), Weight: 10000, Zone: []byte("z"), Identity: []byte("spiffe://x"), Protocol: 1, Labels: []wire.Label{
+			{Name: []byte("empty"), Value: []byte{}}, {Name: []byte("pod"), Value: []byte("p")},
+		}},
+		wire.Endpoint{})
+	u.Target.Endpoints = nil
 	same(t, u, wire.Update{Version: 7, Target: &wire.Target{
 		Kind: wire.KindService, Protocol: 3, Authority: "a.b:1", Ref: wire.Ref{Kind: "Service", Namespace: "ns", Name: "n", Port: 80},
 		Labels: map[string]string{"service": "n", "namespace": "ns"},
@@ -73,17 +81,15 @@ func TestDecodeUpdate(t *testing.T) {
 			},
 			Penalty: &wire.Penalty{TimeMS: 1, MaxRetryAfterMS: 2},
 		},
-		Endpoints: []wire.Endpoint{
-			{Address: "10.0.0.1:80", Weight: 10000, Zone: "z", Identity: "spiffe://x", Protocol: 1, Labels: map[string]string{"pod": "p", "empty": ""}},
-			{},
-		},
 	}})
 	if err := u.Decode(marshal(t, &destination.Update{Version: 8, Change: &destination.Update_Delta{Delta: &destination.EndpointDelta{
 		Put: []*destination.Endpoint{{Address: "[::1]:2", Weight: 1}}, Remove: []string{"1.2.3.4:5", "x"},
 	}}})); err != nil {
 		t.Fatal(err)
 	}
-	same(t, u, wire.Update{Version: 8, Delta: &wire.EndpointDelta{Put: []wire.Endpoint{{Address: "[::1]:2", Weight: 1}}, Remove: []string{"1.2.3.4:5", "x"}}})
+	endpoints(t, u.Delta.Put, wire.Endpoint{Address: []byte("[::1]:2"), Weight: 1})
+	u.Delta.Put = nil
+	same(t, u, wire.Update{Version: 8, Delta: &wire.EndpointDelta{Remove: []string{"1.2.3.4:5", "x"}}})
 	if err := u.Decode(marshal(t, &destination.Update{})); err != nil {
 		t.Fatal(err)
 	}
@@ -96,6 +102,24 @@ func TestDecodeUpdate(t *testing.T) {
 		if uint32(k) != uint32(n) {
 			t.Errorf("%v is %d, not %d", n, k, n)
 		}
+	}
+}
+
+// endpoints compares encoded ones, which may name their labels in any order.
+func endpoints(t *testing.T, got wire.Endpoints, want ...wire.Endpoint) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%d endpoints, want %d", len(got), len(want))
+	}
+	var m wire.Endpoint
+	for i := range got {
+		if err := m.Decode(got[i]); err != nil {
+			t.Fatal(err)
+		}
+		slices.SortFunc(m.Labels, func(a, b wire.Label) int { return bytes.Compare(a.Name, b.Name) })
+		m.Labels = append([]wire.Label{}, m.Labels...)
+		want[i].Labels = append([]wire.Label{}, want[i].Labels...)
+		same(t, m, want[i])
 	}
 }
 
@@ -274,6 +298,14 @@ func FuzzUpdate(f *testing.F) {
 		var ours wire.Update
 		var theirs destination.Update
 		oe, te := ours.Decode(b), proto.Unmarshal(b, &theirs)
+		var put []wire.Endpoint
+		for _, all := range lists(&ours) {
+			for _, raw := range all {
+				var e wire.Endpoint
+				oe = errors.Join(oe, e.Decode(raw))
+				put = append(put, e)
+			}
+		}
 		if oe == nil && te != nil {
 			t.Fatalf("accepted what protobuf refuses: %v", te)
 		}
@@ -289,17 +321,41 @@ func FuzzUpdate(f *testing.F) {
 				!maps.Equal(o.Labels, tt.GetLabels()) || o.Ref.Name != tt.GetRef().GetName() || o.Ref.Port != tt.GetRef().GetPort() {
 				t.Fatalf("ours %+v, theirs %v", o, tt)
 			}
-			for i, e := range o.Endpoints {
-				w := tt.GetEndpoints()[i]
-				if e.Address != w.GetAddress() || e.Weight != w.GetWeight() || e.Identity != w.GetIdentity() || !maps.Equal(e.Labels, w.GetLabels()) {
-					t.Fatalf("ours %+v, theirs %v", e, w)
-				}
-			}
+			alike(t, put, tt.GetEndpoints())
 		}
-		if td := theirs.GetDelta(); td != nil && (!slices.Equal(ours.Delta.Remove, td.GetRemove()) || len(ours.Delta.Put) != len(td.GetPut())) {
-			t.Fatalf("ours %+v, theirs %v", ours.Delta, td)
+		if td := theirs.GetDelta(); td != nil {
+			if !slices.Equal(ours.Delta.Remove, td.GetRemove()) || len(ours.Delta.Put) != len(td.GetPut()) {
+				t.Fatalf("ours %+v, theirs %v", ours.Delta, td)
+			}
+			alike(t, put, td.GetPut())
 		}
 	})
+}
+
+// lists are the endpoints of an update, encoded.
+func lists(u *wire.Update) (all []wire.Endpoints) {
+	if u.Target != nil {
+		all = append(all, u.Target.Endpoints)
+	}
+	if u.Delta != nil {
+		all = append(all, u.Delta.Put)
+	}
+	return all
+}
+
+func alike(t *testing.T, ours []wire.Endpoint, theirs []*destination.Endpoint) {
+	t.Helper()
+	for i, e := range ours {
+		w := theirs[i]
+		labels := map[string]string{}
+		for _, l := range e.Labels {
+			labels[string(l.Name)] = string(l.Value)
+		}
+		if string(e.Address) != w.GetAddress() || e.Weight != w.GetWeight() || string(e.Identity) != w.GetIdentity() || string(e.Zone) != w.GetZone() ||
+			!maps.Equal(labels, w.GetLabels()) {
+			t.Fatalf("ours %+v, theirs %v", e, w)
+		}
+	}
 }
 
 func FuzzOthers(f *testing.F) {

@@ -60,7 +60,7 @@ func (t *timer) Stop() bool {
 	return true
 }
 
-// Reset implements tcpip.Timer.
+// Reset implements tcpip.Timer and aio.Timer.
 func (t *timer) Reset(d time.Duration) {
 	t.Stop()
 	if t.c.stops {

@@ -5,12 +5,33 @@
 
 package tunproxy
 
-import "testing"
+import (
+	"testing"
+	"time"
+
+	"github.com/tunmesh/tunmesh/tunproxy/resilience"
+)
 
 // TestAllocations: what a request through two sidecars allocates in steady state,
 // with both its ends, mTLS, balancing, policy, metrics and a tap that nobody
 // watches. HTTP/1: the text of each head, once on either side.
+//
+// The same holds with every timeout armed, retries and breakers.
 func TestAllocations(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { testAllocations(t, nil) })
+	t.Run("armed", func(t *testing.T) {
+		testAllocations(t, &resilience.Policy{
+			Timeouts: resilience.Timeouts{Request: time.Hour, Response: time.Hour, Idle: time.Hour},
+			Retry: &resilience.Retry{
+				Statuses: []resilience.StatusRange{{First: 500, Last: 599}}, Codes: 1 << 14, Limit: 2, Timeout: time.Hour,
+				Backoff: resilience.Backoff{Min: time.Millisecond, Max: time.Second}, Budget: resilience.BudgetPolicy{Ratio: 0.2, PerSecond: 10, Window: 10 * time.Second},
+			},
+			Accrual: &resilience.Accrual{Consecutive: 7, Backoff: resilience.Backoff{Min: time.Second, Max: time.Minute}},
+		})
+	})
+}
+
+func testAllocations(t *testing.T, traffic *resilience.Policy) {
 	for _, k := range []struct {
 		name   string
 		load   func(testing.TB, int) (*pair, load)
@@ -26,6 +47,7 @@ func TestAllocations(t *testing.T) {
 	} {
 		t.Run(k.name, func(t *testing.T) {
 			p, l := k.load(t, k.conns)
+			p.ask(traffic)
 			warm(p, l, k.atOnce)
 			const calls = 1280
 			per := testing.AllocsPerRun(20, func() {

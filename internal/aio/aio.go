@@ -119,9 +119,14 @@ type Stats struct {
 	BytesOut    uint64        // payload bytes accepted by Write
 }
 
-// Timer is a pending call. Stop reports whether it prevented the call.
+// Timer is a call that is pending, or was. It is used on its loop.
 type Timer interface {
+	// Stop reports whether it prevented the call.
 	Stop() bool
+	// Reset lets the function run once d from now has passed, and at no time that
+	// was asked for before. It allocates nothing, so that what needs a timer again
+	// and again keeps one.
+	Reset(d time.Duration)
 }
 
 // DialRequest asks for an outgoing connection.

@@ -15,7 +15,8 @@ type guard struct {
 	retry  retrying
 	answer answer
 
-	request, response, idle aio.Timer // nil: not running
+	// Made once, and running or not: each would be an allocation.
+	request, response, idle aio.Timer
 	moved                   time.Duration
 
 	// Bound once: each would be an allocation.
@@ -32,7 +33,8 @@ func newGuard(x *Exchange) *guard {
 // clear prepares g for another use of its exchange. Nothing is running.
 func (g *guard) clear() {
 	g.terms = nil
-	g.retry = retrying{failed: emptied(g.retry.failed), head: message.Head{Fields: emptied(g.retry.head.Fields)}}
+	r := &g.retry
+	*r = retrying{failed: emptied(r.failed), head: message.Head{Fields: emptied(r.head.Fields)}, pause: r.pause, try: r.try}
 	g.answer, g.moved = answer{}, 0
 }
 
@@ -52,10 +54,10 @@ func (x *Exchange) Guard(t *Terms) {
 	now := x.cfg.Loop.Now()
 	g.moved = now
 	if d := t.Policy.Timeouts.Request; d > 0 {
-		g.request = x.cfg.Loop.AfterFunc(max(d-(now-x.began), 0), g.onRequest)
+		g.arm(&g.request, max(d-(now-x.began), 0), g.onRequest)
 	}
 	if d := t.Policy.Timeouts.Idle; d > 0 {
-		g.idle = x.cfg.Loop.AfterFunc(d, g.onIdle)
+		g.arm(&g.idle, d, g.onIdle)
 	}
 	if t.Policy.Retry != nil {
 		t.Budget.Request(now)
@@ -75,8 +77,7 @@ func (g *guard) sent() {
 		return
 	}
 	if d := g.terms.Policy.Timeouts.Response; d > 0 {
-		stop(&g.response)
-		g.response = g.x.cfg.Loop.AfterFunc(d, g.onResponse)
+		g.arm(&g.response, d, g.onResponse)
 	}
 	g.armTry()
 }
@@ -84,8 +85,8 @@ func (g *guard) sent() {
 // attemptOver hears that the exchange gave up on an endpoint. g may be nil.
 func (g *guard) attemptOver() {
 	if g != nil {
-		stop(&g.response)
-		stop(&g.retry.try)
+		stop(g.response)
+		stop(g.retry.try)
 	}
 }
 
@@ -93,41 +94,43 @@ func (g *guard) attemptOver() {
 // a stream of bytes, or is over. g may be nil.
 func (g *guard) stop() {
 	if g != nil {
-		stop(&g.request)
-		stop(&g.response)
-		stop(&g.idle)
-		stop(&g.retry.try)
-		stop(&g.retry.pause)
+		stop(g.request)
+		stop(g.response)
+		stop(g.idle)
+		stop(g.retry.try)
+		stop(g.retry.pause)
 		g.retry.held = false
 	}
 }
 
-func stop(t *aio.Timer) {
-	if *t != nil {
-		(*t).Stop()
-		*t = nil
+// arm lets f run after d, and not when it was to run before. t is always of the
+// same f.
+func (g *guard) arm(t *aio.Timer, d time.Duration, f func()) {
+	if *t == nil {
+		*t = g.x.cfg.Loop.AfterFunc(d, f)
+		return
+	}
+	(*t).Reset(d)
+}
+
+func stop(t aio.Timer) {
+	if t != nil {
+		t.Stop()
 	}
 }
 
-func (g *guard) requestExpired() {
-	g.request = nil
-	g.x.expire(ErrRequestTimeout)
-}
+func (g *guard) requestExpired() { g.x.expire(ErrRequestTimeout) }
 
-func (g *guard) responseExpired() {
-	g.response = nil
-	g.x.expire(ErrResponseTimeout)
-}
+func (g *guard) responseExpired() { g.x.expire(ErrResponseTimeout) }
 
 // idleExpired looks whether something moved since the timer was set: a timer for
 // each frame would cost more than looking now and then.
 func (g *guard) idleExpired() {
 	left := g.terms.Policy.Timeouts.Idle - (g.x.cfg.Loop.Now() - g.moved)
 	if left > 0 {
-		g.idle = g.x.cfg.Loop.AfterFunc(left, g.onIdle)
+		g.arm(&g.idle, left, g.onIdle)
 		return
 	}
-	g.idle = nil
 	g.x.expire(ErrIdleTimeout)
 }
 

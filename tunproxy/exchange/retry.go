@@ -17,7 +17,7 @@ import (
 type retrying struct {
 	n      int        // how often the request was sent again
 	failed []Endpoint // those that answered and did not satisfy
-	pause  aio.Timer
+	pause  aio.Timer  // this and the next: as a guard's
 	try    aio.Timer
 	held   bool
 	head   message.Head // while held
@@ -181,7 +181,7 @@ func (g *guard) again(o Outcome, rest time.Duration) bool {
 	x.endAttempt(o)
 	g.retry.n++
 	x.res.Retries++
-	g.retry.pause = x.cfg.Loop.AfterFunc(pause, g.onPause)
+	g.arm(&g.retry.pause, pause, g.onPause)
 	return true
 }
 
@@ -202,7 +202,6 @@ func (g *guard) elsewhere(rest time.Duration) bool {
 }
 
 func (g *guard) reopen() {
-	g.retry.pause = nil
 	if !g.x.over {
 		g.x.open()
 	}
@@ -214,14 +213,12 @@ func (g *guard) armTry() {
 	if r == nil || r.Timeout <= 0 || g.retry.n >= r.Limit || g.x.respHead {
 		return
 	}
-	stop(&g.retry.try)
-	g.retry.try = g.x.cfg.Loop.AfterFunc(r.Timeout, g.onTry)
+	g.arm(&g.retry.try, r.Timeout, g.onTry)
 }
 
 // tryExpired: an endpoint takes long. If there can't be another try, nobody gains
 // from giving up on this one.
 func (g *guard) tryExpired() {
-	g.retry.try = nil
 	if !g.x.over && !g.x.respHead && g.x.up != nil && !g.retry.held {
 		g.again(Failure, 0)
 	}
@@ -229,7 +226,7 @@ func (g *guard) tryExpired() {
 
 // satisfied: a response asks for no retry.
 func (g *guard) satisfied() {
-	stop(&g.retry.try)
+	stop(g.retry.try)
 	if g.retry.n > 0 {
 		g.tell(Retries.Succeeded)
 	}

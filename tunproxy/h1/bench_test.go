@@ -58,7 +58,8 @@ func (l *benchLoop) AfterFunc(time.Duration, func()) aio.Timer { return noTimer{
 
 type noTimer struct{}
 
-func (noTimer) Stop() bool { return true }
+func (noTimer) Stop() bool          { return true }
+func (noTimer) Reset(time.Duration) {}
 
 // quick answers at once.
 type quick struct{ head *message.Head }

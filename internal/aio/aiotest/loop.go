@@ -36,15 +36,26 @@ type Loop struct {
 func NewLoop() *Loop { return &Loop{wake: make(chan struct{}, 1)} }
 
 type timer struct {
-	at      time.Duration
-	f       func()
-	stopped bool
+	l  *Loop
+	at time.Duration
+	f  func()
 }
 
+// Stop implements aio.Timer.
 func (t *timer) Stop() bool {
-	was := !t.stopped
-	t.stopped = true
-	return was
+	i := slices.Index(t.l.timers, t)
+	if i < 0 {
+		return false
+	}
+	t.l.timers = slices.Delete(t.l.timers, i, i+1)
+	return true
+}
+
+// Reset implements aio.Timer.
+func (t *timer) Reset(d time.Duration) {
+	t.Stop()
+	t.at = t.l.now + d
+	t.l.timers = append(t.l.timers, t)
 }
 
 // Post implements aio.Loop.
@@ -74,8 +85,8 @@ func (l *Loop) Defer(f func()) { l.defers = append(l.defers, f) }
 
 // AfterFunc implements aio.Loop.
 func (l *Loop) AfterFunc(d time.Duration, f func()) aio.Timer {
-	t := &timer{at: l.now + d, f: f}
-	l.timers = append(l.timers, t)
+	t := &timer{l: l, f: f}
+	t.Reset(d)
 	return t
 }
 
@@ -126,12 +137,9 @@ func (l *Loop) Pass() bool {
 			break
 		}
 		t := l.timers[i]
-		l.timers = slices.Delete(l.timers, i, i+1)
-		if !t.stopped {
-			t.stopped = true
-			ran = true
-			t.f()
-		}
+		t.Stop()
+		ran = true
+		t.f()
 	}
 	ready := l.ready
 	l.ready, l.spareReady = l.spareReady, nil
@@ -172,7 +180,7 @@ func (l *Loop) Advance(t testing.TB, d time.Duration) {
 		l.Run(t)
 		next := end
 		for _, tm := range l.timers {
-			if !tm.stopped && tm.at < next {
+			if tm.at < next {
 				next = tm.at
 			}
 		}

@@ -20,9 +20,7 @@ func (l *Loop) Serve(ctx context.Context) {
 		}
 		wait := time.Second
 		for _, t := range l.timers {
-			if !t.stopped {
-				wait = min(wait, t.at-l.now)
-			}
+			wait = min(wait, t.at-l.now)
 		}
 		idle.Reset(max(wait, 0))
 		select {

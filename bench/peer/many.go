@@ -12,9 +12,19 @@ import (
 // manyNetwork is where the endpoints of many are: one host has all its addresses.
 const manyNetwork = "10.78.0.0/18"
 
+func manyName(of string, endpoints int) string { return fmt.Sprintf("%s-%d-endpoints", of, endpoints) }
+
 // many is a client's sidecar alone, of a Service with so many endpoints outside
-// the mesh: what choosing among them costs, and what knowing them takes.
-func (e *Env) many(name string, endpoints int) (*Peer, error) {
+// the mesh: what choosing among them costs, and what knowing them takes. proxy is
+// the build; "": what was built here.
+func (e *Env) many(of, proxy string, endpoints int) (*Peer, error) {
+	if proxy == "" {
+		proxy = filepath.Join(e.Bin, "mesh-proxy")
+	}
+	proxy, err := e.readable(proxy)
+	if err != nil {
+		return nil, err
+	}
 	m, err := e.startControl(feature{})
 	if err != nil {
 		return nil, err
@@ -43,15 +53,14 @@ func (e *Env) many(name string, endpoints int) (*Peer, error) {
 	if err := errors.Join(os.WriteFile(tmp, all, 0o600), os.Rename(tmp, m.path("pods", "servers.yaml"))); err != nil {
 		return nil, err
 	}
-	proxy := filepath.Join(e.Bin, "mesh-proxy")
 	q := &Peer{
-		Name: name, Version: version(`mesh-proxy (\S+)`, proxy, "-version"),
+		Name: manyName(of, endpoints), Version: version(`mesh-proxy (\S+)`, proxy, "-version"),
 		Setup:   fmt.Sprintf("a sidecar on the client's side only, a Service with %d endpoints outside the mesh, no TLS", endpoints),
 		Feature: fmt.Sprintf("one sidecar alone, %d endpoints outside the mesh, no TLS", endpoints),
 		From:    client.Space, Target: netip.MustParseAddr(serviceAddr), Server: server, ServerAddr: via,
 	}
 	if endpoints > 1 {
-		q.Beside = Tunmesh + "-1-endpoints"
+		q.Beside = manyName(of, 1)
 	}
 	if q.App, err = e.startApp(server); err != nil {
 		return nil, err

@@ -117,6 +117,9 @@ func (e *MissingError) Error() string {
 	return fmt.Sprintf("%s is not on this machine; to measure it: %s", e.What, e.Install)
 }
 
+// ManyEndpoints is how many a Service may have.
+const ManyEndpoints = 10_000
+
 // Maker makes a peer of a name.
 type Maker struct {
 	Name  string
@@ -153,11 +156,14 @@ func All(o Options) []Maker {
 			return e.mesh(Tunmesh+"-"+f.name, filepath.Join(e.Bin, "mesh-proxy"), f)
 		}})
 	}
-	for _, n := range []int{1, 10_000} {
-		name := fmt.Sprintf("%s-%d-endpoints", Tunmesh, n)
-		all = append(all, Maker{Name: name, About: fmt.Sprintf("tunmesh on the client's side only, %d endpoints outside the mesh", n), Named: true, Make: func(e *Env) (*Peer, error) { return e.many(name, n) }})
+	many := func(of, proxy string) {
+		for _, n := range []int{1, ManyEndpoints} {
+			all = append(all, Maker{Name: manyName(of, n), About: fmt.Sprintf("%s on the client's side only, %d endpoints outside the mesh", of, n), Named: true, Make: func(e *Env) (*Peer, error) { return e.many(of, proxy, n) }})
+		}
 	}
+	many(Tunmesh, "")
 	for _, name := range slices.Sorted(maps.Keys(o.Proxies)) {
+		many(name, o.Proxies[name])
 		all = append(all, Maker{Name: name, About: "mesh-proxy of " + o.Proxies[name], Make: func(e *Env) (*Peer, error) { return e.mesh(name, o.Proxies[name], feature{}) }})
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.External)) {

@@ -152,7 +152,7 @@ func (p *Proxy) appLabels(f *flow.Secured) telemetry.Labels {
 }
 
 // requestMetrics counts exchanges. The handle with their labels is found by
-// whoever opened them.
+// whoever opened them; there is none for those that attemptMetrics counts.
 type requestMetrics struct{ m *telemetry.Metrics }
 
 // measured is an Opener that knows the labels of its exchanges.
@@ -168,16 +168,38 @@ func (requestMetrics) Response(*exchange.Exchange, *message.Head) {}
 
 // End implements exchange.Observer.
 func (m requestMetrics) End(x *exchange.Exchange, r *exchange.Result) {
-	out := telemetry.Response{Status: r.Status, GRPC: r.GRPCStatus, Latency: r.Total}
-	switch {
-	case r.WasReset:
-		out.Error = "h2(" + r.Reset.String() + ")"
-	case r.Status == 0:
-		out.Error = "unexpected"
-	}
-	handleOf(x).Response(out)
+	handleOf(x).Response(responseOf(exchange.Answer{Status: r.Status, GRPCStatus: r.GRPCStatus, WasReset: r.WasReset, Reset: r.Reset, Total: r.Total}))
 	if r.ProxyError != "" {
 		m.m.HTTPError(x.Flow().Direction, r.ProxyError)
+	}
+}
+
+func responseOf(a exchange.Answer) telemetry.Response {
+	r := telemetry.Response{Status: a.Status, GRPC: a.GRPCStatus, Latency: a.Total}
+	switch {
+	case a.WasReset:
+		r.Error = "h2(" + a.Reset.String() + ")"
+	case a.Status == 0:
+		r.Error = "unexpected"
+	}
+	return r
+}
+
+// attemptMetrics counts requests where they go, each time, as Linkerd does: of one
+// that is sent again, every endpoint has a request and a response.
+type attemptMetrics struct{}
+
+// Sent implements exchange.Attempts.
+func (attemptMetrics) Sent(x *exchange.Exchange) {
+	if e, ok := x.Endpoint().(*endpoint); ok {
+		e.metrics().Request()
+	}
+}
+
+// Over implements exchange.Attempts.
+func (attemptMetrics) Over(x *exchange.Exchange, a exchange.Answer) {
+	if e, ok := x.Endpoint().(*endpoint); ok {
+		e.metrics().Response(responseOf(a))
 	}
 }
 

@@ -41,6 +41,7 @@ func (w *worker) serveOutbound(c aio.Conn, f flow.Secured, tg *target) {
 		Loop:        w.loop,
 		Opener:      r,
 		Observers:   w.p.observers,
+		Attempts:    attemptMetrics{},
 		Translate:   orig.FromClient{},
 		Began:       w.p.began,
 		Ended:       w.p.ended,
@@ -219,11 +220,11 @@ var (
 	_ exchange.Chooser = (*outboundRequests)(nil)
 )
 
-// handle implements measured: requests are counted where they went; those for
-// which there was no endpoint, for the target alone.
+// handle implements measured: requests for which there was no endpoint are counted
+// for the target alone, others where they went.
 func (r *outboundRequests) handle(x *exchange.Exchange) telemetry.HTTP {
-	if e, ok := x.Endpoint().(*endpoint); ok {
-		return e.metrics()
+	if x.Endpoint() != nil {
+		return telemetry.HTTP{}
 	}
 	return r.tg.metrics()
 }

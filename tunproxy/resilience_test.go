@@ -467,3 +467,44 @@ func (aioHTTP) Readable(c aio.Conn) {
 }
 func (aioHTTP) Writable(aio.Conn)      {}
 func (aioHTTP) Closed(aio.Conn, error) {}
+
+// A request that is sent again is a request and a response at each endpoint that
+// had it, with what that one answered (Linkerd's meaning of these metrics).
+func TestEachAttemptIsCountedWhereItWent(t *testing.T) {
+	w := newWorld(t)
+	a, out := w.pod("a", "10.0.0.1"), w.hostOutside("10.0.0.9")
+	var asked [3]atomic.Int64
+	for i, answer := range []http.HandlerFunc{
+		func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, "ok") },
+		func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(503) },
+		func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+	} {
+		out.serveHTTP(uint16(8000+i), func(rw http.ResponseWriter, r *http.Request) {
+			asked[i].Add(1)
+			answer(rw, r)
+		})
+	}
+	w.careful("10.96.0.1:80", resilience.Policy{Retry: retrying(5)}, "10.0.0.9:8000", "10.0.0.9:8001", "10.0.0.9:8002")
+	c := a.client(true)
+	const n = 60
+	for range n {
+		if got := get(t, c, "http://10.96.0.1/"); got != "200 " {
+			t.Fatal(got)
+		}
+	}
+	for i, answer := range []string{`status_code="200"`, `status_code="503"`, `error="h2(INTERNAL_ERROR)"`} {
+		at := fmt.Sprintf(`target_addr="10.0.0.9:%d"`, 8000+i)
+		eventually(t, "every response is counted", func() bool { return a.metric("response_total", `direction="outbound"`, at) == float64(asked[i].Load()) })
+		requests, responses := a.metric("request_total", `direction="outbound"`, at), a.metric("response_total", `direction="outbound"`, at, answer)
+		t.Logf("endpoint %d had %d, %v were counted, %v answers with %s", i, asked[i].Load(), requests, responses, answer)
+		if requests != float64(asked[i].Load()) || responses != requests || requests == 0 {
+			t.Errorf("endpoint %d had %d requests, %v were counted, and %v answers with %s", i, asked[i].Load(), requests, responses, answer)
+		}
+	}
+	if asked[0].Load() != n {
+		t.Errorf("the good endpoint had %d requests of %d", asked[0].Load(), n)
+	}
+	if in, out := a.metric("request_total"), a.metric("response_total"); in != out {
+		t.Errorf("%v requests, %v responses", in, out)
+	}
+}

@@ -77,6 +77,8 @@ type Config struct {
 	Opener Opener
 	// Observers hear of each exchange, in order.
 	Observers []Observer
+	// Attempts hears of each endpoint that a request goes to; nil: nobody does.
+	Attempts Attempts
 	// Translate reads requests of the downstream connection and prepares
 	// responses for it; nil: as they are.
 	Translate Translator
@@ -122,6 +124,7 @@ type Exchange struct {
 	reqEnd, respHead, respEnd bool
 	waiting                   bool // Open was called and has not answered
 	charged                   bool // endpoint waits for its Ended
+	counted                   bool // Attempts waits for its Over
 	discard                   bool // the request's rest is of no use to anybody
 	told                      bool // observers know of the request
 	over                      bool // and of its end
@@ -342,6 +345,7 @@ func (x *Exchange) report(o Outcome) {
 			ob.End(x, &x.res)
 		}
 	}
+	x.left(Answer{Status: x.res.Status, GRPCStatus: x.res.GRPCStatus, WasReset: x.res.WasReset, Reset: x.res.Reset})
 	x.endAttempt(o)
 	if x.cfg.Ended != nil {
 		x.cfg.Ended()

@@ -19,6 +19,69 @@ type Observer interface {
 	End(x *Exchange, r *Result)
 }
 
+// Attempts hears of each time that a request goes to an endpoint: once for most,
+// more often for those that are sent again. It is called on the loop and keeps
+// nothing that it is given.
+type Attempts interface {
+	// Sent: the request goes to x.Endpoint().
+	Sent(x *Exchange)
+	// Over: that is over, before the endpoint is told so. It is called once for
+	// each Sent.
+	Over(x *Exchange, a Answer)
+}
+
+// Answer is how a request went at one endpoint.
+type Answer struct {
+	Status     int // 0 without a response head
+	GRPCStatus int // NoGRPCStatus without one
+	WasReset   bool
+	Reset      message.Code
+	// Total is the time to the end; from the request's head for the first
+	// endpoint, else from when the request was sent to this one.
+	Total time.Duration
+}
+
+// sent tells that the request goes to the current endpoint.
+func (x *Exchange) sent() {
+	if a := x.cfg.Attempts; a != nil && !x.Quiet {
+		x.counted = true
+		a.Sent(x)
+	}
+}
+
+// left tells how it went there.
+func (x *Exchange) left(a Answer) {
+	if !x.counted {
+		return
+	}
+	x.counted = false
+	began := x.began
+	if x.res.Retries > 0 {
+		began = x.attemptBegan
+	}
+	a.Total = x.cfg.Loop.Now() - began
+	x.cfg.Attempts.Over(x, a)
+}
+
+// answerOf is an endpoint's that broke: what the client would get of it.
+func (x *Exchange) answerOf(code message.Code, err error) Answer {
+	switch {
+	case err != nil:
+		return x.answerFor(ErrBroken)
+	case x.req.Version == message.HTTP2:
+		return Answer{GRPCStatus: NoGRPCStatus, WasReset: true, Reset: code}
+	}
+	return x.answerFor(ErrReset)
+}
+
+// answerFor is that of an endpoint for which the sidecar answers.
+func (x *Exchange) answerFor(e *Error) Answer {
+	if x.isGRPC() {
+		return Answer{Status: 200, GRPCStatus: e.GRPCStatus}
+	}
+	return Answer{Status: e.Status, GRPCStatus: NoGRPCStatus}
+}
+
 // NoGRPCStatus is a Result's GRPCStatus when there was none.
 const NoGRPCStatus = -1
 

@@ -39,6 +39,7 @@ func (x *Exchange) Opened(u Upstream) {
 	x.drained = 0
 	x.attemptBegan = x.cfg.Loop.Now()
 	x.tell()
+	x.sent()
 	u.Stream.SetReceiver(x)
 	h := x.copyHead(&x.req)
 	if x.translate != nil {
@@ -147,6 +148,7 @@ func (x *Exchange) upstreamAborted(code message.Code, err error) {
 		x.breakResponse(code, err)
 	case (!delivered || unanswered) && x.keep && len(x.tried)+1 < maxAttempts:
 		x.leaveUp()
+		x.left(x.answerOf(code, err))
 		x.endAttempt(Undelivered)
 		if unanswered {
 			x.tried = append(x.tried, nil) // it turned nothing down

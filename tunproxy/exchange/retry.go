@@ -57,7 +57,7 @@ func (g *guard) takes(h *message.Head, end bool) bool {
 		g.satisfied()
 		return false
 	}
-	return g.again(outcomeOf(h.Status, NoGRPCStatus, h.Status >= 500), g.after(h))
+	return g.again(outcomeOf(h.Status, NoGRPCStatus, h.Status >= 500), g.after(h), Answer{Status: h.Status, GRPCStatus: NoGRPCStatus})
 }
 
 // takesTrailers does the same for trailers of a response whose head is held. g
@@ -87,7 +87,7 @@ func (g *guard) judgeCode(f []message.Field) bool {
 			wait = resilience.Pushback(f[i].Value)
 		}
 	}
-	return g.again(outcomeOf(0, code, failing(code)), wait)
+	return g.again(outcomeOf(0, code, failing(code)), wait, Answer{Status: 200, GRPCStatus: code})
 }
 
 // releaseHead lets the held head go to the client, as what followed it says
@@ -120,9 +120,9 @@ func (g *guard) takesBreak(code message.Code, err error) bool {
 	g.retry.held = false
 	r := g.terms.Policy.Retry
 	if g.x.isGRPC() {
-		return r.Code(brokenCode(code, err)) && g.again(Failure, 0)
+		return r.Code(brokenCode(code, err)) && g.again(Failure, 0, g.x.answerOf(code, err))
 	}
-	return r.Status(ErrBroken.Status) && g.again(Failure, 0)
+	return r.Status(ErrBroken.Status) && g.again(Failure, 0, g.x.answerOf(code, err))
 }
 
 // brokenCode is the gRPC status that a client makes of a reset.
@@ -156,7 +156,7 @@ func (g *guard) after(h *message.Head) time.Duration {
 
 // again sends the request once more, if that is allowed and of use. The endpoint
 // asks not to be asked again for a while: another one may be.
-func (g *guard) again(o Outcome, rest time.Duration) bool {
+func (g *guard) again(o Outcome, rest time.Duration, a Answer) bool {
 	x, r := g.x, g.terms.Policy.Retry
 	if !x.keep {
 		return false // too long, or a response went down
@@ -178,6 +178,7 @@ func (g *guard) again(o Outcome, rest time.Duration) bool {
 	x.up.Abort(message.Cancel)
 	x.leaveUp()
 	g.retry.failed = append(g.retry.failed, x.endpoint)
+	x.left(a)
 	x.endAttempt(o)
 	g.retry.n++
 	x.res.Retries++
@@ -220,7 +221,7 @@ func (g *guard) armTry() {
 // from giving up on this one.
 func (g *guard) tryExpired() {
 	if !g.x.over && !g.x.respHead && g.x.up != nil && !g.retry.held {
-		g.again(Failure, 0)
+		g.again(Failure, 0, g.x.answerFor(ErrResponseTimeout))
 	}
 }
 

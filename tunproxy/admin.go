@@ -17,7 +17,7 @@ import (
 type admin struct {
 	// ready says why the sidecar can't serve yet; nil: it can.
 	ready    func() error
-	metrics  func() []byte
+	metrics  func() [][]byte
 	config   any // printed as JSON
 	level    *slog.LevelVar
 	shutdown func()
@@ -37,11 +37,22 @@ type question struct {
 type reply struct {
 	Status int
 	Type   string
-	Body   []byte
+	Body   [][]byte // in pieces
 }
 
+// size is the body's.
+func (r *reply) size() (n int) {
+	for _, p := range r.Body {
+		n += len(p)
+	}
+	return n
+}
+
+// whole is a body in one piece.
+func whole(b []byte) [][]byte { return [][]byte{b} }
+
 func text(status int, format string, args ...any) reply {
-	return reply{Status: status, Type: "text/plain; charset=utf-8", Body: fmt.Appendf(nil, format+"\n", args...)}
+	return reply{Status: status, Type: "text/plain; charset=utf-8", Body: whole(fmt.Appendf(nil, format+"\n", args...))}
 }
 
 // answer is the admin interface: three paths for everybody, the rest for those
@@ -101,7 +112,7 @@ func (a *admin) printConfig() reply {
 	if err != nil {
 		return text(500, "print configuration: %v", err)
 	}
-	return reply{Status: 200, Type: "application/json", Body: append(b, '\n')}
+	return reply{Status: 200, Type: "application/json", Body: whole(append(b, '\n'))}
 }
 
 func (a *admin) logLevel(q question) reply {
@@ -124,7 +135,7 @@ func (a *admin) logLevel(q question) reply {
 // from outside.
 func goroutines() reply {
 	b := make([]byte, 1<<20)
-	return reply{Status: 200, Type: "text/plain; charset=utf-8", Body: b[:runtime.Stack(b, true)]}
+	return reply{Status: 200, Type: "text/plain; charset=utf-8", Body: whole(b[:runtime.Stack(b, true)])}
 }
 
 // statusText is the phrase of the statuses used here.

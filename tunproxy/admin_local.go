@@ -77,9 +77,11 @@ func (a *admin) localConn(ctx context.Context, c net.Conn) {
 		r = a.answer(q)
 	}
 	w := bufio.NewWriter(c)
-	fmt.Fprintf(w, "HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\nconnection: close\r\n\r\n", r.Status, statusText(r.Status), r.Type, len(r.Body))
+	fmt.Fprintf(w, "HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\nconnection: close\r\n\r\n", r.Status, statusText(r.Status), r.Type, r.size())
 	if q.Method != "HEAD" {
-		_, _ = w.Write(r.Body)
+		for _, p := range r.Body {
+			_, _ = w.Write(p)
+		}
 	}
 	if w.Flush() != nil || err == nil {
 		return

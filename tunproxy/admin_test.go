@@ -25,8 +25,10 @@ type adminRig struct {
 func newAdminRig() *adminRig {
 	r := &adminRig{}
 	r.admin = &admin{
-		ready:    func() error { return r.notReady },
-		metrics:  func() []byte { return []byte("request_total 1\n" + strings.Repeat("#", 5*pieceSize)) },
+		ready: func() error { return r.notReady },
+		metrics: func() [][]byte {
+			return [][]byte{[]byte("request_total 1\n"), []byte(strings.Repeat("#", 5*pieceSize))}
+		},
 		config:   map[string]string{"pod": "ns/web-0"},
 		level:    new(slog.LevelVar),
 		shutdown: func() { r.shutdowns.Add(1) },
@@ -60,7 +62,7 @@ func TestAdminServesLittleOnTheWire(t *testing.T) {
 func TestAdminReadiness(t *testing.T) {
 	a := newAdminRig()
 	a.notReady = errors.New("no certificate yet")
-	if r := a.answer(question{Method: "GET", Path: "/ready"}); r.Status != 503 || !strings.Contains(string(r.Body), "no certificate yet") {
+	if r := a.answer(question{Method: "GET", Path: "/ready"}); r.Status != 503 || !strings.Contains(string(r.Body[0]), "no certificate yet") {
 		t.Fatalf("%d %s", r.Status, r.Body)
 	}
 	if r := a.answer(question{Method: "GET", Path: "/live"}); r.Status != 200 {

@@ -18,12 +18,12 @@ func (a *admin) Serve(s message.Stream) {
 type adminStream struct {
 	admin *admin
 	q     question
-	head  bool   // HEAD: no body in the answer
-	rest  []byte // of the answer's body
+	head  bool     // HEAD: no body in the answer
+	rest  [][]byte // of the answer's body
 }
 
-// pieceSize is how much of an answer is given to the connection at a time: the
-// text of all metrics would otherwise be copied as a whole.
+// pieceSize is how much of an answer is given to the connection at a time, at most:
+// the text of all metrics would otherwise be copied as a whole.
 const pieceSize = 16 << 10
 
 // Head implements message.Receiver.
@@ -57,13 +57,13 @@ func (r *adminStream) answer(s message.Stream) {
 	a := r.admin.answer(r.q)
 	h := &message.Head{
 		Status: a.Status, Reason: statusText(a.Status), Version: message.HTTP11,
-		ContentLength: int64(len(a.Body)),
+		ContentLength: int64(a.size()),
 		Fields: []message.Field{
 			{Name: "content-type", Value: a.Type},
-			{Name: "content-length", Value: strconv.Itoa(len(a.Body))},
+			{Name: "content-length", Value: strconv.Itoa(a.size())},
 		},
 	}
-	if r.head || len(a.Body) == 0 {
+	if r.head || a.size() == 0 {
 		s.SendHead(h, true)
 		return
 	}
@@ -77,11 +77,15 @@ func (r *adminStream) send(s message.Stream) {
 	if len(r.rest) == 0 {
 		return
 	}
-	piece := r.rest[:min(pieceSize, len(r.rest))]
-	if r.rest = r.rest[len(piece):]; len(r.rest) == 0 {
-		r.rest = nil
+	piece := r.rest[0]
+	if len(piece) > pieceSize {
+		r.rest[0] = piece[pieceSize:]
+		piece = piece[:pieceSize]
+	} else {
+		r.rest[0] = nil // it is as large as its sender is slow
+		r.rest = r.rest[1:]
 	}
-	s.SendData(piece, r.rest == nil)
+	s.SendData(piece, len(r.rest) == 0)
 }
 
 var _ message.Receiver = (*adminStream)(nil)

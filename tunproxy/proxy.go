@@ -125,7 +125,7 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	p.admin = &admin{
 		ready:    cfg.Control.Ready,
-		metrics:  cfg.Metrics.Registry.Text,
+		metrics:  cfg.Metrics.Registry.Pieces,
 		config:   cfg.Describe,
 		level:    p.cfg.Level,
 		shutdown: p.Shutdown,

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"bytes"
 	"io"
 	"sync"
 	"time"
@@ -24,7 +25,6 @@ type Registry struct {
 
 	mu        sync.Mutex
 	sets      int
-	last      int // bytes that Text returned the last time
 	overflows Counter
 	families  []printer
 }
@@ -67,20 +67,29 @@ type collector func(w *Writer)
 func (c collector) print(t *text)        { c(&Writer{t}) }
 func (c collector) retire(time.Time) int { return 0 }
 
-// WriteTo prints what Text returns. It implements io.WriterTo.
+// WriteTo prints what Pieces returns. It implements io.WriterTo.
 func (r *Registry) WriteTo(w io.Writer) (int64, error) {
-	n, err := w.Write(r.Text())
-	return int64(n), err
+	written := int64(0)
+	for _, p := range r.Pieces() {
+		n, err := w.Write(p)
+		written += int64(n)
+		if err != nil {
+			return written, err
+		}
+	}
+	return written, nil
 }
 
-// Text is every family in the Prometheus text format, version 0.0.4. It is the
-// caller's. The buffer is made as large as the last text: growing step by step
-// would leave several times as much garbage, in the smallest of heaps.
-func (r *Registry) Text() []byte {
+// Text is what Pieces returns, in one.
+func (r *Registry) Text() []byte { return bytes.Join(r.Pieces(), nil) }
+
+// Pieces are every family in the Prometheus text format, version 0.0.4, cut
+// between lines. They are the caller's, who may let go of each when it is used.
+func (r *Registry) Pieces() [][]byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.sweep()
-	t := &text{b: make([]byte, 0, r.last+r.last/16+4<<10)}
+	t := &text{b: make([]byte, 0, pieceSize)}
 	for _, f := range r.families {
 		f.print(t)
 	}
@@ -88,8 +97,7 @@ func (r *Registry) Text() []byte {
 	t.sample("telemetry_label_sets", "", "", uint64(r.sets))
 	t.family("telemetry_overflow_total", "Total count of handles that share a set because too many exist.", counter)
 	t.sample("telemetry_overflow_total", "", "", r.overflows.Value())
-	r.last = len(t.b)
-	return t.b
+	return t.pieces()
 }
 
 // ContentType is that of what WriteTo writes.

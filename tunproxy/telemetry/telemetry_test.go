@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -448,5 +449,36 @@ func BenchmarkHandle(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		m.Handle(l, telemetry.Dst).Release()
+	}
+}
+
+// A text of megabytes is made without a multiple of it as garbage, and in pieces
+// that can be let go of one by one.
+func TestLargeText(t *testing.T) {
+	r := telemetry.NewRegistry(telemetry.Config{})
+	m := telemetry.NewRequests(r, "")
+	for i := range 1000 {
+		h := m.Handle(&telemetry.Labels{Direction: flow.Outbound, Authority: fmt.Sprint("host-", i)})
+		h.Request()
+		h.Response(telemetry.Response{Status: 200, GRPC: telemetry.NoGRPCStatus, Latency: time.Millisecond})
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	pieces := r.Pieces()
+	runtime.ReadMemStats(&after)
+	size := 0
+	for _, p := range pieces {
+		size += len(p)
+		if len(p) == 0 || len(p) > 16<<10 || p[len(p)-1] != '\n' {
+			t.Errorf("a piece of %d bytes", len(p))
+		}
+	}
+	took := int(after.TotalAlloc - before.TotalAlloc)
+	t.Logf("%d bytes in %d pieces, %d were allocated", size, len(pieces), took)
+	if size < 1<<20 || took > size*3/2 {
+		t.Errorf("%d bytes were allocated for a text of %d", took, size)
+	}
+	if text := r.Text(); len(text) != size {
+		t.Errorf("%d bytes in one, %d in pieces", len(text), size)
 	}
 }

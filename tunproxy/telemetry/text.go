@@ -15,10 +15,30 @@ const (
 	histogram Kind = "histogram"
 )
 
-// text builds an exposition (Prometheus text format 0.0.4).
-type text struct{ b []byte }
+// pieceSize is that of a text's pieces. One that grows as a whole leaves several
+// times its size as garbage, in the smallest of heaps, and hundreds of endpoints
+// in use make a text of megabytes.
+const pieceSize = 16 << 10
+
+// text builds an exposition (Prometheus text format 0.0.4), in pieces.
+type text struct {
+	b    []byte // the last piece
+	full [][]byte
+}
+
+// room begins another piece when the last one is full, but for a line.
+func (t *text) room() {
+	if len(t.b) > pieceSize-1<<10 {
+		t.full = append(t.full, t.b)
+		t.b = make([]byte, 0, pieceSize)
+	}
+}
+
+// pieces is the whole text.
+func (t *text) pieces() [][]byte { return append(t.full, t.b) }
 
 func (t *text) family(name, help string, k Kind) {
+	t.room()
 	t.b = append(t.b, "# HELP "...)
 	t.b = append(t.b, name...)
 	t.b = append(t.b, ' ')
@@ -41,6 +61,7 @@ func (t *text) family(name, help string, k Kind) {
 
 // head writes a sample up to its value; labels and more are rendered.
 func (t *text) head(name, labels, more string) {
+	t.room()
 	t.b = append(t.b, name...)
 	if labels != "" || more != "" {
 		t.b = append(t.b, '{')
@@ -78,6 +99,7 @@ func (t *text) latency(name, labels, more string, h *Latency) {
 	var n uint64
 	for i := range h.buckets {
 		n += h.buckets[i].Load()
+		t.room()
 		t.b = append(t.b, name...)
 		t.b = append(t.b, "_bucket{"...)
 		for _, l := range []string{labels, more} {

@@ -110,3 +110,23 @@ func TestRest(t *testing.T) {
 		t.Errorf("%d endpoints in use, and %d to be, after one rested", n, tg.set.Active())
 	}
 }
+
+// TestManyTargets: 100 targets of 100 endpoints each take what one of 10,000 takes,
+// discovered and on a loop, and little besides.
+func TestManyTargets(t *testing.T) {
+	const n, limit = 100, 5 << 20
+	p := newPair(t, nil)
+	before := liveHeap()
+	for i := range n {
+		dst := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 96, 0, byte(i)}), 80)
+		if tg := p.a.target(discover.NewTarget(dst, manyEndpoints(n*i, n)), dst); tg.pick(nil) == nil {
+			t.Fatal("no endpoint")
+		}
+	}
+	p.loop.Run(t)
+	took := liveHeap() - before
+	t.Logf("%.1f MB for %d targets of %d endpoints", float64(took)/(1<<20), n, n)
+	if len(p.a.targets) != n || took > limit {
+		t.Errorf("%d targets take %d bytes, want %d, at most %d", len(p.a.targets), took, n, limit)
+	}
+}

@@ -221,6 +221,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"loopback":      func(c *Config) { c.Addrs = []netip.Addr{netip.MustParseAddr("::1")} },
 		"small mtu":     func(c *Config) { c.MTU = 1279 },
 		"large mtu":     func(c *Config) { c.MTU = 65536 },
+		"long sleep":    func(c *Config) { c.Unseen = 10 * time.Millisecond },
 		"long spin":     func(c *Config) { c.Spin = time.Millisecond },
 	} {
 		c := good

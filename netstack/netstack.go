@@ -70,6 +70,11 @@ type Config struct {
 	// Spin is how long a loop polls before it parks, at most 20 µs: lower
 	// latency at low load for CPU. Default 0.
 	Spin time.Duration
+	// Unseen is how long a loop may sleep without the scheduler's knowledge, at
+	// most 9 ms. While it does, the goroutines of this process have a processor
+	// less, so that more than the default is for processes whose processors
+	// outnumber their loops. Default 100 µs.
+	Unseen time.Duration
 	// Logger takes what happens to the whole stack; nothing is logged per
 	// connection or packet. Default: discard.
 	Logger *slog.Logger
@@ -87,6 +92,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("new stack: mtu %d: need 1280 to %d", c.MTU, tun.MaxPacket)
 	case c.Spin < 0 || c.Spin > 20*time.Microsecond:
 		return fmt.Errorf("new stack: spin %v: need 0 to 20µs", c.Spin)
+	case c.Unseen < 0 || c.Unseen > maxUnseen:
+		return fmt.Errorf("new stack: unseen sleep of %v: need 0 to %v", c.Unseen, maxUnseen)
 	}
 	for _, a := range c.Addrs {
 		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() || a.Zone() != "" {
@@ -101,6 +108,9 @@ func (c *Config) validate() error {
 	}
 	if c.MaxHeld == 0 {
 		c.MaxHeld = 64 << 20
+	}
+	if c.Unseen == 0 {
+		c.Unseen = unseen
 	}
 	if c.PendingTimeout == 0 {
 		c.PendingTimeout = 30 * time.Second

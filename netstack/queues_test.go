@@ -2,6 +2,7 @@ package netstack_test
 
 import (
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
@@ -71,5 +72,16 @@ func TestSpinning(t *testing.T) {
 	c := w.dial(at(server4, 80))
 	for range 100 {
 		ping(t, c, 128)
+	}
+}
+
+// A loop that sleeps unseen wakes for packets, timers and what is posted, and
+// gives way to whoever stops the world.
+func TestUnseenSleep(t *testing.T) {
+	w := newWorld(t, through, serve(echo), tune(func(c *netstack.Config) { c.Unseen = 9 * time.Millisecond }))
+	c := w.dial(at(server4, 80))
+	for range 20 {
+		ping(t, c, 128)
+		runtime.GC()
 	}
 }

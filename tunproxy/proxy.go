@@ -54,6 +54,10 @@ type Config struct {
 	// Level is what /log-level reads and writes; nil: a level that moves nothing.
 	Level *slog.LevelVar
 
+	// Unseen is how long loops may sleep without the scheduler's knowledge, as
+	// netstack has it; 0: its default.
+	Unseen time.Duration
+
 	// Admin are listeners of the pod's loopback interface for port 4191; none:
 	// the admin interface is on the wire only. The proxy owns them from New on.
 	Admin []net.Listener
@@ -111,7 +115,7 @@ func New(cfg Config) (*Proxy, error) {
 	p.stack, err = netstack.New(netstack.Config{
 		App: cfg.App, Wire: cfg.Wire, Addrs: cfg.Addrs, MTU: cfg.MTU,
 		AllowProtocols: cfg.AllowProtocols, OnSYN: p.syn, Logger: cfg.Logger,
-		MaxConns: cfg.Limits.Connections, MaxHeld: cfg.Limits.TCPBytes,
+		MaxConns: cfg.Limits.Connections, MaxHeld: cfg.Limits.TCPBytes, Unseen: cfg.Unseen,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make a sidecar: %w", err)

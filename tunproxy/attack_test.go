@@ -2,14 +2,12 @@ package tunproxy_test
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -187,32 +185,6 @@ func live() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// highest watches the heap until told to stop, and says by how much it has been
-// above base. With a small GC percent it is little above what is live.
-func highest(base int64) (stop func() int64) {
-	old := debug.SetGCPercent(20)
-	done, result := make(chan struct{}), make(chan int64)
-	go func() {
-		top := int64(0)
-		for {
-			var m runtime.MemStats
-			runtime.ReadMemStats(&m)
-			top = max(top, int64(m.HeapAlloc)-base)
-			select {
-			case <-done:
-				result <- top
-				return
-			case <-time.After(20 * time.Millisecond):
-			}
-		}
-	}()
-	return func() int64 {
-		close(done)
-		debug.SetGCPercent(old)
-		return <-result
-	}
-}
-
 const mib = 1 << 20
 
 // sizes answers with as many bytes as the path says.
@@ -227,162 +199,6 @@ func sizes() http.HandlerFunc {
 		default:
 			_, _ = io.WriteString(rw, "ok")
 		}
-	}
-}
-
-// TestFloods: what one client sends in masses ends with its connection, is
-// counted, needs little memory, and nobody else notices.
-func TestFloods(t *testing.T) {
-	u32 := func(n uint32) string { return string([]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}) }
-	bomb := strings.Repeat("b", 3900)
-	for _, c := range []struct {
-		name    string
-		fill    func(a *attacker)
-		metric  string
-		label   string
-		settles time.Duration // the sidecar does not break this connection: the attacker gives up after that
-	}{
-		{name: "rapid reset", metric: "http2_broken_total", label: `reason="resets"`, fill: func(a *attacker) {
-			for range 3000 {
-				a.b = frame.AppendRST(a.b, a.headers(true, "GET"), message.Cancel)
-			}
-		}},
-		{name: "MadeYouReset by a window update of 0", metric: "http2_broken_total", label: `reason="resets"`, fill: func(a *attacker) {
-			for range 3000 {
-				a.b = frame.AppendWindowUpdate(a.b, a.headers(true, "GET"), 0)
-			}
-		}},
-		{name: "MadeYouReset by DATA after the end", metric: "http2_broken_total", label: `reason="resets"`, fill: func(a *attacker) {
-			for range 3000 {
-				a.b = frame.AppendData(a.b, a.headers(true, "GET"), []byte("x"), true)
-			}
-		}},
-		{name: "MadeYouReset by a self-dependency", metric: "http2_broken_total", label: `reason="control frames"`, fill: func(a *attacker) {
-			for range 3000 {
-				id := a.headers(true, "GET")
-				a.raw(frame.Priority, 0, id, u32(id)+"\x01")
-			}
-		}},
-		{name: "CONTINUATION", metric: "http2_broken_total", label: `reason="continuations"`, fill: func(a *attacker) {
-			a.raw(frame.Headers, 0, 1, "\x82\x86\x84")
-			for range 3000 {
-				a.raw(frame.Continuation, 0, 1, "\x00\x01a\x01b")
-			}
-		}},
-		{name: "SETTINGS", metric: "http2_broken_total", label: `reason="control frames"`, fill: func(a *attacker) {
-			for range 5000 {
-				a.b = frame.AppendSettings(a.b)
-			}
-		}},
-		{name: "PING", metric: "http2_broken_total", label: `reason="control frames"`, fill: func(a *attacker) {
-			for range 5000 {
-				a.b = frame.AppendPing(a.b, false, 1)
-			}
-		}},
-		{name: "PRIORITY", metric: "http2_broken_total", label: `reason="control frames"`, fill: func(a *attacker) {
-			for range 5000 {
-				a.raw(frame.Priority, 0, 99, u32(1)+"\x01")
-			}
-		}},
-		{name: "empty DATA", metric: "http2_broken_total", label: `reason="empty frames"`, fill: func(a *attacker) {
-			id := a.headers(false, "POST")
-			for range 5000 {
-				a.b = frame.AppendData(a.b, id, nil, false)
-			}
-		}},
-		{name: "small windows", metric: "http2_broken_total", label: `reason="empty frames"`, fill: func(a *attacker) {
-			a.b = frame.AppendSettings(a.b, frame.Setting{ID: frame.InitialWindowSize, Value: 1})
-			for range 50 {
-				a.headers(true, "GET", ":path", "/large")
-			}
-			over := make(chan struct{})
-			go func() {
-				defer close(over)
-				_, _ = io.Copy(io.Discard, a)
-			}()
-			for range 2000 { // apart, or windows would add up
-				_ = a.flush()
-				select {
-				case <-over:
-					return
-				case <-time.After(500 * time.Microsecond):
-				}
-				for id := uint32(1); id < a.id; id += 2 {
-					a.b = frame.AppendWindowUpdate(a.b, id, 1)
-				}
-			}
-		}},
-		{name: "DATA of a byte", metric: "http2_streams_total", settles: 20 * time.Millisecond, fill: func(a *attacker) {
-			id := a.headers(false, "POST")
-			for range 20_000 {
-				a.b = frame.AppendData(a.b, id, []byte("x"), false)
-			}
-		}},
-		{name: "HPACK bombs", metric: "http2_oversize_total", settles: 20 * time.Millisecond, fill: func(a *attacker) {
-			for i := range 50 {
-				block := a.enc.Begin(nil)
-				for _, f := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":path", "/"}, {":authority", "b"}} {
-					block = a.enc.Append(block, f[0], f[1], hpack.Without)
-				}
-				if i == 0 {
-					block = a.enc.Append(block, "x-bomb", bomb, hpack.Always)
-				} else {
-					block = append(block, bytes.Repeat([]byte{0x80 | 62}, 14_000)...) // what was indexed last
-				}
-				a.b = frame.AppendHeaders(a.b, a.id, block, true, frame.MinMaxSize)
-				a.id += 2
-			}
-		}},
-		{name: "header lists that are too large", metric: "http2_oversize_total", settles: 20 * time.Millisecond, fill: func(a *attacker) {
-			for i := range 5 {
-				a.headers(true, "GET", "x-a", strings.Repeat(string(rune('A'+i)), 40_000), "x-b", strings.Repeat("b", 40_000))
-			}
-		}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t)
-			b := w.pod("b", "10.0.0.2")
-			out, other := w.hostOutside("10.0.0.9"), w.hostOutside("10.0.0.8")
-			b.serveHTTP(80, sizes())
-			q := other.quiet("10.0.0.2:80")
-			q.ask(50)
-			base := live()
-			top := highest(base)
-			var rounds, served atomic.Int64
-			settles := c.settles
-			if settles == 0 {
-				settles = 5 * time.Second
-			}
-			ratio := undisturbed(t, q, func() {
-				a, err := out.attack("10.0.0.2:80")
-				if err != nil {
-					return
-				}
-				rounds.Add(1)
-				began := time.Now()
-				c.fill(a)
-				a.outlast(settles)
-				if c.settles == 0 && time.Since(began) >= settles {
-					served.Add(1)
-				}
-			})
-			high := top()
-			counted := b.metric(c.metric, c.label)
-			t.Logf("p99 of others × %.2f; %d MiB at most, %d attacks, %v counted", ratio, high/mib, rounds.Load(), counted)
-			if ratio > 2 {
-				t.Errorf("the p99 of others is %.1f times what it was", ratio)
-			}
-			// The line: attackers and their kernels, in this process, included.
-			if high > 32*mib && !hasty() {
-				t.Errorf("%d MiB above what it was", high/mib)
-			}
-			if counted == 0 {
-				t.Errorf("%s{%s} does not count", c.metric, c.label)
-			}
-			if served.Load() > 0 {
-				t.Errorf("%d of %d attacks went on for ever", served.Load(), rounds.Load())
-			}
-		})
 	}
 }
 

@@ -44,6 +44,8 @@ type world struct {
 	pods    map[netip.Addr]string
 	targets map[netip.AddrPort]*discover.Target
 	silent  map[netip.AddrPort]bool // the control plane says nothing about these
+
+	watch func(src, dst netip.Addr, p []byte) // sees what crosses the switch
 }
 
 func newWorld(t *testing.T) *world {
@@ -90,7 +92,11 @@ func (w *world) move(h tun.Header, p []byte) (memlink.Verdict, error) {
 	if w.record {
 		w.wire.Write(p)
 	}
+	watch := w.watch
 	w.mu.Unlock()
+	if watch != nil {
+		watch(src, dst, p)
+	}
 	if to != nil {
 		_ = to.Inject(h, p)
 	}
@@ -283,6 +289,8 @@ type pod struct {
 	metrics *telemetry.Metrics
 	kill    func() // stops the sidecar at once
 	wireEnd *memlink.End
+	appEnd  *memlink.End // the sidecar's end of the app's TUN
+	hostEnd *memlink.End // and the app's kernel's
 	done    chan error
 	cancel  context.CancelFunc
 }
@@ -428,7 +436,7 @@ func (w *world) pod(name, addr string, opts ...podOption) *pod {
 	if err := p.store.Update(w.ca.Anchors(), pc.cert); err != nil {
 		w.t.Fatal(err)
 	}
-	p.wireEnd = w.attach(a)
+	p.wireEnd, p.appEnd, p.hostEnd = w.attach(a), appEnd, hostEnd
 	level := slog.LevelWarn
 	if os.Getenv("TUNPROXY_TEST_LOG") != "" {
 		level = slog.LevelDebug

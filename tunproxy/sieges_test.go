@@ -189,7 +189,7 @@ func TestFloods(t *testing.T) {
 			a.headers(true, "GET", "x-a", strings.Repeat(string(rune('A'+i)), 40_000), "x-b", strings.Repeat("b", 40_000))
 		}
 	})
-	attacks = append(attacks, onslaught{name: "tiny windows", metric: "http2_broken_total", labels: broken("empty frames"), serve: 48 << 10, attack: func(s *siege) func() {
+	attacks = append(attacks, onslaught{name: "tiny windows", metric: "http2_broken_total", labels: broken("empty frames"), serve: 4 << 10, attack: func(s *siege) func() {
 		a := &attacker{enc: hpack.NewEncoder(4096), id: 1}
 		a.b = frame.AppendSettingsAck(frame.AppendSettings([]byte(frame.Preface), frame.Setting{ID: frame.InitialWindowSize, Value: 1}))
 		for range 50 {

@@ -50,12 +50,18 @@ type Pipe struct {
 	over    bool
 }
 
+// roomer is a connection that knows how many bytes it would take now. 0: none,
+// and it says Writable when that has changed. What it has no room for is then not
+// read, and need not be held.
+type roomer interface{ Room() int }
+
 // half is one direction: from src to dst. It is the handler of src.
 type half struct {
 	pipe     *Pipe
 	peer     *half // the other direction
 	src, dst aio.Conn
 	copier   aio.Copier // src, when it knows a cheaper way to dst
+	roomer   roomer     // dst, when it knows its room
 	left     []byte     // read and not yet written
 	eof      bool       // src has nothing more
 	done     bool       // FIN passed on to dst
@@ -68,6 +74,8 @@ func Join(a, b aio.Conn, c Config) *Pipe {
 	p.ba = half{pipe: p, peer: &p.ab, src: b, dst: a}
 	p.ab.copier, _ = a.(aio.Copier)
 	p.ba.copier, _ = b.(aio.Copier)
+	p.ab.roomer, _ = b.(roomer)
+	p.ba.roomer, _ = a.(roomer)
 	a.SetHandler(&p.ab)
 	b.SetHandler(&p.ba)
 	return p
@@ -127,13 +135,21 @@ func (h *half) move() (int, error) {
 		}
 		h.copier = nil
 	}
-	n, err := h.src.Read(h.pipe.scratch)
+	scratch := h.pipe.scratch
+	if h.roomer != nil {
+		room := h.roomer.Room()
+		if room == 0 {
+			return 0, aio.ErrWouldBlock
+		}
+		scratch = scratch[:min(len(scratch), room)]
+	}
+	n, err := h.src.Read(scratch)
 	if n == 0 {
 		return 0, err
 	}
-	w, werr := h.dst.Write(h.pipe.scratch[:n])
+	w, werr := h.dst.Write(scratch[:n])
 	if w < n && errors.Is(werr, aio.ErrWouldBlock) {
-		h.left = append(h.left[:0], h.pipe.scratch[w:n]...)
+		h.left = append(h.left[:0], scratch[w:n]...)
 	}
 	if werr != nil {
 		return n, werr

@@ -277,3 +277,34 @@ func randomBytes(rnd *rand.Rand, n int) []byte {
 	}
 	return b
 }
+
+// roomy is a connection that knows its room.
+type roomy struct {
+	*aiotest.Conn
+	room int
+}
+
+func (r *roomy) Room() int { return r.room }
+func (r *roomy) Write(p []byte) (int, error) {
+	r.room -= len(p)
+	return r.Conn.Write(p)
+}
+
+// What the destination has no room for stays where it is.
+func TestNothingIsReadWithoutRoom(t *testing.T) {
+	loop := aiotest.NewLoop()
+	src, near := aiotest.Pipe(loop, 0)
+	far, dst := aiotest.Pipe(loop, 0)
+	d := &roomy{Conn: far, room: 10}
+	p := Join(near, d, Config{Scratch: make([]byte, 1<<10)})
+	src.Put(make([]byte, 100))
+	loop.Run(t)
+	if in, out := len(near.Peeked()), len(dst.Peeked()); in != 90 || out != 10 {
+		t.Errorf("%d bytes went and %d are left of 100, with room for 10", out, in)
+	}
+	d.room = 50
+	p.ba.Writable(d)
+	if in, out := len(near.Peeked()), len(dst.Peeked()); in != 40 || out != 60 {
+		t.Errorf("%d bytes went and %d are left of 100, with room for 50 more", out, in)
+	}
+}

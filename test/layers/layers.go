@@ -24,7 +24,7 @@ var floors = map[string][][]string{ //nolint:gochecknoglobals // a table
 		{"tunproxy/message", "tunproxy/hpack", "tunproxy/memory", "tunproxy/lane"},
 		{"tunproxy/flow"},
 		{"tunproxy/detect", "tunproxy/route", "tunproxy/balance", "tunproxy/authz", "tunproxy/resilience"},
-		{"tunproxy/h1", "tunproxy/h2", "tunproxy/orig"},
+		{"tunproxy/h1", "tunproxy/h2", "tunproxy/orig", "tunproxy/mux"},
 		{"tunproxy/telemetry", "tunproxy/mtls", "tunproxy/rpc", "tunproxy/accesslog"},
 		{"tunproxy/tap", "tunproxy/discover", "tunproxy/forward", "tunproxy/upstream"},
 		{"tunproxy/exchange"},

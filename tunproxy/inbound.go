@@ -199,7 +199,7 @@ func (in *inbound) secured(c *mtls.Conn, err error) {
 		in.serve()
 	default:
 		in.flow.Protocol = flow.Opaque
-		in.client = in.w.serveLane(c, &in.flow)
+		in.client = in.w.serveHop(c, &in.flow)
 		in.forward()
 	}
 }

@@ -6,8 +6,12 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/h1"
 	"github.com/tunmesh/tunmesh/tunproxy/h2"
 	"github.com/tunmesh/tunmesh/tunproxy/memory"
+	"github.com/tunmesh/tunmesh/tunproxy/mux"
 	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
 )
+
+// defaultConnections is netstack's, too.
+const defaultConnections = 16384
 
 // Limits bound what clients may cost the sidecar. Zero fields take defaults;
 // docs/limits.md has them, with those that are not here because nobody needs to
@@ -21,6 +25,9 @@ type Limits struct {
 	// HTTPBytes bounds what HTTP holds because somebody is slow: bodies, heads of
 	// requests under way, bodies kept for another attempt. Default 128 MiB.
 	HTTPBytes int
+	// StreamBytes bounds what byte streams from other sidecars may make us hold for
+	// slow apps: all that was promised to be held. Default 64 MiB.
+	StreamBytes int
 	// MinRate is how slow a peer may be where it keeps others waiting, in bytes
 	// per second, once it is behind by SlowBody in sending what it announced, or
 	// by SlowReader in taking what waits for it. Default 240, 30 s, 5 min.
@@ -67,21 +74,48 @@ func (l *Limits) bound(workers int) *memory.Bound {
 	return memory.NewBound(n / max(workers, 1))
 }
 
+// streamBytes is a worker's share of StreamBytes; 0: the default's.
+func (l *Limits) streamBytes(workers int) int {
+	n := l.StreamBytes
+	if n <= 0 {
+		n = mux.DefaultLimit
+	}
+	return n / max(workers, 1)
+}
+
+// connections is Connections with its default.
+func (l *Limits) connections() int {
+	if l.Connections <= 0 {
+		return defaultConnections
+	}
+	return l.Connections
+}
+
 // collectLimits prints what is held now, and how often a bound was met.
 func (p *Proxy) collectLimits(w *telemetry.Writer) {
 	c := p.stack.Counters()
 	held, hits := int64(0), uint64(0)
+	promised, small, floods, breaches := int64(0), uint64(0), uint64(0), uint64(0)
 	for _, k := range p.workers {
 		held += k.bound.Held()
 		hits += k.bound.Hits()
+		promised += k.shared.Bound.Held()
+		small += k.shared.Bound.Hits()
+		floods += k.shared.Floods.Load()
+		breaches += k.shared.Breaches.Load()
 	}
 	layer := func(v string) telemetry.Label { return telemetry.Label{Name: "layer", Value: v} }
 	w.Gauge("held_bytes", "Bytes held now because somebody is slow, by layer.")
 	w.Sample("held_bytes", float64(c.Held), layer("tcp"))
 	w.Sample("held_bytes", float64(held), layer("http"))
+	w.Sample("held_bytes", float64(promised), layer("streams"))
 	w.Counter("held_limit_total", "Total count of those who had to give way because they held more than was free, by layer.")
 	w.Sample("held_limit_total", float64(c.Stopped), layer("tcp"))
 	w.Sample("held_limit_total", float64(hits), layer("http"))
+	w.Sample("held_limit_total", float64(small), layer("streams"))
+	w.Counter("opaque_hops_broken_total", "Total count of byte hops that the sidecar broke for what its peer said on them, by reason.")
+	w.Sample("opaque_hops_broken_total", float64(floods), telemetry.Label{Name: "reason", Value: "flood"})
+	w.Sample("opaque_hops_broken_total", float64(breaches), telemetry.Label{Name: "reason", Value: "protocol"})
 	w.Counter("slow_peers_total", "Total count of requests and connections given up because a peer was too slow, by what it was slow in.")
 	for _, s := range []struct {
 		what string

@@ -11,7 +11,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/detect"
 	"github.com/tunmesh/tunmesh/tunproxy/discover"
 	"github.com/tunmesh/tunmesh/tunproxy/flow"
-	"github.com/tunmesh/tunmesh/tunproxy/lane"
+	"github.com/tunmesh/tunmesh/tunproxy/mux"
 	"github.com/tunmesh/tunmesh/tunproxy/upstream"
 )
 
@@ -46,8 +46,9 @@ type outbound struct {
 	up        aio.Conn      // TCP to ep; with hopped, ready for bytes
 	rtt       time.Duration // of the connect
 	hopped    bool
-	busy      bool   // a dial, a hop, or the wait for an endpoint is under way
-	cancelHop func() // of the hop under way
+	busy      bool              // a dial, a hop, or the wait for an endpoint or a hop is under way
+	making    upstream.Endpoint // of a hop under way that others wait for; zero: none
+	cancelHop func()            // of the hop under way
 
 	client aio.Conn // nil until accepted
 	sniff  *sniffer
@@ -112,19 +113,21 @@ func (o *outbound) dial() {
 // its app upstream.AppTimeout.
 const askTimeout = upstream.AppTimeout + time.Second
 
-// ask takes a byte hop that is there already, where one will be wanted: its
-// answer is worth as much as a connect's. It reports whether it found one.
+// ask opens a stream on a byte hop that is there already, where one will be wanted:
+// its answer is worth as much as a connect's. It reports whether that, or the wait
+// for a hop that is being made, is under way.
 func (o *outbound) ask() bool {
 	if o.ep.plain() || !o.bytes && o.tg.spoke != flow.Opaque && o.tg.spoke != flow.TLS {
 		return false
 	}
 	hop := o.w.hops.Take(o.ep.up)
 	if hop == nil {
-		return false
+		o.busy = o.w.hops.Wait(o.ep.up, o.waited)
+		return o.busy
 	}
 	o.busy = true
 	began := o.w.loop.Now()
-	hop.Open(askTimeout, func(c *lane.Stream, err error) {
+	hop.Open(askTimeout, func(c *mux.Stream, err error) {
 		o.busy = false
 		switch {
 		case errors.Is(err, aio.ErrRefused):
@@ -136,7 +139,7 @@ func (o *outbound) ask() bool {
 		case err != nil: // the hop was gone, which says nothing of the endpoint
 			o.connect()
 		case o.over:
-			c.Close()
+			c.Reset()
 			o.settle(balance.Canceled)
 		default:
 			o.rtt = o.w.loop.Now() - began
@@ -148,18 +151,48 @@ func (o *outbound) ask() bool {
 	return true
 }
 
+// waited: the hop that another connection was making is there, or will not be.
+func (o *outbound) waited() {
+	o.busy = false
+	switch {
+	case o.over:
+		o.settle(balance.Canceled)
+	case o.w.hops.Take(o.ep.up) == nil || !o.ask():
+		o.connect()
+	}
+}
+
+// makes lets others wait for the hop that begins here, if it is certain to be one.
+func (o *outbound) makes() {
+	if o.bytes && !o.ep.plain() && o.making == (upstream.Endpoint{}) {
+		o.making = o.ep.up
+		o.w.hops.Making(o.making)
+	}
+}
+
+// made ends their wait.
+func (o *outbound) made() {
+	if e := o.making; e != (upstream.Endpoint{}) {
+		o.making = upstream.Endpoint{}
+		o.w.hops.Made(e)
+	}
+}
+
 // connect begins a new connection to the endpoint.
 func (o *outbound) connect() {
 	o.busy = true
+	o.makes()
 	began := o.w.loop.Now()
 	o.w.dialer.TCP(o.ep.up, func(c aio.Conn, err error) {
 		o.busy = false
 		switch {
 		case err != nil:
+			o.made()
 			o.settle(balance.Failure)
 			o.last = err
 			o.dial()
 		case o.over:
+			o.made()
 			c.Close()
 			o.settle(balance.Canceled)
 		default:
@@ -247,6 +280,7 @@ func (o *outbound) hop() {
 		o.hopDone()
 	default:
 		o.busy = true
+		o.makes()
 		o.cancelHop = o.w.dialer.Hop(o.up, o.ep.up, hop.ALPNBytes, o.hoppedTo)
 	}
 }
@@ -255,6 +289,9 @@ func (o *outbound) hop() {
 // endpoint, or none.
 func (o *outbound) hoppedTo(c aio.Conn, err error) {
 	o.busy, o.cancelHop, o.up = false, nil, nil
+	if err != nil || o.over {
+		o.made()
+	}
 	switch {
 	case err != nil:
 		if o.over {
@@ -271,6 +308,7 @@ func (o *outbound) hoppedTo(c aio.Conn, err error) {
 		if !o.ep.plain() {
 			o.w.p.hopsMade.Add(1)
 			c = o.w.hops.Adopt(o.ep.up, c)
+			o.made()
 		}
 		o.up, o.hopped = c, true
 		o.hopDone()

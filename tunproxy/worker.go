@@ -10,9 +10,9 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/exchange"
 	"github.com/tunmesh/tunmesh/tunproxy/h1"
 	"github.com/tunmesh/tunmesh/tunproxy/h2"
-	"github.com/tunmesh/tunmesh/tunproxy/lane"
 	"github.com/tunmesh/tunmesh/tunproxy/memory"
 	"github.com/tunmesh/tunmesh/tunproxy/mtls"
+	"github.com/tunmesh/tunmesh/tunproxy/mux"
 	"github.com/tunmesh/tunmesh/tunproxy/orig"
 	"github.com/tunmesh/tunmesh/tunproxy/upstream"
 )
@@ -48,8 +48,9 @@ type worker struct {
 
 	unjudged map[*inbound]struct{} // who came before the first policy
 
-	hops  *upstream.Lanes           // byte hops to other pods that nobody uses
-	lanes map[*inboundLane]struct{} // and to this one
+	hops   *upstream.Hops           // byte hops to other pods
+	inHops map[*inboundHop]struct{} // and to this one
+	shared *mux.Shared              // by all of them
 
 	servers map[server]struct{}         // HTTP connections of clients, to drain
 	pipes   map[*inboundPipe]struct{}   // byte connections that policy may close
@@ -67,9 +68,9 @@ func newWorker(p *Proxy, loop aio.Loop) *worker {
 		h2:      h2.NewMemory(),
 		spares:  exchange.NewSpares(),
 		bound:   p.cfg.Limits.bound(len(p.cfg.App)),
-		scratch: make([]byte, lane.MaxData), // a packet, a read, a frame, a packet
-		hops:    upstream.NewLanes(loop),
-		lanes:   make(map[*inboundLane]struct{}),
+		scratch: make([]byte, mux.MaxData), // a packet, a read, a frame, a packet
+		inHops:  make(map[*inboundHop]struct{}),
+		shared:  mux.NewShared(p.cfg.Limits.streamBytes(len(p.cfg.App))),
 		servers: make(map[server]struct{}),
 		pipes:   make(map[*inboundPipe]struct{}),
 		tunnels: make(map[*inboundTunnel]struct{}),
@@ -77,6 +78,7 @@ func newWorker(p *Proxy, loop aio.Loop) *worker {
 		unjudged: make(map[*inbound]struct{}),
 	}
 	w.h1.Bound, w.h2.Bound, w.spares.Bound = w.bound, w.bound, w.bound
+	w.hops = upstream.NewHops(loop, w.shared)
 	w.toSidecar = orig.ToSidecar{Names: w.names}
 	w.dialer = upstream.NewDialer(loop, w.secure)
 	w.pool = upstream.NewPool(w.dialer, w.speakHTTP1, w.speakHTTP2)
@@ -97,8 +99,8 @@ func (w *worker) sweep() {
 		}
 		tg.rotate()
 	}
-	for l := range w.lanes {
-		l.expired(now)
+	for in := range w.inHops {
+		in.expired(now)
 	}
 	w.pool.Renew()
 	w.loop.AfterFunc(sweepEvery, w.sweep)
@@ -161,7 +163,9 @@ func (w *worker) drain() {
 	for s := range w.servers {
 		s.Drain()
 	}
-	for l := range w.lanes {
-		l.lane.Close()
+	for in := range w.inHops {
+		if in.hop.Len() == 0 {
+			in.hop.Close()
+		}
 	}
 }

@@ -219,7 +219,7 @@ func refuses(stranger *nettest.Space, k load.Kind, to netip.AddrPort, canary []b
 		}
 		return nil
 	})
-	for _, alpn := range [][]string{nil, {"h2"}, {"http/1.1"}, {"tunmesh-http/1"}, {"tunmesh-tcp/1"}} {
+	for _, alpn := range [][]string{nil, {"h2"}, {"http/1.1"}, {"tunmesh-http/1"}, {"tunmesh-tcp/2"}} {
 		secured := func(ctx context.Context, network, addr string) (net.Conn, error) {
 			c, err := plain(ctx, network, addr)
 			if err != nil {

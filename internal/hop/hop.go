@@ -9,8 +9,9 @@ import "strings"
 const (
 	// ALPNRequests carries HTTP requests as HTTP/2 streams.
 	ALPNRequests = "tunmesh-http/1"
-	// ALPNBytes carries one opaque byte stream.
-	ALPNBytes = "tunmesh-tcp/1"
+	// ALPNBytes carries opaque byte streams. (Version 1 carried them one after the
+	// other.)
+	ALPNBytes = "tunmesh-tcp/2"
 	// ALPNUpgrade carries one HTTP/1.1 request that asks for a change of protocol.
 	ALPNUpgrade = "tunmesh-http1/1"
 	// ALPNFamily begins every token of ours, of any version.

@@ -21,7 +21,7 @@ type Graph map[string][]string
 var floors = map[string][][]string{ //nolint:gochecknoglobals // a table
 	"netstack": {{"netstack/packet"}, {"netstack/tun"}, {"netstack/link", "netstack/memlink"}, {"netstack"}},
 	"tunproxy": {
-		{"tunproxy/message", "tunproxy/hpack", "tunproxy/memory", "tunproxy/lane"},
+		{"tunproxy/message", "tunproxy/hpack", "tunproxy/memory"},
 		{"tunproxy/flow"},
 		{"tunproxy/detect", "tunproxy/route", "tunproxy/balance", "tunproxy/authz", "tunproxy/resilience"},
 		{"tunproxy/h1", "tunproxy/h2", "tunproxy/orig", "tunproxy/mux"},

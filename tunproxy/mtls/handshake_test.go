@@ -227,7 +227,8 @@ func TestClientWithoutCertificate(t *testing.T) {
 
 func TestUnknownVersions(t *testing.T) {
 	for name, tokens := range map[string][]string{
-		"newer":   {"tunmesh-tcp/2"},
+		"newer":   {"tunmesh-tcp/99"},
+		"older":   {"tunmesh-tcp/1"},
 		"foreign": {"h2", "http/1.1"},
 	} {
 		t.Run(name, func(t *testing.T) {

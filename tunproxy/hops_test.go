@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -89,21 +90,25 @@ func TestByteHopsAreUsedAgain(t *testing.T) {
 	}
 }
 
-// Connections at once have a hop each; all are there for the next ones.
-func TestByteHopsAreNotShared(t *testing.T) {
+// Connections at once share hops, which are there for the next ones.
+func TestByteHopsAreShared(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.pod("a", "10.0.0.1"), w.pod("b", "10.0.0.2")
 	w.service("10.96.0.1:9000", "10.0.0.2:9000=b")
 	b.serve(9000, echo)
-	for round := range 2 {
+	const n = 40
+	for range 2 {
 		var conns []net.Conn
-		for range 5 {
+		for i := range n {
 			c := a.dial("10.96.0.1:9000")
-			if _, err := c.Write([]byte{0, 1}); err != nil {
+			defer c.Close()
+			say := []byte{0, byte(i)}
+			if _, err := c.Write(say); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := io.ReadFull(c, make([]byte, 2)); err != nil {
-				t.Fatal(err)
+			got := make([]byte, 2)
+			if _, err := io.ReadFull(c, got); err != nil || got[1] != byte(i) {
+				t.Fatalf("connection %d got %v, %v", i, got, err)
 			}
 			conns = append(conns, c)
 		}
@@ -111,8 +116,46 @@ func TestByteHopsAreNotShared(t *testing.T) {
 			_ = c.Close()
 		}
 		a.settled()
-		a.wantHops(5, float64(5*round))
 	}
+	if made, reused := a.hops(); made > 8 || made+reused != 2*n {
+		t.Errorf("%v hops were made for %v streams", made, made+reused)
+	}
+	eventually(t, "metrics of both ends", func() bool {
+		return a.metric("tcp_open_total", `peer="dst"`, `tls="true"`) == 2*n && b.metric("tcp_open_total", `peer="src"`, `tls="true"`) == 2*n
+	})
+	eventually(t, "nothing is promised to nobody", func() bool {
+		return a.metric("held_bytes", `layer="streams"`) == 0 && b.metric("held_bytes", `layer="streams"`) == 0
+	})
+}
+
+// One connection's reader rests: the others, on the same hop, do not notice.
+func TestASlowReaderStopsNobodyElse(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.pod("a", "10.0.0.1"), w.pod("b", "10.0.0.2")
+	w.service("10.96.0.1:9000", "10.0.0.2:9000=b")
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	b.serve(9000, func(c net.Conn) {
+		first := make([]byte, 1)
+		if _, err := io.ReadFull(c, first); err == nil && first[0] == 's' {
+			<-release
+			return
+		}
+		_, _ = c.Write(first)
+		echo(c)
+	})
+	talk(t, a, "10.96.0.1:9000", "\x00")
+	slow := a.dial("10.96.0.1:9000")
+	defer slow.Close()
+	_, _ = slow.Write([]byte("s"))
+	_ = slow.SetWriteDeadline(time.Now().Add(time.Second))
+	if n, err := slow.Write(make([]byte, 64<<20)); err == nil {
+		t.Fatalf("%d bytes went to somebody who does not read", n)
+	}
+	for range 10 {
+		talk(t, a, "10.96.0.1:9000", "\x00past it")
+	}
+	a.wantHops(1, 11)
 }
 
 func TestRefusedIsRefusedOnAHopThatIsThere(t *testing.T) {
@@ -133,11 +176,25 @@ func TestRefusedIsRefusedOnAHopThatIsThere(t *testing.T) {
 	a.wantHops(1, 1)
 }
 
-func TestAResetEndsTheHop(t *testing.T) {
+func TestAResetIsOneConnections(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.pod("a", "10.0.0.1"), w.pod("b", "10.0.0.2")
 	w.service("10.96.0.1:9000", "10.0.0.2:9000=b")
-	b.serveRaw(9000, func(c aio.Conn) { c.SetHandler(resetter{}) })
+	var mu sync.Mutex
+	n := 0
+	b.serveRaw(9000, func(c aio.Conn) {
+		mu.Lock()
+		defer mu.Unlock()
+		if n++; n > 1 {
+			c.SetHandler(resetter{})
+		}
+	})
+	stays := a.dial("10.96.0.1:9000")
+	defer stays.Close()
+	if _, err := stays.Write([]byte("\x00")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the first connection", func() bool { mu.Lock(); defer mu.Unlock(); return n == 1 })
 	for range 3 {
 		c := a.dial("10.96.0.1:9000")
 		if _, err := c.Write([]byte("\x00unread")); err != nil {
@@ -146,9 +203,12 @@ func TestAResetEndsTheHop(t *testing.T) {
 		if _, err := io.ReadAll(c); !errors.Is(err, aio.ErrReset) {
 			t.Fatalf("read: %v, want a reset", err)
 		}
-		a.settled()
 	}
-	a.wantHops(3, 0)
+	_ = stays.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if _, err := stays.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the other connection: %v", err)
+	}
+	a.wantHops(1, 3)
 }
 
 // Whoever is let in is asked for anew by every stream.

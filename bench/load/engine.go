@@ -27,6 +27,9 @@ type Options struct {
 	Progress *atomic.Uint64
 	// Stop, if not nil, ends the run before its time.
 	Stop *atomic.Bool
+	// Finish waits, at the end, for the answers to all that was asked, so that
+	// All is what the server was asked, too.
+	Finish bool
 }
 
 // protocol is what the engine needs of HTTP/1 and HTTP/2: bytes to send for a
@@ -62,11 +65,16 @@ type engine struct {
 	begin time.Duration // of what counts; 0 before
 	timer int
 
+	events []unix.EpollEvent
+	buf    []byte
+
 	// Open loop: slots that are free, and when the next request should leave.
 	free  []slot
 	due   time.Duration
 	every time.Duration
 	all   uint64
+	asked uint64
+	over  bool // nothing more is asked
 }
 
 type slot struct {
@@ -79,7 +87,10 @@ const timerMark = -1
 
 // ask runs requests of a protocol.
 func ask(to netip.AddrPort, o Options, proto func() protocol) (Result, error) {
-	e := &engine{o: o, to: to, hist: newHistogram(), timer: -1, r: Result{Connections: o.Connections}}
+	e := &engine{
+		o: o, to: to, hist: newHistogram(), timer: -1, r: Result{Connections: o.Connections},
+		events: make([]unix.EpollEvent, 256), buf: make([]byte, 256<<10),
+	}
 	ep, fds, err := connectAll(to, o.Connections, unix.EPOLLIN)
 	if err != nil {
 		return e.r, err
@@ -113,6 +124,11 @@ func ask(to netip.AddrPort, o Options, proto func() protocol) (Result, error) {
 		return e.r, err
 	}
 	e.hist.fill(&e.r, e.now()-e.begin)
+	if o.Finish {
+		if err := e.finish(); err != nil {
+			return e.r, err
+		}
+	}
 	e.r.All = e.all
 	e.r.Retransmits = retransmits(fds)
 	return e.r, nil
@@ -136,8 +152,6 @@ func (e *engine) pace() error {
 }
 
 func (e *engine) run() error {
-	events := make([]unix.EpollEvent, 256)
-	buf := make([]byte, 256<<10)
 	for now := e.now(); now < warmUp+e.o.Duration; now = e.now() {
 		if e.o.Stop != nil && e.o.Stop.Load() {
 			return nil
@@ -145,25 +159,50 @@ func (e *engine) run() error {
 		if e.begin == 0 && now >= warmUp {
 			e.begin = now
 		}
-		n := wait(e.ep, events, 100)
-		for _, ev := range events[:n] {
-			if ev.Pad == timerMark {
-				var b [8]byte
-				_, _ = unix.Read(e.timer, b[:]) // how many ticks does not matter: due says
-				if err := e.catchUp(); err != nil {
-					return err
-				}
-				continue
-			}
-			if err := e.event(e.conns[ev.Pad], ev.Events, buf); err != nil {
-				return err
-			}
+		if err := e.turn(); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (e *engine) event(c *conn, events uint32, buf []byte) error {
+// finishTime is how long answers are waited for at the end.
+const finishTime = 30 * time.Second
+
+// finish waits for the answers that are missing and asks nothing more.
+func (e *engine) finish() error {
+	e.over = true
+	for end := e.now() + finishTime; e.all < e.asked; {
+		if e.now() > end {
+			return fmt.Errorf("ask %v: %d of %d requests without an answer after %v", e.to, e.asked-e.all, e.asked, finishTime)
+		}
+		if err := e.turn(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// turn waits for events and takes them.
+func (e *engine) turn() error {
+	n := wait(e.ep, e.events, 100)
+	for _, ev := range e.events[:n] {
+		if ev.Pad == timerMark {
+			var b [8]byte
+			_, _ = unix.Read(e.timer, b[:]) // how many ticks does not matter: due says
+			if err := e.catchUp(); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := e.event(e.conns[ev.Pad], ev.Events); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *engine) event(c *conn, events uint32) error {
 	if events&unix.EPOLLOUT != 0 {
 		if err := e.flush(c); err != nil {
 			return err
@@ -172,7 +211,7 @@ func (e *engine) event(c *conn, events uint32, buf []byte) error {
 	if events&^uint32(unix.EPOLLOUT) == 0 {
 		return nil
 	}
-	n, err := unix.Read(c.fd, buf)
+	n, err := unix.Read(c.fd, e.buf)
 	if errors.Is(err, unix.EAGAIN) {
 		return nil
 	}
@@ -180,7 +219,7 @@ func (e *engine) event(c *conn, events uint32, buf []byte) error {
 		return fmt.Errorf("read from %v: %w", e.to, errors.Join(err, errEnded))
 	}
 	now := e.now()
-	err = c.proto.read(buf[:n], &c.out, func(n int, ok bool) { e.done(c, n, ok, now) })
+	err = c.proto.read(e.buf[:n], &c.out, func(n int, ok bool) { e.done(c, n, ok, now) })
 	if err != nil {
 		return fmt.Errorf("answer of %v: %w", e.to, err)
 	}
@@ -200,6 +239,7 @@ func (e *engine) done(c *conn, n int, ok bool, now time.Duration) {
 		e.hist.add(now - c.sent[n])
 	}
 	switch {
+	case e.over:
 	case e.every > 0 && e.due > now:
 		e.free = append(e.free, slot{c, n})
 	case e.every > 0: // one is late already
@@ -214,7 +254,7 @@ func (e *engine) done(c *conn, n int, ok bool, now time.Duration) {
 // leaves when an answer frees one; its time began when it was due.
 func (e *engine) catchUp() error {
 	now := e.now()
-	for len(e.free) > 0 && e.due <= now {
+	for !e.over && len(e.free) > 0 && e.due <= now {
 		s := e.free[0]
 		e.free = e.free[1:]
 		e.send(s.c, s.n, e.due)
@@ -227,6 +267,7 @@ func (e *engine) catchUp() error {
 }
 
 func (e *engine) send(c *conn, n int, since time.Duration) {
+	e.asked++
 	c.sent[n] = since
 	c.out = c.proto.ask(c.out, n)
 }

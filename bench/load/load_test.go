@@ -110,6 +110,29 @@ func at(port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)
 }
 
+// TestFinish: who waits for the last answers was answered as often as the
+// server was asked.
+func TestFinish(t *testing.T) {
+	var asked atomic.Uint64
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(20 * time.Millisecond)
+		asked.Add(1)
+	}))
+	defer s.Close()
+	to := netip.MustParseAddrPort(s.Listener.Addr().String())
+	for _, rate := range []float64{0, 500} {
+		asked.Store(0)
+		r, err := load.HTTP1(to, load.Options{Connections: 16, Duration: 100 * time.Millisecond, Rate: rate, Finish: true, Authority: "a", Path: "/"})
+		if err != nil || r.All == 0 || r.Failed != 0 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		s.CloseClientConnections()
+		if n := asked.Load(); n != r.All {
+			t.Errorf("rate %v: %d answers, and the server was asked %d times", rate, r.All, n)
+		}
+	}
+}
+
 // TestOpenLoop: the rate is kept, and a server that stops for a while is held
 // against all requests that should have left meanwhile, not against one.
 func TestOpenLoop(t *testing.T) {

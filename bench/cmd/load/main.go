@@ -75,6 +75,7 @@ func client(args []string) error {
 	fs.Float64Var(&o.Rate, "rate", 0, "requests per second, at constant intervals; 0 as fast as answers come")
 	fs.StringVar(&o.Authority, "authority", "bench", "of requests")
 	fs.StringVar(&o.Path, "path", "/", "of requests")
+	fs.BoolVar(&o.Finish, "finish", false, "at the end, wait for the answers to all requests")
 	size := fs.Int("size", 128, "bytes of a message")
 	cert := fs.String("cert", "", "of handshakes: PEM file of the client's chain")
 	key := fs.String("key", "", "of handshakes: PEM file of its key")

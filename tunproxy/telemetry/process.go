@@ -14,13 +14,31 @@ import (
 // what user space sees, on every architecture that Go supports.
 const userHZ = 100
 
-// process are the process_ families.
+// process are the process_ and go_ families.
 type process struct {
-	start time.Time
-	buf   []byte // reused; the registry's lock is held during a print
+	start   time.Time
+	buf     []byte // reused; the registry's lock is held during a print
+	runtime []metrics.Sample
 }
 
-func newProcess(start time.Time) *process { return &process{start: start} }
+// goFamilies are what Go's runtime says of itself, by the names that Prometheus's
+// clients give it.
+func goFamilies() []goFamily {
+	return []goFamily{
+		{"/sched/goroutines:goroutines", "go_goroutines", "Number of goroutines that exist."},
+		{"/gc/heap/live:bytes", "go_gc_heap_live_bytes", "Heap memory that the last garbage collection found in use."},
+	}
+}
+
+type goFamily struct{ source, name, help string }
+
+func newProcess(start time.Time) *process {
+	p := &process{start: start}
+	for _, f := range goFamilies() {
+		p.runtime = append(p.runtime, metrics.Sample{Name: f.source})
+	}
+	return p
+}
 
 // collect reads /proc/self, which a process may do even when it is not dumpable.
 func (p *process) collect(w *Writer) {
@@ -47,6 +65,13 @@ func (p *process) collect(w *Writer) {
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
 		w.Gauge("process_max_fds", "Largest number of open file descriptors.")
 		w.Sample("process_max_fds", float64(limit.Cur))
+	}
+	metrics.Read(p.runtime)
+	for i, f := range goFamilies() {
+		if v := p.runtime[i].Value; v.Kind() == metrics.KindUint64 {
+			w.Gauge(f.name, f.help)
+			w.Sample(f.name, float64(v.Uint64()))
+		}
 	}
 }
 

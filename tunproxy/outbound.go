@@ -226,7 +226,7 @@ func (o *outbound) accept() {
 		o.forward()
 		return
 	}
-	o.sniff = &sniffer{loop: o.w.loop, scratch: o.w.scratch, client: c, done: o.detected}
+	o.sniff = &sniffer{loop: o.w.loop, scratch: o.w.scratch, client: c, done: o.detected, lost: o.lost}
 	if o.up != nil && (o.hopped || o.ep.plain()) {
 		o.hopped = true // nothing stands between the server and us
 		o.sniff.server = o.up
@@ -250,6 +250,20 @@ func (o *outbound) silent() {
 	}
 }
 
+// lost: the server that a silent client was led to has ended without a word. Where
+// the Service speaks HTTP this is nothing to the client, which will be served
+// when it asks, by whoever is there then. Else it is what the server had to say.
+func (o *outbound) lost() bool {
+	if !o.tg.spoke.IsHTTP() {
+		return false
+	}
+	o.up.SetHandler(nil)
+	o.up.Close()
+	o.up, o.hopped = nil, false
+	o.settle(balance.Canceled)
+	return true
+}
+
 // detected: the first speaker decided. Requests go on without the connection
 // that was dialled, unless it can serve the first of them; bytes need it.
 func (o *outbound) detected(r detect.Result) {
@@ -257,7 +271,7 @@ func (o *outbound) detected(r detect.Result) {
 		o.timer.Stop()
 	}
 	o.flow.Protocol, o.flow.SNI = protocolOf(r.Kind), r.SNI
-	if o.flow.Protocol.IsHTTP() || !o.tg.resting() {
+	if !o.sniff.mute && (o.flow.Protocol.IsHTTP() || !o.tg.resting()) {
 		o.tg.spoke = o.flow.Protocol // of words to nobody, only HTTP is believed
 	}
 	switch {
@@ -384,7 +398,7 @@ func (o *outbound) drop() {
 
 // fail tells the client: refused if it was not accepted yet, else reset.
 func (o *outbound) fail(err error) {
-	if o.over {
+	if o.over || o.unasked() {
 		return
 	}
 	o.over = true
@@ -398,6 +412,12 @@ func (o *outbound) fail(err error) {
 	}
 	o.sniff.stop()
 	o.client.Reset()
+}
+
+// unasked: there is no server for a silent client to hear, and as its Service
+// speaks HTTP it is not waiting for one.
+func (o *outbound) unasked() bool {
+	return o.client != nil && !o.bytes && !o.sniff.decided && o.tg.spoke.IsHTTP()
 }
 
 func protocolOf(k detect.Kind) flow.Protocol {

@@ -45,7 +45,11 @@ type sniffer struct {
 	text    bool      // the client spoke, and not TLS
 	heard   bool      // the server spoke, and was held back
 	held    bool      // hold is over
+	mute    bool      // decided by an end, before anybody said a word
 	decided bool
+	// lost, if set, is asked when the server ended before anybody said a word: true
+	// means that the asker took it away, and the client is listened to alone.
+	lost func() bool
 	// unsaid, if set, is asked when the server speaks first, or when the client
 	// ended without a byte: false means not to decide yet (the client may be a
 	// sidecar, about to begin TLS or done with a spare connection).
@@ -124,7 +128,7 @@ func (c *sniffClient) Readable(conn aio.Conn) {
 		if s.seen == 0 && s.unsaid != nil && !s.unsaid(true) {
 			return
 		}
-		s.decide(detect.Result{Kind: detect.Opaque})
+		s.ended()
 		return
 	}
 	r := detect.Detect(s.scratch[:n])
@@ -189,8 +193,12 @@ func (s *sniffer) late() {
 func (c *sniffClient) Writable(aio.Conn) {}
 
 // Closed implements aio.Handler.
-func (c *sniffClient) Closed(aio.Conn, error) {
-	(*sniffer)(c).decide(detect.Result{Kind: detect.Opaque})
+func (c *sniffClient) Closed(aio.Conn, error) { (*sniffer)(c).ended() }
+
+// ended: one of the two has.
+func (s *sniffer) ended() {
+	s.mute = s.seen == 0
+	s.decide(detect.Result{Kind: detect.Opaque})
 }
 
 // Readable: the server spoke, or ended.
@@ -205,13 +213,25 @@ func (c *sniffServer) Readable(conn aio.Conn) {
 		s.heard = true
 		return
 	}
+	if n == 0 {
+		s.serverEnded()
+		return
+	}
 	s.decide(detect.Result{Kind: detect.Opaque})
+}
+
+// serverEnded: with the client's first word still to come there may be other
+// servers for it.
+func (s *sniffer) serverEnded() {
+	if !s.decided && s.seen == 0 && s.lost != nil && s.lost() {
+		s.server = nil
+		return
+	}
+	s.ended()
 }
 
 // Writable: not all that was to be shown fitted.
 func (c *sniffServer) Writable(aio.Conn) { (*sniffer)(c).show() }
 
 // Closed implements aio.Handler.
-func (c *sniffServer) Closed(aio.Conn, error) {
-	(*sniffer)(c).decide(detect.Result{Kind: detect.Opaque})
-}
+func (c *sniffServer) Closed(aio.Conn, error) { (*sniffer)(c).serverEnded() }

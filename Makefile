@@ -9,6 +9,9 @@ BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 PROGRAMS := mesh-proxy mesh-control mesh-cni meshctl emojivoto
 CNI := main/bridge main/ptp main/loopback ipam/host-local meta/portmap
 FUZZTIME ?= 60s
+CHAOS ?= 10m
+SEED ?=
+SOAK ?= 30m
 RUN ?=
 # These measure time or memory, or run whole meshes: one after the other.
 ALONE := /netstack$$|/tunproxy$$|/cni/|/cmd/meshctl/|/bench/|/test/
@@ -84,6 +87,14 @@ bench-net: need-root build ## Measure one sidecar hop of opaque TCP against dire
 .PHONY: rss
 rss: need-root need-go ## Print the sidecars' resident memory: in the demo after 60 s of load, and with 1,000 idle connections
 	$(GO) test -count=1 -v -run TestMemory ./test/local
+
+.PHONY: chaos
+chaos: need-root need-go ## Kill, add, stop, slow and break endpoints at random under load, for CHAOS (10m); SEED=N chooses the same again
+	TUNMESH_CHAOS=$(CHAOS) TUNMESH_CHAOS_SEED=$(SEED) $(GO) test -count=1 -v -timeout 24h -run 'TestChaos$$' ./test/endurance
+
+.PHONY: soak
+soak: need-root need-go ## 1,000 requests a second for SOAK (30m): nothing grows, everything is counted
+	TUNMESH_SOAK=$(SOAK) $(GO) test -count=1 -v -timeout 24h -run 'TestSoak$$' ./test/endurance
 
 .PHONY: clean
 clean: ## Remove bin/

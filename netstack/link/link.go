@@ -24,6 +24,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"github.com/tunmesh/tunmesh/netstack/chunk"
 	"github.com/tunmesh/tunmesh/netstack/tun"
 )
 
@@ -31,8 +32,9 @@ const (
 	// headSize holds any packet that is not segmentation offload's, at the usual
 	// MTU, so that small packets cost one copy and no 64 KB view.
 	headSize = 2048
-	// tailSize holds the rest of the largest packet.
-	tailSize = 1 << 16
+	// tailSize holds the rest of the largest packet, behind room for the head: a
+	// large packet is one piece for who reads it.
+	tailSize = chunk.Size - headSize
 	// copyLimit is the largest packet that is copied into a view of its own
 	// size. gVisor accounts a segment's payload, not its room: handing a 64 KB
 	// view to every 3 KB segment would hold 20 times what the window says.
@@ -86,9 +88,9 @@ func New(dev tun.Device, mtu uint32, now func() time.Duration) *Link {
 // Errors are tun's.
 func (l *Link) Read() error {
 	if l.tail == nil {
-		l.tail = buffer.NewViewSize(tailSize)
+		l.tail = chunk.New()
 	}
-	n, err := l.dev.Read(&l.hdr, l.head[:], l.tail.AsSlice())
+	n, err := l.dev.Read(&l.hdr, l.head[:], l.tail.AsSlice()[headSize:])
 	if err != nil {
 		if !errors.Is(err, tun.ErrEmpty) {
 			l.Counters.ReadErrors.Add(1)
@@ -115,17 +117,17 @@ func (l *Link) rest(size int) []byte {
 	if size <= headSize {
 		return nil
 	}
-	return l.tail.AsSlice()[:size-headSize]
+	return l.tail.AsSlice()[headSize:size]
 }
 
 // Load makes the link's packet one that another loop has read.
 func (l *Link) Load(h tun.Header, packet []byte) {
 	if l.tail == nil {
-		l.tail = buffer.NewViewSize(tailSize)
+		l.tail = chunk.New()
 	}
 	l.hdr, l.size = h, len(packet)
 	n := copy(l.head[:], packet)
-	copy(l.tail.AsSlice(), packet[n:])
+	copy(l.tail.AsSlice()[headSize:], packet[n:])
 }
 
 // Copy returns the packet last read in memory of its own.
@@ -150,11 +152,9 @@ func (l *Link) Take(size int) *stack.PacketBuffer {
 		copy(b[n:], l.rest(size))
 		payload = buffer.MakeWithView(v)
 	} else {
-		v := buffer.NewViewSize(headSize)
-		copy(v.AsSlice(), l.head[:])
-		payload = buffer.MakeWithView(v)
-		l.tail.CapLength(size - headSize)
-		_ = payload.Append(l.tail) // Append takes the view and has no way to fail
+		copy(l.tail.AsSlice(), l.head[:])
+		l.tail.CapLength(size)
+		payload = buffer.MakeWithView(l.tail)
 		l.tail = nil
 	}
 	return stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: payload})

@@ -46,6 +46,8 @@ type conn struct {
 	sent          int           // bytes in the send buffer, as accounted
 	received      int           // and in the receive buffer, with what they cost
 	stopped       bool          // Write took less than there was room for
+	bulkIn        bool          // the receive buffer is as large as they get
+	bulkOut       bool          // and the send buffer
 
 	shaking bool // the handshake is under way
 	placed  bool // a client opened it: it has one of the side's places

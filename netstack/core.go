@@ -15,12 +15,13 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/netstack/chunk"
 )
 
 const (
-	// Buffers of a connection in each direction; 128K to 1M measured alike.
-	// gVisor advertises half of the receive buffer.
-	bufferMin, bufferDefault, bufferMax = 4 << 10, 256 << 10, 1 << 20
+	// Buffers of a connection in each direction; bufferMax is for bulk, see
+	// transfer.go. gVisor advertises half of the receive buffer.
+	bufferMin, bufferDefault, bufferMax = 4 << 10, 256 << 10, 4 << 20
 
 	// Dead peers. Unacknowledged bytes: ten retransmissions, at most 8 s apart,
 	// so 45 to 80 s. (TCP_USER_TIMEOUT would also end a connection whose reader
@@ -47,6 +48,12 @@ type core struct {
 
 func (c *core) start(l *loop) (err error) {
 	if l.memory.at, err = findOffsets(); err != nil {
+		return err
+	}
+	if l.memory.lists, err = findLists(); err != nil {
+		return err
+	}
+	if err := chunk.Check(); err != nil {
 		return err
 	}
 	s := stack.New(stack.Options{

@@ -53,6 +53,7 @@ type loop struct {
 	mover             mover  // of the CopyTo that runs
 	sink              sink   // of the Read that runs
 	source            source // of the Write that runs
+	skip              skip   // of the pass that runs
 
 	ending   bool          // nothing new begins
 	yielded  time.Duration // when other goroutines had their turn

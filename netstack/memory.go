@@ -22,6 +22,7 @@ import (
 type memory struct {
 	limit, used int
 	at          offsets
+	lists       lists
 	// For others to read; held is used, as of the last pass.
 	held    atomic.Int64
 	stopped atomic.Uint64 // writes that were not taken

@@ -3,15 +3,24 @@ package netstack
 import (
 	"io"
 
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/netstack/chunk"
 )
 
-// moderateEvery is how many bytes are read between looks at whether the receive
-// buffer should grow.
-const moderateEvery = 64 << 10
+const (
+	// moderateEvery is how many bytes are read between looks at whether the
+	// receive buffer should grow.
+	moderateEvery = 64 << 10
+	// bulky is how many bytes in a direction make a connection one that moves
+	// bulk: its buffer in that direction becomes as large as buffers get. gVisor
+	// grows them by what came within the shortest round trip ever, which here is
+	// one or two packets of 64 KB: each end then sleeps after every packet.
+	bulky = 1 << 20
+)
 
 // sink takes what an endpoint reads out. gVisor insists on ErrShortWrite when
 // it takes less than it is offered.
@@ -79,12 +88,33 @@ func (c *conn) read(p []byte, peek bool) (int, error) {
 func (c *conn) consumed(n int) {
 	c.in += uint64(n)
 	c.account()
-	if c.copied += n; c.copied >= moderateEvery {
+	if c.in >= bulky {
+		c.growIn()
+	} else if c.copied += n; c.copied >= moderateEvery {
 		c.ep.ModerateRecvBuf(c.copied)
 		c.copied = 0
 	}
 	if c.gone || c.finned {
 		c.enqueue() // perhaps that was the last of it
+	}
+}
+
+// growIn and growOut make the buffer of a connection that moves bulk large, once.
+func (c *conn) growIn() {
+	if !c.bulkIn {
+		c.bulkIn = true
+		if o := c.ep.SocketOptions(); o.GetReceiveBufferSize() < bufferMax {
+			o.SetReceiveBufferSize(bufferMax, true) // the peer hears of the new window
+		}
+	}
+}
+
+func (c *conn) growOut() {
+	if !c.bulkOut && c.out >= bulky {
+		c.bulkOut = true
+		if o := c.ep.SocketOptions(); o.GetSendBufferSize() < bufferMax {
+			o.SetSendBufferSize(bufferMax, false) // what it grows to by itself at most
+		}
 	}
 }
 
@@ -125,12 +155,8 @@ func (c *conn) Write(p []byte) (int, error) {
 	p = p[:c.writes(all)]
 	defer c.account()
 	for done < len(p) {
-		s := &c.l.source
-		s.p = p[done:]
-		n, err := c.ep.Write(s, tcpip.WriteOptions{Atomic: true})
-		s.p = nil
-		done += int(n)
-		c.out += uint64(n)
+		n, err := c.put(p[done:])
+		done += n
 		if err != nil {
 			if _, ok := err.(*tcpip.ErrWouldBlock); ok {
 				c.wants = true
@@ -146,8 +172,29 @@ func (c *conn) Write(p []byte) (int, error) {
 	return done, nil
 }
 
+// put copies as much of p into the send buffer as fits into one segment.
+func (c *conn) put(p []byte) (int, tcpip.Error) {
+	if len(p) >= giveLeast && !c.full() {
+		v := chunk.New()
+		n := copy(v.AsSlice(), p)
+		v.CapLength(n)
+		if err := c.give(buffer.MakeWithView(v)); err != nil {
+			return 0, err
+		}
+		c.account()
+		return n, nil
+	}
+	s := &c.l.source
+	s.p = p
+	n, err := c.ep.Write(s, tcpip.WriteOptions{Atomic: true})
+	s.p = nil
+	c.out += uint64(n)
+	c.growOut()
+	return int(n), err
+}
+
 // composed is the largest piece that Compose takes: a chunk of the send buffer.
-const composed = 64 << 10
+const composed = chunk.Size
 
 // Compose writes n bytes, at most 64 KB, that f makes in the send buffer itself:
 // a copy fewer than Write. All of them are taken, or none: with ErrWouldBlock,
@@ -172,46 +219,15 @@ func (c *conn) Compose(n int, f func(b []byte) error) (ok bool, err error) {
 	if c.writes(n) < n {
 		return false, nil
 	}
+	b, err := made(n, f)
+	if err != nil {
+		return true, err
+	}
 	defer c.account()
-	w := composer{n: n, f: f}
-	k, werr := c.ep.Write(&w, tcpip.WriteOptions{Atomic: true})
-	c.out += uint64(k)
-	switch {
-	case w.err != nil:
-		return true, w.err
-	case werr != nil:
-		return true, c.broken(werr)
+	if err := c.give(b); err != nil {
+		return true, c.broken(err)
 	}
 	return true, nil
-}
-
-// composer is the payloader of Compose.
-type composer struct {
-	n   int
-	f   func(b []byte) error // nil once it was called
-	err error
-}
-
-// Len implements tcpip.Payloader.
-func (w *composer) Len() int { return w.n }
-
-// Read implements tcpip.Payloader. gVisor's first read is of an empty slice.
-func (w *composer) Read(b []byte) (int, error) {
-	switch {
-	case w.f == nil:
-		return 0, io.EOF
-	case len(b) == 0:
-		return 0, nil
-	case len(b) < w.n:
-		w.err = io.ErrShortBuffer // cannot be: there was room
-	default:
-		w.err = w.f(b[:w.n])
-	}
-	w.f = nil
-	if w.err != nil {
-		return 0, w.err
-	}
-	return w.n, nil
 }
 
 // CopyTo implements aio.Copier: one copy, from c's received segments straight
@@ -246,10 +262,18 @@ func (c *conn) CopyTo(dst aio.Conn) (total int64, err error, ok bool) { //nolint
 			d.wants = true
 			return total, aio.ErrWouldBlock, true
 		}
-		m.from, m.left, m.err = c, k, nil
-		w, werr := d.ep.Write(m, tcpip.WriteOptions{Atomic: true})
+		var w int64
+		var werr tcpip.Error
+		m.err = nil
+		if passed, err, ok := c.pass(d); ok {
+			w, werr = int64(passed), err
+		} else {
+			m.from, m.left = c, k
+			w, werr = d.ep.Write(m, tcpip.WriteOptions{Atomic: true})
+			d.out += uint64(w)
+			d.growOut()
+		}
 		total += w
-		d.out += uint64(w)
 		d.account()
 		c.consumed(int(w))
 		switch werr.(type) {

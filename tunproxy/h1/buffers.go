@@ -14,6 +14,12 @@ const (
 	blockSize = 4 << 10
 	// maxBlocks bounds what is kept when a burst is over (1 MiB).
 	maxBlocks = 256
+	// largeBlock is the capacity of those that bodies need: what gathers in a pass
+	// until it is written. Left to append, each would grow through all sizes, and
+	// the collector would have more work than the bodies.
+	largeBlock = 64 << 10
+	// maxLarge bounds those that are kept (256 KiB).
+	maxLarge = 4
 	// maxStreams bounds the streams that are kept (160 KiB).
 	maxStreams = 1024
 )
@@ -29,6 +35,7 @@ type Buffers struct {
 	head    message.Head // the head being parsed and delivered in this callback
 	framing framing      // of that head
 	free    [][]byte
+	large   [][]byte
 	streams []*stream
 }
 
@@ -45,8 +52,11 @@ func (b *Buffers) read() []byte {
 
 // block is an empty buffer of at least n bytes.
 func (b *Buffers) block(n int) []byte {
-	if n > blockSize {
+	if n > largeBlock {
 		return make([]byte, 0, n)
+	}
+	if n > blockSize {
+		return b.largest()
 	}
 	if last := len(b.free) - 1; last >= 0 {
 		p := b.free[last]
@@ -57,9 +67,34 @@ func (b *Buffers) block(n int) []byte {
 	return make([]byte, 0, blockSize)
 }
 
+// largest is an empty buffer of largeBlock bytes.
+func (b *Buffers) largest() []byte {
+	last := len(b.large) - 1
+	if last < 0 {
+		return make([]byte, 0, largeBlock)
+	}
+	p := b.large[last]
+	b.large[last] = nil
+	b.large = b.large[:last]
+	return p
+}
+
+// grow is p with room for n more bytes; p, if it moved, is free again.
+func (b *Buffers) grow(p []byte, n int) []byte {
+	if len(p)+n > largeBlock || cap(p) >= len(p)+n {
+		return p // append knows what to do
+	}
+	q := append(b.block(len(p)+n), p...)
+	b.recycle(p)
+	return q
+}
+
 // recycle takes a buffer back. Larger ones go to the collector: they belong to
 // bursts, and an idle loop should not keep them.
 func (b *Buffers) recycle(p []byte) {
+	if cap(p) == largeBlock && len(b.large) < maxLarge {
+		b.large = append(b.large, p[:0])
+	}
 	if cap(p) == blockSize && len(b.free) < maxBlocks {
 		b.free = append(b.free, p[:0])
 	}

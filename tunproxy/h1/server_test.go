@@ -403,6 +403,45 @@ func TestServerBackpressure(t *testing.T) {
 	}
 }
 
+// TestLargeBodiesLeaveEarly: of a body that comes in one pass, little gathers;
+// what a client has no room for waits, and all of it arrives in order.
+func TestLargeBodiesLeaveEarly(t *testing.T) {
+	v := serve(t, Config{}, nil)
+	v.put("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	l, w := v.logs[0], &v.server.wire
+	var want []byte
+	send := func(pieces int) {
+		p := make([]byte, 16<<10)
+		for i := range pieces {
+			for j := range p {
+				p[j] = byte(i + j/100 + len(want)/7)
+			}
+			want = append(want, p...)
+			l.stream.SendData(p, false)
+		}
+	}
+	l.stream.SendHead(ok(3<<20), false)
+	send(40)
+	if cap(w.out) > largeBlock || w.pending() >= pushSize || w.sent < 500<<10 {
+		t.Errorf("%d bytes left before the end of the pass, %d wait in %d", w.sent, w.pending(), cap(w.out))
+	}
+	if l.drained != 0 {
+		t.Error("told from inside SendData what left")
+	}
+	send(152) // more than the pipe holds
+	if w.sent > 1<<20 || w.pending() < 1<<20 {
+		t.Errorf("%d bytes left, %d wait", w.sent, w.pending())
+	}
+	got := v.take()
+	for range 5 {
+		got += v.take()
+	}
+	_, body, _ := strings.Cut(got, "\r\n\r\n")
+	if body != string(want) || l.drained != len(want) {
+		t.Errorf("%d of %d bytes arrived, or changed; %d drained", len(body), len(want), l.drained)
+	}
+}
+
 func TestServerPipelineOfAClientThatDoesNotRead(t *testing.T) {
 	v := serve(t, Config{}, nil)
 	body := strings.Repeat("x", 900<<10)

@@ -29,6 +29,10 @@ type engine interface {
 	broken(err error)
 }
 
+// pushSize is how much is written before the end of a pass: with what a body's
+// next piece adds, it fills a packet of segmentation offload.
+const pushSize = 48 << 10
+
 // mark is a place in the output at which a stream's body bytes have left.
 type mark struct {
 	at uint64
@@ -55,6 +59,7 @@ type wire struct {
 	marks   []mark
 	graves  []*stream     // released, to be used again
 	blocked bool          // a write was short
+	full    bool          // one of push was; flush asks again
 	writeBy time.Duration // while blocked: when the transport must have taken more
 	raw     bool          // bytes of another protocol, which may rest
 	held    int           // of out, as accounted
@@ -286,6 +291,7 @@ func (w *wire) buffer(n int) []byte {
 		w.out = w.out[:copy(w.out, w.out[w.outOff:])]
 		w.outOff = 0
 	}
+	w.out = w.cfg.Buffers.grow(w.out, n)
 	return w.out
 }
 
@@ -293,6 +299,23 @@ func (w *wire) commit(out []byte) {
 	w.queued += uint64(len(out) - len(w.out))
 	w.out = out
 	w.schedule()
+	if w.pending() >= pushSize && !w.full && !w.blocked {
+		w.push()
+	}
+}
+
+// push writes early what would otherwise gather until the end of the pass: a
+// megabyte of a body in one buffer is out of every cache when it is written, and
+// costs the collector more than that. The end of the pass finds errors and
+// reports what left.
+func (w *wire) push() {
+	n, err := w.conn.Write(w.out[w.outOff:])
+	w.outOff += n
+	w.sent += uint64(n)
+	w.full = err != nil
+	if w.pending() == 0 {
+		w.out, w.outOff = w.out[:0], 0
+	}
 }
 
 // pending is the number of bytes not yet taken by the transport.
@@ -319,7 +342,7 @@ func (w *wire) flush() {
 		return
 	}
 	was, before := w.blocked, w.sent
-	w.blocked = false
+	w.blocked, w.full = false, false
 	for w.pending() > 0 {
 		n, err := w.conn.Write(w.out[w.outOff:])
 		w.outOff += n

@@ -170,13 +170,16 @@ func (p *inlineTCP) bareAck(ep *tcp.Endpoint, id stack.TransportEndpointID, pkt 
 }
 
 func (p *inlineTCP) handle(ep *tcp.Endpoint, id stack.TransportEndpointID, pkt *stack.PacketBuffer) {
+	// Read while pkt is its memory's only user: gVisor copies the chunk of a header
+	// that is looked at when there are two, all 64 KB of it.
+	rst := header.TCP(pkt.TransportHeader().Slice()).Flags().Contains(header.TCPFlagRst)
 	s, err := newIncomingSegment(id, p.stack.Clock(), pkt)
 	if err != nil {
 		p.invalid.Increment()
 		return
 	}
 	p.valid.Increment()
-	if header.TCP(pkt.TransportHeader().Slice()).Flags().Contains(header.TCPFlagRst) {
+	if rst {
 		p.resets.Increment()
 	}
 	queued := enqueueSegment(ep, s)

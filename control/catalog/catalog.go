@@ -21,6 +21,10 @@ type Config struct {
 	// Hosts are addresses within Networks that are the nodes' own, such as a
 	// bridge's: outside the mesh, not nobody's.
 	Hosts []netip.Addr
+	// EndpointSlices: the endpoints of Services are what EndpointSlices say.
+	// Otherwise they are the pods that a Service selects, for a source that has no
+	// controller that makes slices.
+	EndpointSlices bool
 	// OpaquePorts replaces DefaultOpaquePorts; nil = the default.
 	OpaquePorts *PortSet
 }
@@ -32,6 +36,7 @@ type Catalog struct {
 	networks      []netip.Prefix
 	hosts         set[netip.Addr]
 	opaque        *PortSet
+	fromSlices    bool
 	synced        chan struct{} // closed by Sync
 
 	mu         sync.RWMutex
@@ -43,6 +48,10 @@ type Catalog struct {
 	podsByUID  map[string]*Pod
 	podsByIP   map[netip.Addr][]*Pod // all that claim it; the first owns it
 	serviceIPs map[netip.Addr]*service
+	slices     map[Key]*EndpointSlice
+	sliceIPs   map[netip.Addr][]Key // Services with a slice that has the address
+	slicesOf   map[Key]set[*EndpointSlice]
+	nodes      map[string]*Node
 	spaces     map[string]*space
 	targets    map[netip.AddrPort]*target // watched ones
 	byAddr     map[netip.Addr]set[*target]
@@ -95,6 +104,7 @@ func New(cfg Config) (*Catalog, error) {
 		clusterDomain: cfg.ClusterDomain,
 		networks:      slices.Clone(cfg.Networks),
 		opaque:        cfg.OpaquePorts,
+		fromSlices:    cfg.EndpointSlices,
 		synced:        make(chan struct{}),
 		namespaces:    map[string]*Namespace{},
 		accounts:      map[Key]*ServiceAccount{},
@@ -104,6 +114,10 @@ func New(cfg Config) (*Catalog, error) {
 		podsByUID:     map[string]*Pod{},
 		podsByIP:      map[netip.Addr][]*Pod{},
 		serviceIPs:    map[netip.Addr]*service{},
+		slices:        map[Key]*EndpointSlice{},
+		sliceIPs:      map[netip.Addr][]Key{},
+		slicesOf:      map[Key]set[*EndpointSlice]{},
+		nodes:         map[string]*Node{},
 		spaces:        map[string]*space{},
 		targets:       map[netip.AddrPort]*target{},
 		byAddr:        map[netip.Addr]set[*target]{},
@@ -155,6 +169,7 @@ type dirty struct {
 	services set[Key]
 	pods     set[Key]
 	spaces   set[string] // namespaces whose own object changed
+	zones    bool        // a node's zone changed
 }
 
 func (c *Catalog) apply(ch Change, d *dirty) {
@@ -173,6 +188,12 @@ func (c *Catalog) apply(ch Change, d *dirty) {
 	case KindPod:
 		p, _ := ch.Object.(*Pod)
 		c.applyPod(ch.Ref.Key, p, d)
+	case KindEndpointSlice:
+		s, _ := ch.Object.(*EndpointSlice)
+		c.applySlice(ch.Ref.Key, s, d)
+	case KindNode:
+		n, _ := ch.Object.(*Node)
+		c.applyNode(ch.Ref.Name, n, d)
 	default:
 		if w, ok := ch.Object.(*Workload); ok {
 			c.workloads[ch.Ref] = w

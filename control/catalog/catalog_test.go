@@ -340,6 +340,11 @@ func TestSyncIsOnce(t *testing.T) {
 // watched, and compares each snapshot with what a new catalog that has only the
 // end state makes of it.
 func TestIncrementalIsWhole(t *testing.T) {
+	incremental(t, func() *catalog.Catalog { return newCatalog(t) }, false)
+}
+
+func incremental(t *testing.T, empty func() *catalog.Catalog, sliced bool) {
+	t.Helper()
 	var addrs []netip.AddrPort
 	for i := range 4 {
 		for _, port := range []uint16{80, 8080, 3306} {
@@ -349,13 +354,16 @@ func TestIncrementalIsWhole(t *testing.T) {
 	}
 	for seed := range uint64(60) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		c := newCatalog(t)
+		c := empty()
 		state := map[catalog.Ref]catalog.Object{}
 		watches := map[netip.AddrPort]*catalog.Watch{}
 		for range 60 {
 			var batch []catalog.Change
 			for range 1 + r.IntN(3) {
 				ch := randomChange(t, r)
+				if sliced && r.IntN(2) == 0 {
+					ch = randomSlice(r)
+				}
 				batch = append(batch, ch)
 				if delete(state, ch.Ref); ch.Object != nil {
 					state[ch.Ref] = ch.Object
@@ -368,14 +376,33 @@ func TestIncrementalIsWhole(t *testing.T) {
 				watches[a].Close()
 				delete(watches, a)
 			}
-			whole := newCatalog(t, catalog.Diff(nil, state)...)
+			whole := empty()
+			whole.Apply(catalog.Diff(nil, state)...)
 			for a, w := range watches {
-				if diff := cmp.Diff(whole.Resolve(a), w.Load(), cmpopts.IgnoreFields(catalog.Target{}, "Version"), cmp.Comparer(func(x, y netip.AddrPort) bool { return x == y })); diff != "" {
+				if diff := cmp.Diff(whole.Resolve(a), w.Load(), cmpopts.IgnoreFields(catalog.Target{}, "Version"), cmpopts.EquateEmpty(), cmp.Comparer(func(x, y netip.AddrPort) bool { return x == y })); diff != "" {
 					t.Fatalf("seed %d: %s: incremental differs from whole (-whole +incremental):\n%s", seed, a, diff)
 				}
 			}
 		}
 	}
+}
+
+func randomSlice(r *rand.Rand) catalog.Change {
+	name := fmt.Sprintf("slice%d", r.IntN(5))
+	if r.IntN(5) == 0 {
+		return catalog.Delete(catalog.Ref{Kind: catalog.KindEndpointSlice, Key: key(name)})
+	}
+	var endpoints []string
+	for range r.IntN(4) {
+		e := fmt.Sprintf("10.1.0.%d", r.IntN(4))
+		if r.IntN(4) > 0 {
+			e += fmt.Sprintf("=p%d", r.IntN(6))
+		}
+		endpoints = append(endpoints, e+[]string{"", " notready", " zone:a", " for:a"}[r.IntN(4)])
+	}
+	ch := slice(name, endpoints...)
+	ch.Object.(*catalog.EndpointSlice).Service = fmt.Sprintf("s%d", r.IntN(4))
+	return ch
 }
 
 func randomChange(t *testing.T, r *rand.Rand) catalog.Change {

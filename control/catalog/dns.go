@@ -79,8 +79,8 @@ func (c *Catalog) lookupService(labels []string) Names {
 		return Names{Ours: true, Exists: true, Addrs: sortedAddrs(s.ClusterIPs)}
 	case n == 2:
 		var addrs []netip.Addr
-		for _, p := range c.listed(s) {
-			addrs = append(addrs, p.IPs...)
+		for _, h := range c.named(s) {
+			addrs = append(addrs, h.addr)
 		}
 		return Names{Ours: true, Exists: true, Addrs: sortedAddrs(addrs)}
 	case n == 3 && s.Headless:
@@ -94,11 +94,9 @@ func (c *Catalog) lookupService(labels []string) Names {
 // lookupHost answers for one pod of a headless Service.
 func (c *Catalog) lookupHost(s *service, host string) Names {
 	var addrs []netip.Addr
-	for _, p := range c.listed(s) {
-		for _, ip := range p.IPs {
-			if hostLabel(p, s.Name, ip) == host {
-				addrs = append(addrs, ip)
-			}
+	for _, h := range c.named(s) {
+		if h.label == host {
+			addrs = append(addrs, h.addr)
 		}
 	}
 	return Names{Ours: true, Exists: len(addrs) > 0, Addrs: sortedAddrs(addrs)}
@@ -115,12 +113,10 @@ func (c *Catalog) lookupPort(s *service, port, transport string) Names {
 			return Names{Ours: true, Exists: true, SRV: []SRV{{Target: name, Port: sp.Port, Addrs: sortedAddrs(s.ClusterIPs)}}}
 		}
 		byTarget := map[srvKey][]netip.Addr{}
-		for _, p := range c.listed(s) {
-			for _, ip := range p.IPs {
-				if n := p.port(sp); n != 0 {
-					k := srvKey{hostLabel(p, s.Name, ip) + "." + name, n}
-					byTarget[k] = append(byTarget[k], ip)
-				}
+		for _, h := range c.named(s) {
+			if n := h.port(sp); n != 0 {
+				k := srvKey{h.label + "." + name, n}
+				byTarget[k] = append(byTarget[k], h.addr)
 			}
 		}
 		return Names{Ours: true, Exists: true, SRV: srvs(byTarget)}
@@ -170,10 +166,34 @@ func (c *Catalog) LookupAddr(ip netip.Addr) []string {
 	return names
 }
 
-// listed are the pods that a headless Service's name stands for, by name.
-func (c *Catalog) listed(s *service) []*Pod {
-	all := sorted(s.members, "", func(p *Pod) Key { return p.Key })
-	return slices.DeleteFunc(all, func(p *Pod) bool { return !p.listable(s.Service) })
+// host is one address that a headless Service's name stands for.
+type host struct {
+	addr  netip.Addr
+	label string // of its own name
+	port  func(ServicePort) uint16
+}
+
+// named lists what a headless Service's name stands for.
+func (c *Catalog) named(s *service) []host {
+	var list []host
+	if !c.fromSlices {
+		for _, p := range sorted(s.members, "", func(p *Pod) Key { return p.Key }) {
+			for _, ip := range p.IPs {
+				if p.listable(s.Service) {
+					list = append(list, host{ip, hostLabel(p, s.Name, ip), p.port})
+				}
+			}
+		}
+		return list
+	}
+	for sl := range c.slicesOf[s.Key] {
+		for _, e := range sl.Endpoints {
+			if e.Ready {
+				list = append(list, host{e.Addr, label(e.Hostname, e.Addr), sl.port})
+			}
+		}
+	}
+	return list
 }
 
 func (p *Pod) listable(s *Service) bool {
@@ -184,7 +204,14 @@ func (p *Pod) listable(s *Service) bool {
 // hostname where its subdomain is that Service, else its address with dashes.
 func hostLabel(p *Pod, service string, ip netip.Addr) string {
 	if p.Hostname != "" && p.Subdomain == service {
-		return strings.ToLower(p.Hostname)
+		return label(p.Hostname, ip)
+	}
+	return label("", ip)
+}
+
+func label(hostname string, ip netip.Addr) string {
+	if hostname != "" {
+		return strings.ToLower(hostname)
 	}
 	return strings.NewReplacer(".", "-", ":", "-").Replace(ip.String())
 }

@@ -15,6 +15,8 @@ const (
 	KindStatefulSet    = "StatefulSet"
 	KindDaemonSet      = "DaemonSet"
 	KindPod            = "Pod"
+	KindNode           = "Node"
+	KindEndpointSlice  = "EndpointSlice"
 )
 
 // Key names an object within its kind. Namespace is "" for a Namespace.
@@ -67,9 +69,11 @@ type Service struct {
 	Selector     map[string]string // empty: selects nothing
 	// PublishNotReady lists pods before they are ready.
 	PublishNotReady bool
-	Ports           []ServicePort
-	Opaque          *PortSet // nil: not annotated
-	Traffic         *Traffic // nil: not annotated
+	// Local: a client gets endpoints of its own node only (internalTrafficPolicy).
+	Local   bool
+	Ports   []ServicePort
+	Opaque  *PortSet // nil: not annotated
+	Traffic *Traffic // nil: not annotated
 }
 
 // ServicePort is one port of a Service.
@@ -80,6 +84,45 @@ type ServicePort struct {
 	TargetPort  uint16 // 0: TargetName says
 	TargetName  string // of a container's port
 	AppProtocol string
+}
+
+// EndpointSlice is some of a Service's endpoints, stripped. Slices of names
+// (addressType FQDN) are none.
+type EndpointSlice struct {
+	Key
+	Service   string // of the same namespace
+	Is4       bool   // which family the addresses are of
+	Ports     []SlicePort
+	Endpoints []SliceEndpoint
+}
+
+// SlicePort is a port that all endpoints of a slice have.
+type SlicePort struct {
+	Name      string // the Service port's
+	Port      uint16
+	Transport string
+}
+
+// SliceEndpoint is one endpoint of a slice.
+type SliceEndpoint struct {
+	Addr     netip.Addr
+	Pod      string // of the slice's namespace; "": no pod is named
+	Hostname string
+	Node     string
+	Zone     string
+	Ready    bool
+	Hints    *Hints // nil: none
+}
+
+// Hints say which clients an endpoint is meant for.
+type Hints struct {
+	Zones, Nodes []string
+}
+
+// Node is a node, stripped.
+type Node struct {
+	Name string
+	Zone string // "": not told
 }
 
 // Pod is a Pod, stripped.
@@ -140,6 +183,12 @@ func (w *Workload) Ref() Ref { return Ref{w.Kind, w.Key} }
 
 // Ref implements Object.
 func (s *Service) Ref() Ref { return Ref{KindService, s.Key} }
+
+// Ref implements Object.
+func (s *EndpointSlice) Ref() Ref { return Ref{KindEndpointSlice, s.Key} }
+
+// Ref implements Object.
+func (n *Node) Ref() Ref { return Ref{KindNode, Key{Name: n.Name}} }
 
 // Ref implements Object.
 func (p *Pod) Ref() Ref { return Ref{KindPod, p.Key} }

@@ -53,6 +53,7 @@ func (c *Catalog) resolveService(addr netip.AddrPort, s *service) *Target {
 			Labels:    map[string]string{"service": s.Name, "namespace": s.Namespace},
 			Endpoints: c.ready(s, sp, addr.Addr().Is4()),
 			Traffic:   s.Traffic,
+			Local:     s.Local,
 		}
 	}
 	return &Target{Addr: addr, Kind: TargetNone}
@@ -108,6 +109,9 @@ func (c *Catalog) ready(s *service, sp ServicePort, is4 bool) []Endpoint {
 
 // endpoints lists a service port's endpoints, ready or not, sorted by address.
 func (c *Catalog) endpoints(s *service, sp ServicePort, is4 bool) []Endpoint {
+	if c.fromSlices {
+		return c.sliced(s, sp, is4)
+	}
 	list := make([]Endpoint, 0, len(s.members))
 	for _, p := range s.members {
 		ip, ok := p.addr(is4)
@@ -134,6 +138,7 @@ func (c *Catalog) endpoint(p *Pod, addr netip.AddrPort) Endpoint {
 		Addr: addr, Weight: DefaultWeight, Pod: p.Key, Labels: PodLabels(p),
 		Protocol: c.podHint(p, addr.Port()),
 		Ready:    p.Ready && !p.Terminating,
+		Node:     p.Node, Zone: c.zone(p.Node),
 	}
 	// The annotation alone decides, not the sidecar's health: were a sidecar that
 	// is down a reason for plain text, taking one down would be an attack.

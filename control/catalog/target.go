@@ -44,7 +44,7 @@ const DefaultWeight = 10000
 
 // Target is a snapshot of what is behind one address. Immutable.
 type Target struct {
-	// Version grows by one with each snapshot of the address, from 1.
+	// Version grows with each snapshot of the address, from 1.
 	Version   uint64
 	Addr      netip.AddrPort
 	Kind      Kind
@@ -59,6 +59,8 @@ type Target struct {
 	Endpoints []Endpoint
 	// Traffic is what the Service asks of its callers; nil: nothing.
 	Traffic *Traffic
+	// Local: a client gets endpoints of its own node only.
+	Local bool
 }
 
 // Endpoint is one place that a target's connections go.
@@ -74,17 +76,20 @@ type Endpoint struct {
 	Labels   map[string]string
 	Pod      Key // zero when no pod is behind it
 	Ready    bool
+	Node     string
+	Hints    *Hints // nil: it is for clients everywhere
 }
 
 // Equal compares endpoints whole.
 func (e Endpoint) Equal(o Endpoint) bool {
 	return e.Addr == o.Addr && e.Weight == o.Weight && e.Zone == o.Zone && e.Identity == o.Identity &&
-		e.Protocol == o.Protocol && e.Pod == o.Pod && e.Ready == o.Ready && maps.Equal(e.Labels, o.Labels)
+		e.Protocol == o.Protocol && e.Pod == o.Pod && e.Ready == o.Ready && e.Node == o.Node &&
+		e.Hints.Equal(o.Hints) && maps.Equal(e.Labels, o.Labels)
 }
 
 // SameBut reports whether two snapshots differ in their endpoints at most.
 func (t *Target) SameBut(o *Target) bool {
-	return t.Addr == o.Addr && t.Kind == o.Kind && t.Ref == o.Ref && t.Port == o.Port &&
+	return t.Addr == o.Addr && t.Kind == o.Kind && t.Local == o.Local && t.Ref == o.Ref && t.Port == o.Port &&
 		t.Protocol == o.Protocol && t.Authority == o.Authority && maps.Equal(t.Labels, o.Labels) && t.Traffic.Equal(o.Traffic)
 }
 

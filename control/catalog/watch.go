@@ -6,11 +6,19 @@ import (
 	"sync/atomic"
 )
 
-// target is one watched address: the snapshot in force and who wants to know.
+// target is one watched address: the snapshot in force, what clients in each
+// place see of it, and who wants to know.
 type target struct {
+	current atomic.Pointer[Target]
+	views   map[string]*view // by node
+	service Key              // zero: not behind a Service
+}
+
+// view is a target as the clients on one node see it.
+type view struct {
+	node     string
 	current  atomic.Pointer[Target]
 	watchers set[*Watch]
-	service  Key // zero: not behind a Service
 }
 
 // Watch follows the target behind one address.
@@ -18,31 +26,43 @@ type Watch struct {
 	c       *Catalog
 	addr    netip.AddrPort
 	t       *target
+	v       *view
 	changed chan struct{}
 	once    sync.Once
 }
 
-// Watch follows what is behind addr from now on. The caller closes it.
-func (c *Catalog) Watch(addr netip.AddrPort) *Watch {
+// Watch follows what is behind addr from now on, for a client that is nowhere in
+// particular. The caller closes it.
+func (c *Catalog) Watch(addr netip.AddrPort) *Watch { return c.WatchFrom(addr, "") }
+
+// WatchFrom follows what clients on a node get behind addr: a Service may keep
+// them to endpoints of that node, or of its zone. The caller closes it.
+func (c *Catalog) WatchFrom(addr netip.AddrPort, node string) *Watch {
 	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := c.targets[addr]
 	if t == nil {
-		t = &target{watchers: set[*Watch]{}}
+		t = &target{views: map[string]*view{}}
 		c.targets[addr] = t
 		add(c.byAddr, addr.Addr(), t)
 		now := c.resolve(addr)
 		now.Version = 1
 		c.store(t, now)
 	}
-	w := &Watch{c: c, addr: addr, t: t, changed: make(chan struct{}, 1)}
-	t.watchers[w] = struct{}{}
+	v := t.views[node]
+	if v == nil {
+		v = &view{node: node, watchers: set[*Watch]{}}
+		v.current.Store(c.shared(t, node, t.current.Load().For(node, c.zone(node))))
+		t.views[node] = v
+	}
+	w := &Watch{c: c, addr: addr, t: t, v: v, changed: make(chan struct{}, 1)}
+	v.watchers[w] = struct{}{}
 	return w
 }
 
 // Load is the snapshot in force.
-func (w *Watch) Load() *Target { return w.t.current.Load() }
+func (w *Watch) Load() *Target { return w.v.current.Load() }
 
 // Changed receives once, or once for many changes, after Load's answer changed.
 func (w *Watch) Changed() <-chan struct{} { return w.changed }
@@ -53,8 +73,12 @@ func (w *Watch) Close() {
 		c := w.c
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		delete(w.t.watchers, w)
-		if len(w.t.watchers) > 0 {
+		delete(w.v.watchers, w)
+		if len(w.v.watchers) > 0 {
+			return
+		}
+		delete(w.t.views, w.v.node)
+		if len(w.t.views) > 0 {
 			return
 		}
 		delete(c.targets, w.addr)
@@ -100,6 +124,9 @@ func (c *Catalog) publish(d *dirty) {
 		for t := range c.byAddr[ip] {
 			again[t] = struct{}{}
 		}
+		for _, k := range c.sliceIPs[ip] {
+			d.services[k] = struct{}{}
+		}
 		// A pod that has taken over another's address changes the Services of both.
 		for _, p := range c.podsByIP[ip] {
 			for k, s := range c.space(p.Namespace).services {
@@ -126,8 +153,13 @@ func (c *Catalog) publish(d *dirty) {
 			}
 		}
 	}
+	if d.zones {
+		for _, t := range c.targets {
+			again[t] = struct{}{}
+		}
+	}
 	for t := range again {
-		c.refresh(t)
+		c.refresh(t, d.zones)
 	}
 	for k := range d.pods {
 		for w := range c.podWatches[k] {
@@ -139,18 +171,17 @@ func (c *Catalog) publish(d *dirty) {
 	}
 }
 
-// refresh computes one target again.
-func (c *Catalog) refresh(t *target) {
+// refresh computes one target again; moved says that places are in other zones
+// than before.
+func (c *Catalog) refresh(t *target, moved bool) {
 	old := t.current.Load()
 	now := c.resolve(old.Addr)
-	if now.same(old) {
+	if now.same(old) && (!moved || !now.placed()) {
 		return
 	}
 	now.Version = old.Version + 1
 	c.store(t, now)
-	for w := range t.watchers {
-		nudge(w.changed)
-	}
+	c.views(t, now)
 }
 
 // PodWatch follows one pod and its namespace.

@@ -1,6 +1,7 @@
 package destination
 
 import (
+	"slices"
 	"sync"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -11,13 +12,18 @@ import (
 	"github.com/tunmesh/tunmesh/control/encode"
 )
 
-// encoder holds the encodings of one target's latest snapshot, for all streams
+// encoder holds the encodings of one address's latest snapshots, for all streams
 // that watch it. A stream has versions of its own, so what is shared is the rest
 // of an Update; the version is put before it.
 type encoder struct {
 	refs int // streams; guarded by the server
 
-	mu   sync.Mutex
+	mu     sync.Mutex
+	recent []*encoding // the latest last
+}
+
+// encoding is one snapshot, encoded.
+type encoding struct {
 	to   *catalog.Target
 	full []byte
 	// deltas are from other snapshots to this one. Streams that keep up all come
@@ -25,8 +31,13 @@ type encoder struct {
 	deltas map[*catalog.Target][]byte
 }
 
-// maxDeltas bounds the deltas that are kept for one snapshot.
-const maxDeltas = 8
+const (
+	// maxDeltas bounds the deltas that are kept for one snapshot.
+	maxDeltas = 8
+	// maxRecent bounds the snapshots of an address that are kept: streams in
+	// different zones may each see one of their own.
+	maxRecent = 16
+)
 
 // message is the Update that brings a stream from a snapshot (nil: nothing yet)
 // to another.
@@ -43,29 +54,41 @@ func (e *encoder) message(from, to *catalog.Target, version uint64) (*encode.Mes
 func (e *encoder) body(from, to *catalog.Target) ([]byte, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.to != to {
-		if e.to != nil && e.to.Addr == to.Addr && e.to.Version > to.Version {
-			return marshal(from, to) // a stream that loaded just before a change
-		}
-		e.to, e.full, e.deltas = to, nil, map[*catalog.Target][]byte{}
-	}
+	enc := e.encoding(to)
 	if from == nil || !from.SameBut(to) {
-		if e.full == nil {
+		if enc.full == nil {
 			var err error
-			if e.full, err = marshal(nil, to); err != nil {
+			if enc.full, err = marshal(nil, to); err != nil {
 				return nil, err
 			}
 		}
-		return e.full, nil
+		return enc.full, nil
 	}
-	if b, ok := e.deltas[from]; ok {
+	if b, ok := enc.deltas[from]; ok {
 		return b, nil
 	}
 	b, err := marshal(from, to)
-	if err == nil && len(e.deltas) < maxDeltas {
-		e.deltas[from] = b
+	if err == nil && len(enc.deltas) < maxDeltas {
+		enc.deltas[from] = b
 	}
 	return b, err
+}
+
+// encoding finds or begins a snapshot's. Those of older snapshots go: a stream
+// that loaded one just before a change makes its own once more.
+func (e *encoder) encoding(to *catalog.Target) *encoding {
+	for _, enc := range e.recent {
+		if enc.to == to {
+			return enc
+		}
+	}
+	e.recent = slices.DeleteFunc(e.recent, func(enc *encoding) bool { return enc.to.Version+1 < to.Version })
+	if len(e.recent) >= maxRecent {
+		e.recent = slices.Delete(e.recent, 0, 1)
+	}
+	enc := &encoding{to: to, deltas: map[*catalog.Target][]byte{}}
+	e.recent = append(e.recent, enc)
+	return enc
 }
 
 // marshal encodes an Update without its version.

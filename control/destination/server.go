@@ -29,7 +29,7 @@ type Server struct {
 	sent    atomic.Uint64
 
 	mu       sync.Mutex
-	encoders map[netip.AddrPort]*encoder
+	encoders map[netip.AddrPort]*encoder // shared by the streams of an address, wherever they are
 }
 
 // New returns the service.
@@ -58,7 +58,7 @@ func (s *Server) Watch(req *api.WatchRequest, stream api.Destination_WatchServer
 	defer s.streams.Add(-1)
 	asker := s.catalog.WatchPod(pod.Key)
 	defer asker.Close()
-	w := s.catalog.Watch(addr)
+	w := s.catalog.WatchFrom(addr, pod.Node)
 	defer w.Close()
 	enc := s.encoder(addr)
 	defer s.release(addr, enc)

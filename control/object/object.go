@@ -67,6 +67,7 @@ func Service(s *corev1.Service) (*catalog.Service, error) {
 	svc := &catalog.Service{
 		Key: key(s), Labels: s.Labels, Selector: s.Spec.Selector, Opaque: opaque, Traffic: traffic,
 		PublishNotReady: s.Spec.PublishNotReadyAddresses,
+		Local:           s.Spec.InternalTrafficPolicy != nil && *s.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
 	}
 	if s.Spec.Type == corev1.ServiceTypeExternalName {
 		svc.ExternalName = s.Spec.ExternalName
@@ -117,11 +118,11 @@ func key(o metav1.Object) catalog.Key {
 // prefix begins the annotations that are not configuration.
 const prefix = "tunmesh.io/"
 
-// ours keeps this project's annotations.
+// ours keeps this project's annotations, and Linkerd's that stand for them.
 func ours(all map[string]string) map[string]string {
 	var m map[string]string
 	for k, v := range all {
-		if annotation.IsConfig(k) || strings.HasPrefix(k, prefix) {
+		if annotation.IsConfig(k) || strings.HasPrefix(k, prefix) || annotation.IsLinkerd(k) {
 			if m == nil {
 				m = map[string]string{}
 			}
@@ -132,13 +133,17 @@ func ours(all map[string]string) map[string]string {
 }
 
 func opaquePorts(all map[string]string) (*catalog.PortSet, error) {
-	v, ok := all[annotation.OpaquePorts]
+	name := annotation.OpaquePorts
+	v, ok := all[name]
 	if !ok {
-		return nil, nil
+		name = annotation.LinkerdConfigPrefix + strings.TrimPrefix(name, annotation.ConfigPrefix)
+		if v, ok = all[name]; !ok {
+			return nil, nil
+		}
 	}
 	set, err := catalog.ParsePortSet(v)
 	if err != nil {
-		return nil, fmt.Errorf("annotation %s, ignored: %w", annotation.OpaquePorts, err)
+		return nil, fmt.Errorf("annotation %s, ignored: %w", name, err)
 	}
 	return set, nil
 }

@@ -35,6 +35,7 @@ var floors = map[string][][]string{ //nolint:gochecknoglobals // a table
 		{"control/token", "control/encode"},
 		{"control/catalog"},
 		{"control/object", "control/access"},
+		{"control/sourcetest"},
 		{"control/kube", "control/files"},
 		{"control/destination", "control/policy", "control/identity", "control/inject", "control/tap", "control/metrics"},
 		{"control/query", "control/console"},

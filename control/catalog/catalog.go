@@ -52,6 +52,7 @@ type Catalog struct {
 	sliceIPs   map[netip.Addr][]Key // Services with a slice that has the address
 	slicesOf   map[Key]set[*EndpointSlice]
 	nodes      map[string]*Node
+	nodeIPs    map[netip.Addr]string
 	spaces     map[string]*space
 	targets    map[netip.AddrPort]*target // watched ones
 	byAddr     map[netip.Addr]set[*target]
@@ -118,6 +119,7 @@ func New(cfg Config) (*Catalog, error) {
 		sliceIPs:      map[netip.Addr][]Key{},
 		slicesOf:      map[Key]set[*EndpointSlice]{},
 		nodes:         map[string]*Node{},
+		nodeIPs:       map[netip.Addr]string{},
 		spaces:        map[string]*space{},
 		targets:       map[netip.AddrPort]*target{},
 		byAddr:        map[netip.Addr]set[*target]{},

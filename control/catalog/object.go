@@ -123,6 +123,8 @@ type Hints struct {
 type Node struct {
 	Name string
 	Zone string // "": not told
+	// Addrs are the node's own: places outside the mesh, whatever range they are in.
+	Addrs []netip.Addr
 }
 
 // Pod is a Pod, stripped.
@@ -146,6 +148,9 @@ type Pod struct {
 	Ready bool
 	// Terminating is set once deletion has been asked for.
 	Terminating bool
+	// EndsBy is when a Terminating pod's grace period is over, in Unix seconds; 0
+	// where nothing tells.
+	EndsBy int64
 	// HostNetwork pods have the node's address, so an address is never theirs.
 	HostNetwork bool
 	// Meshed says that the injector gave it a sidecar. It says nothing of the

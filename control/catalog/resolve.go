@@ -27,9 +27,13 @@ func (c *Catalog) resolve(addr netip.AddrPort) *Target {
 }
 
 // nobodys reports an address of the mesh's ranges that is not a node's own
-// either: not one of the configured ones, and not a host-network pod's.
+// either: not one of the configured ones, not a known node's, and not a
+// host-network pod's.
 func (c *Catalog) nobodys(ip netip.Addr) bool {
 	if _, ok := c.hosts[ip]; ok {
+		return false
+	}
+	if _, ok := c.nodeIPs[ip]; ok {
 		return false
 	}
 	for _, p := range c.podsByIP[ip] {

@@ -52,6 +52,20 @@ func (c *Catalog) unlist(ip netip.Addr, of Key) {
 
 func (c *Catalog) applyNode(name string, now *Node, d *dirty) {
 	before := c.zone(name)
+	if old := c.nodes[name]; old != nil {
+		for _, ip := range old.Addrs {
+			d.addrs[ip] = struct{}{}
+			if c.nodeIPs[ip] == name {
+				delete(c.nodeIPs, ip)
+			}
+		}
+	}
+	if now != nil {
+		for _, ip := range now.Addrs {
+			d.addrs[ip] = struct{}{}
+			c.nodeIPs[ip] = name
+		}
+	}
 	if now != nil {
 		c.nodes[name] = now
 	} else {

@@ -194,3 +194,23 @@ func TestPlacesShare(t *testing.T) {
 func TestSlicedIncrementalIsWhole(t *testing.T) {
 	incremental(t, func() *catalog.Catalog { return newSliced(t) }, true)
 }
+
+// TestNodesOwn: a node's address among the mesh's is a place outside it.
+func TestNodesOwn(t *testing.T) {
+	ip := netip.MustParseAddr("10.1.200.1")
+	c := newSliced(t)
+	w := watch(t, c, "10.1.200.1:10250")
+	for _, step := range []struct {
+		change catalog.Change
+		want   catalog.Kind
+	}{
+		{catalog.Put(&catalog.Node{Name: "n", Addrs: []netip.Addr{ip}}), catalog.TargetExternal},
+		{catalog.Put(&catalog.Node{Name: "n"}), catalog.TargetNone},
+		{catalog.Put(&catalog.Node{Name: "n", Addrs: []netip.Addr{ip}}), catalog.TargetExternal},
+		{catalog.Delete(catalog.Ref{Kind: catalog.KindNode, Key: catalog.Key{Name: "n"}}), catalog.TargetNone},
+	} {
+		if c.Apply(step.change); w.Load().Kind != step.want {
+			t.Errorf("%s, want %s", w.Load().Kind, step.want)
+		}
+	}
+}

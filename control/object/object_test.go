@@ -53,7 +53,7 @@ func TestPod(t *testing.T) {
 		Opaque:      &catalog.PortSet{Ranges: []catalog.PortRange{{First: 9000, Last: 9000}}}, ServiceAccount: "default",
 		Owner: catalog.Ref{Kind: "Deployment", Key: catalog.Key{Namespace: "shop", Name: "web"}}, Node: "n",
 		IPs: []netip.Addr{netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("fd00::1")}, Hostname: "h", Subdomain: "s",
-		Phase: "Running", Ready: true, Terminating: true, Meshed: true, Created: 1700000000e9,
+		Phase: "Running", Ready: true, Terminating: true, EndsBy: 1700000000, Meshed: true, Created: 1700000000e9,
 		Ports:  []catalog.ContainerPort{{Name: "http", Port: 8080, Transport: "TCP"}, {Name: "dns", Port: 53, Transport: "UDP"}},
 		Probes: []catalog.Probe{{Port: 8080, Method: "GET", Path: "/ready"}, {Port: 8443}},
 	}

@@ -32,6 +32,9 @@ func Pod(p *corev1.Pod) (*catalog.Pod, error) {
 		Meshed:         p.Annotations[annotation.Injected] != "",
 		Created:        p.CreationTimestamp.UnixNano(),
 	}
+	if p.DeletionTimestamp != nil {
+		pod.EndsBy = p.DeletionTimestamp.Unix()
+	}
 	if p.CreationTimestamp.IsZero() {
 		pod.Created = 0
 	}

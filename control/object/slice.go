@@ -79,5 +79,11 @@ func sliceEndpoint(namespace string, in *discoveryv1.Endpoint) (catalog.SliceEnd
 
 // Node strips a Node.
 func Node(n *corev1.Node) *catalog.Node {
-	return &catalog.Node{Name: n.Name, Zone: n.Labels[corev1.LabelTopologyZone]}
+	out := &catalog.Node{Name: n.Name, Zone: n.Labels[corev1.LabelTopologyZone]}
+	for _, a := range n.Status.Addresses {
+		if ip, err := netip.ParseAddr(a.Address); err == nil {
+			out.Addrs = append(out.Addrs, ip.Unmap())
+		}
+	}
+	return out
 }

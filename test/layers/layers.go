@@ -38,7 +38,7 @@ var floors = map[string][][]string{ //nolint:gochecknoglobals // a table
 		{"control/sourcetest"},
 		{"control/kube", "control/files"},
 		{"control/destination", "control/policy", "control/identity", "control/inject", "control/tap", "control/metrics"},
-		{"control/query", "control/console"},
+		{"control/query", "control/console", "control/admission"},
 		{"control"},
 		{"control/controltest"},
 	},

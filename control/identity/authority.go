@@ -87,6 +87,12 @@ func (a *Authority) verifyIssuer(intermediates []*x509.Certificate, now time.Tim
 	if !a.issuer.IsCA || a.issuer.KeyUsage != 0 && a.issuer.KeyUsage&x509.KeyUsageCertSign == 0 {
 		return fmt.Errorf("read issuer: certificate %q may not sign others", a.issuer.Subject)
 	}
+	switch {
+	case now.Before(a.issuer.NotBefore):
+		return fmt.Errorf("read issuer: certificate %q does not hold before %s", a.issuer.Subject, a.issuer.NotBefore.UTC().Format(time.RFC3339))
+	case !now.Before(a.issuer.NotAfter):
+		return fmt.Errorf("read issuer: certificate %q has expired on %s", a.issuer.Subject, a.issuer.NotAfter.UTC().Format(time.RFC3339))
+	}
 	pool := x509.NewCertPool()
 	for _, c := range intermediates {
 		pool.AddCert(c)

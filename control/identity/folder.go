@@ -3,19 +3,13 @@ package identity
 import (
 	"context"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -47,21 +41,16 @@ const (
 
 // Folder keeps an Authority in files and follows their changes.
 type Folder struct {
+	holder
 	dir         string
 	trustDomain string
-	log         *slog.Logger
 	now         func() time.Time
-	current     atomic.Pointer[Authority]
-
-	mu      sync.Mutex
-	changed chan struct{} // closed and replaced when current is
-	broken  string        // the last error that was reported
 }
 
 // OpenFolder reads the folder, or makes what is missing: the folder (0700), a
 // trust anchor, an issuer. It refuses files that others may read.
 func OpenFolder(dir, trustDomain string, log *slog.Logger) (*Folder, error) {
-	f := &Folder{dir: dir, trustDomain: trustDomain, log: log, now: time.Now, changed: make(chan struct{})}
+	f := &Folder{holder: newHolder(log), dir: dir, trustDomain: trustDomain, now: time.Now}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open certificate authority: %w", err)
 	}
@@ -74,16 +63,6 @@ func OpenFolder(dir, trustDomain string, log *slog.Logger) (*Folder, error) {
 	}
 	f.current.Store(a)
 	return f, nil
-}
-
-// Current is the authority in force.
-func (f *Folder) Current() *Authority { return f.current.Load() }
-
-// Changed is closed when Current next changes; take it before Current.
-func (f *Folder) Changed() <-chan struct{} {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.changed
 }
 
 // Run follows the folder until ctx ends. What cannot be used is reported, and
@@ -124,34 +103,7 @@ func (f *Folder) reload() {
 		f.report(err)
 		return
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.broken = ""
-	if a.generation == f.current.Load().generation {
-		return
-	}
-	f.current.Store(a)
-	close(f.changed)
-	f.changed = make(chan struct{})
-	f.log.Info("certificate authority changed", "anchors", len(a.anchors), "issuer", a.issuer.Subject.String(),
-		"issuer_not_after", a.issuer.NotAfter, "generation", a.generation)
-}
-
-// report logs an error once, not at every look.
-func (f *Folder) report(err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if err.Error() != f.broken {
-		f.broken = err.Error()
-		f.log.Error("certificate authority not reloaded, the last good one stays", "dir", f.dir, "err", err)
-	}
-}
-
-// Problem is what keeps the files from being used, "" when they are in force.
-func (f *Folder) Problem() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.broken
+	f.adopt(a)
 }
 
 func (f *Folder) path(name string) string { return filepath.Join(f.dir, name) }
@@ -198,19 +150,7 @@ func (f *Folder) create() error {
 }
 
 func (f *Folder) createAnchor() error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	template, err := f.template("Tunmesh trust anchor", anchorLifetime)
-	if err != nil {
-		return err
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return err
-	}
-	keyPEM, err := encodeKey(key)
+	anchor, keyPEM, err := NewAnchor(f.trustDomain, f.now())
 	if err != nil {
 		return err
 	}
@@ -218,7 +158,7 @@ func (f *Folder) createAnchor() error {
 	if err := write(f.path(AnchorKeyFile), keyPEM); err != nil {
 		return err
 	}
-	return write(f.path(AnchorsFile), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	return write(f.path(AnchorsFile), anchor)
 }
 
 // renewIssuer makes an issuer when there is none, and a new one when the one
@@ -232,7 +172,7 @@ func (f *Folder) renewIssuer() error {
 		return err
 	default:
 		list, err := certificates(old)
-		if err != nil || f.now().Add(issuerRenewal).Before(list[0].NotAfter) || list[0].Subject.String() != f.subject(issuerName).String() {
+		if err != nil || f.now().Add(issuerRenewal).Before(list[0].NotAfter) || list[0].Subject.String() != subject(issuerName, f.trustDomain).String() {
 			return nil // unreadable, young or not ours: read() judges it
 		}
 	}
@@ -251,30 +191,12 @@ func (f *Folder) renewIssuer() error {
 	if err != nil {
 		return err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	cert, key, err := newIssuer(anchor, anchorKey, f.trustDomain, f.now())
 	if err != nil {
 		return err
 	}
-	template, err := f.template(issuerName, issuerLifetime)
-	if err != nil {
-		return err
-	}
-	template.MaxPathLenZero = true // it signs workloads, not authorities
-	if template.NotAfter.After(anchor.NotAfter) {
-		template.NotAfter = anchor.NotAfter
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, anchor, key.Public(), anchorKey)
-	if err != nil {
-		return err
-	}
-	text, err := encodeKey(key)
-	if err != nil {
-		return err
-	}
-	return write(f.path(IssuerFile), append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), text...))
+	return write(f.path(IssuerFile), append(cert, key...))
 }
-
-const issuerName = "Tunmesh issuer"
 
 // anchorOf finds the anchor in the bundle that a key belongs to.
 func (f *Folder) anchorOf(pub *ecdsa.PublicKey) (*x509.Certificate, error) {
@@ -292,35 +214,6 @@ func (f *Folder) anchorOf(pub *ecdsa.PublicKey) (*x509.Certificate, error) {
 		}
 	}
 	return nil, fmt.Errorf("%s is the key of no anchor in %s: remove it, or add its anchor", AnchorKeyFile, AnchorsFile)
-}
-
-func (f *Folder) subject(name string) pkix.Name {
-	return pkix.Name{CommonName: name + " of " + f.trustDomain}
-}
-
-func (f *Folder) template(name string, lifetime time.Duration) (*x509.Certificate, error) {
-	serial, err := serialNumber()
-	if err != nil {
-		return nil, err
-	}
-	now := f.now()
-	return &x509.Certificate{
-		SerialNumber:          serial,
-		Subject:               f.subject(name),
-		NotBefore:             now.Add(-clockSkew),
-		NotAfter:              now.Add(lifetime),
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-	}, nil
-}
-
-func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
 // write replaces a file whole, mode 0600.

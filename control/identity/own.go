@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -34,6 +35,9 @@ func NewOwn(source Source, id spiffe.ID) *Own {
 // Certificate returns one that holds and that the anchors in force verify.
 func (o *Own) Certificate() (*tls.Certificate, error) {
 	a := o.source.Current()
+	if a == nil {
+		return nil, errors.New("make the control plane's certificate: there is no certificate authority yet")
+	}
 	now := o.now()
 	o.mu.Lock()
 	defer o.mu.Unlock()

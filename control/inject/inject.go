@@ -63,15 +63,23 @@ type Config struct {
 	OptIn bool
 	// NamespaceAnnotations are inherited by pods that do not set them.
 	NamespaceAnnotations map[string]string
+	// IgnoreLinkerd: Linkerd's annotations say nothing, as where its own injector
+	// acts on them. Otherwise they stand for ours where ours are absent.
+	IgnoreLinkerd bool
 }
 
 // Pod injects into a pod's annotations and spec and returns "", or changes
 // nothing and returns the reason. err explains InvalidAnnotation.
 func Pod(annotations map[string]string, spec *corev1.PodSpec, cfg Config) (map[string]string, Reason, error) {
-	if r := skip(annotations, spec, cfg); r != "" {
+	said := annotations
+	if !cfg.IgnoreLinkerd {
+		said, _ = fromLinkerd(annotations)
+		cfg.NamespaceAnnotations, _ = fromLinkerd(cfg.NamespaceAnnotations)
+	}
+	if r := skip(said, spec, cfg); r != "" {
 		return annotations, r, nil
 	}
-	effective := inherit(annotations, cfg.NamespaceAnnotations)
+	effective := inherit(said, cfg.NamespaceAnnotations)
 	c, err := sidecar(effective, cfg)
 	if err != nil {
 		return annotations, InvalidAnnotation, err
@@ -82,7 +90,8 @@ func Pod(annotations map[string]string, spec *corev1.PodSpec, cfg Config) (map[s
 	for k, v := range annotations {
 		out[k] = v
 	}
-	// What the namespace configures must reach the node's agent with the pod.
+	// What the namespace configures must reach the node's agent with the pod, and
+	// so must what the pod says by Linkerd's names.
 	var inherited []string
 	for k, v := range effective {
 		if _, own := out[k]; !own && annotation.IsConfig(k) {
@@ -140,20 +149,8 @@ func skip(annotations map[string]string, spec *corev1.PodSpec, cfg Config) Reaso
 	if named(linkerdProxy) {
 		return ForeignSidecar
 	}
-	switch v, set := annotations[annotation.Inject]; {
-	case set && v == disabled:
-		return DisablePresent
-	case set && v != enabled:
-		return InvalidAtWorkload
-	case !set:
-		switch v, set := cfg.NamespaceAnnotations[annotation.Inject]; {
-		case set && v == disabled:
-			return DisablePresent
-		case set && v != enabled:
-			return InvalidAtNamespace
-		case !set && cfg.OptIn:
-			return EnableAbsent
-		}
+	if r := forbidden(annotations, cfg); r != "" {
+		return r
 	}
 	switch {
 	case spec.HostNetwork:
@@ -170,6 +167,36 @@ func skip(annotations map[string]string, spec *corev1.PodSpec, cfg Config) Reaso
 		}
 	}
 	return ""
+}
+
+// forbidden is why the annotations keep a pod from having a sidecar.
+func forbidden(annotations map[string]string, cfg Config) Reason {
+	switch v, set := annotations[annotation.Inject]; {
+	case set && v == disabled:
+		return DisablePresent
+	case set && v != enabled:
+		return InvalidAtWorkload
+	case !set:
+		switch v, set := cfg.NamespaceAnnotations[annotation.Inject]; {
+		case set && v == disabled:
+			return DisablePresent
+		case set && v != enabled:
+			return InvalidAtNamespace
+		case !set && cfg.OptIn:
+			return EnableAbsent
+		}
+	}
+	return ""
+}
+
+// Wanted reports whether the annotations of a pod and its namespace ask for a
+// sidecar, whatever else keeps the pod from having one.
+func Wanted(annotations map[string]string, cfg Config) bool {
+	if !cfg.IgnoreLinkerd {
+		annotations, _ = fromLinkerd(annotations)
+		cfg.NamespaceAnnotations, _ = fromLinkerd(cfg.NamespaceAnnotations)
+	}
+	return forbidden(annotations, cfg) == ""
 }
 
 func inherit(pod, namespace map[string]string) map[string]string {

@@ -60,11 +60,14 @@ func Manifests(in []byte, cfg Config) (out []byte, reports []Report, err error) 
 			}
 		})
 	}
-	return rewrite(docs, func(ns string, ann map[string]string, spec *corev1.PodSpec) (map[string]string, Reason, error) {
+	of := func(ns string) Config {
 		c := cfg
 		c.NamespaceAnnotations = inherit2(cfg.NamespaceAnnotations, namespaces[ns])
-		return Pod(ann, spec, c)
-	})
+		return c
+	}
+	return rewrite(docs, func(ns string, ann map[string]string, spec *corev1.PodSpec) (map[string]string, Reason, error) {
+		return Pod(ann, spec, of(ns))
+	}, func(ns string, ann map[string]string) []string { return Notes(ann, of(ns)) })
 }
 
 // Unmanifests takes the sidecar out of every workload of a stream.
@@ -79,7 +82,7 @@ func Unmanifests(in []byte) (out []byte, reports []Report, err error) {
 			return ann, NotInjected, nil
 		}
 		return ann, "", nil
-	})
+	}, nil)
 }
 
 // NotInjected is why Unmanifests left a workload as it was.
@@ -159,7 +162,7 @@ func isSeparator(line []byte) bool {
 
 type change func(namespace string, ann map[string]string, spec *corev1.PodSpec) (map[string]string, Reason, error)
 
-func rewrite(docs []*document, f change) ([]byte, []Report, error) {
+func rewrite(docs []*document, f change, notes func(namespace string, ann map[string]string) []string) ([]byte, []Report, error) {
 	var (
 		out     bytes.Buffer
 		reports []Report
@@ -168,7 +171,7 @@ func rewrite(docs []*document, f change) ([]byte, []Report, error) {
 		changed := false
 		var failed error
 		d.each(func(o map[string]any) {
-			r, did, err := one(o, f)
+			r, did, err := one(o, f, notes)
 			if err != nil && failed == nil {
 				failed = fmt.Errorf("document %d: %w", i+1, err)
 			}
@@ -199,7 +202,7 @@ func rewrite(docs []*document, f change) ([]byte, []Report, error) {
 }
 
 // one rewrites an object in place. The report is nil for kinds without pods.
-func one(o map[string]any, f change) (*Report, bool, error) {
+func one(o map[string]any, f change, notes func(string, map[string]string) []string) (*Report, bool, error) {
 	kind, _ := o["kind"].(string)
 	path, ok := template(kind)
 	if !ok {
@@ -249,6 +252,9 @@ func one(o map[string]any, f change) (*Report, bool, error) {
 		return r, false, nil
 	}
 	r.Done = true
+	if notes != nil {
+		r.Warnings = append(r.Warnings, notes(namespace, before)...)
+	}
 	if v, set := annotationsOf(tmeta)[annotation.Inject]; !set || v == "" {
 		delete(after, annotation.Inject)
 	}

@@ -54,6 +54,8 @@ func validateOne(key, v string) error {
 		return oneOf("apache", "json")
 	case annotation.ImagePullPolicy:
 		return oneOf(string(corev1.PullAlways), string(corev1.PullIfNotPresent), string(corev1.PullNever))
+	case annotation.DisableTap:
+		return oneOf("true", "false")
 	case annotation.OpaquePorts:
 		return ports(v)
 	case annotation.AllowIPProtocols:

@@ -12,12 +12,13 @@ import (
 
 	api "github.com/tunmesh/tunmesh/api/tap"
 	"github.com/tunmesh/tunmesh/control/catalog"
+	"github.com/tunmesh/tunmesh/internal/annotation"
 )
 
 // Request says what to watch.
 type Request struct {
-	// Pods lists the pods whose sidecars watch; those that are not meshed are left
-	// out. It is asked again whenever the cluster changes, under no lock.
+	// Pods lists the pods whose sidecars watch; those that are not meshed, or
+	// that forbid it by annotation, are left out. It is asked again whenever the cluster changes, under no lock.
 	Pods func() []*catalog.Pod
 	// Peers lists the addresses that the other end may have; nil function: any.
 	// No address = nothing matches.
@@ -118,7 +119,7 @@ func (w *Watch) Close() {
 func (w *Watch) refresh() {
 	selected := map[catalog.Key]bool{}
 	for _, p := range w.req.Pods() {
-		if p.Meshed {
+		if p.Meshed && p.Annotations[annotation.DisableTap] != "true" {
 			selected[p.Key] = true
 		}
 	}

@@ -32,6 +32,8 @@ const (
 	AccessLog = ConfigPrefix + "access-log"
 	// ShutdownGracePeriod bounds draining, e.g. "120s".
 	ShutdownGracePeriod = ConfigPrefix + "shutdown-grace-period"
+	// DisableTap keeps a pod's requests from being tapped: "true" or "false".
+	DisableTap = ConfigPrefix + "disable-tap"
 	// AdminPort and ControlPort are not configurable here: the sidecar needs
 	// no port of the pod but 4191.
 

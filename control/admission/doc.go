@@ -1,0 +1,10 @@
+// Package admission answers the API server's question about each new pod: it is
+// the injector as a mutating webhook. It owns the wire of that question, the
+// words that go with the answer, and the webhook's own certificate. It refuses to
+// know what an injected pod looks like (control/inject), where namespaces come
+// from, and where certificates are kept.
+//
+// A pod that the mesh cannot take is never refused here: it is created as it
+// came, and said so by a warning to who made it and an event on its owner. What
+// asked for a sidecar by itself and has none is refused on its node.
+package admission

@@ -47,4 +47,27 @@ func serveAdmin(ctx context.Context, s *http.Server, l net.Listener) error {
 	return ignoreStopped(<-failed)
 }
 
+// serveAPI serves the API server until ctx ends, then gives its questions a moment.
+func serveAPI(ctx context.Context, s *http.Server, l net.Listener) error {
+	failed := make(chan error, 1) // of one slot: Serve returns once
+	go serveHTTPS(s, l, failed)
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve the API server: %w", err)
+	case <-ctx.Done():
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+	defer cancel()
+	if s.Shutdown(end) != nil {
+		if err := s.Close(); err != nil {
+			return fmt.Errorf("stop serving the API server: %w", err)
+		}
+	}
+	return ignoreStopped(<-failed)
+}
+
+func serveHTTPS(s *http.Server, l net.Listener, failed chan<- error) {
+	failed <- s.ServeTLS(l, "", "") // its TLSConfig has the certificate
+}
+
 func serveHTTP(s *http.Server, l net.Listener, failed chan<- error) { failed <- s.Serve(l) }

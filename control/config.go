@@ -32,17 +32,21 @@ func ID(trustDomain string) spiffe.ID {
 // Config is everything that a control plane is told. The zero value of an
 // optional field is its default.
 type Config struct {
-	// Dirs are the folders of manifests to read; required, and they exist.
+	// Cluster makes the plane live in a Kubernetes cluster. nil: from folders.
+	Cluster *Cluster
+	// Dirs are the folders of manifests to read; required without Cluster, and they
+	// exist.
 	Dirs []string
 	// StateDir keeps the certificate authority and the token key over restarts;
-	// required. Made with mode 0700 where it is absent.
+	// required without Cluster. Made with mode 0700 where it is absent.
 	StateDir string
 	// Listen is the address of the sidecars' API. Default "0.0.0.0:8086"; port 0
 	// takes a free one, which Addr tells.
 	Listen string
 	// AdminListen is the address of /ready, /live and /metrics. "" = none.
 	AdminListen string
-	// QuerySocket is the path of the unix socket of the query API. "" = none.
+	// QuerySocket is the path of the unix socket of the query API. "" = none, and
+	// then no sidecar is scraped.
 	QuerySocket string
 	// TrustDomain is part of every identity. Default "cluster.local". Changing it
 	// voids all certificates.
@@ -67,6 +71,9 @@ type Config struct {
 	// Window is how far back stat can look. Default 70 s: a minute, and a scrape
 	// before it.
 	Window time.Duration
+	// StopDelay is how long a plane that is to stop goes on, not ready any more, so
+	// that whoever chooses among replicas has chosen others. Default 0.
+	StopDelay time.Duration
 	// Version is told by the query API's Health.
 	Version string
 	// Logger; nil = discard.
@@ -75,10 +82,13 @@ type Config struct {
 
 // withDefaults returns the config with every optional field filled in.
 func (c Config) withDefaults() (Config, error) {
-	if len(c.Dirs) == 0 {
+	switch {
+	case c.Cluster != nil && len(c.Dirs)+len(c.StateDir) > 0:
+		return c, errors.New("control plane: it lives from folders or in a cluster, not both: leave the folders out")
+	case c.Cluster != nil:
+	case len(c.Dirs) == 0:
 		return c, errors.New("control plane: no folder of manifests: name at least one")
-	}
-	if c.StateDir == "" {
+	case c.StateDir == "":
 		return c, errors.New("control plane: no state folder: name one")
 	}
 	if c.Listen == "" {
@@ -117,5 +127,5 @@ func (c Config) withDefaults() (Config, error) {
 
 // catalog returns the catalog's part of the config.
 func (c Config) catalog() catalog.Config {
-	return catalog.Config{TrustDomain: c.TrustDomain, ClusterDomain: c.ClusterDomain, Networks: c.MeshNetworks, Hosts: c.HostAddresses}
+	return catalog.Config{TrustDomain: c.TrustDomain, ClusterDomain: c.ClusterDomain, Networks: c.MeshNetworks, Hosts: c.HostAddresses, EndpointSlices: c.Cluster != nil}
 }

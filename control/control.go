@@ -1,12 +1,13 @@
 // Package control is the control plane. It owns the composition of its parts,
 // and nothing else:
 //
-//	files ──► catalog ──► destination ─┐
-//	             │  └───► policy ──────┤
-//	             ├──────► identity ────┼──► gRPC over TLS ──► sidecars
-//	             │  ┌───► tap ─────────┘
-//	             └──┼───► metrics ◄──────────── /metrics of the sidecars
-//	                └───► query ──────────► unix socket ──► meshctl
+//	files, or kube ──► catalog ──► destination ─┐
+//	                      │  └───► policy ──────┤
+//	                      ├──────► identity ────┼──► gRPC over TLS ──► sidecars
+//	                      │  ┌───► tap ─────────┘
+//	                      ├──┼───► metrics ◄──────────── /metrics of the sidecars
+//	                      │  └───► query ──────────► unix socket ──► meshctl
+//	                      └──────► admission ──────► HTTPS ──► the API server
 //
 // New reads configuration and keys and opens sockets, so that what is wrong is
 // told at once; Run serves until its context ends.
@@ -21,6 +22,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -39,6 +41,7 @@ import (
 	"github.com/tunmesh/tunmesh/control/encode"
 	"github.com/tunmesh/tunmesh/control/files"
 	"github.com/tunmesh/tunmesh/control/identity"
+	"github.com/tunmesh/tunmesh/control/kube"
 	"github.com/tunmesh/tunmesh/control/metrics"
 	"github.com/tunmesh/tunmesh/control/policy"
 	"github.com/tunmesh/tunmesh/control/query"
@@ -64,8 +67,9 @@ type Plane struct {
 	cfg     Config
 	log     *slog.Logger
 	catalog *catalog.Catalog
-	source  *files.Source
-	ca      *identity.Folder
+	source  source
+	ca      authority
+	cluster *cluster // nil: it lives from folders
 	hub     *tap.Hub
 	scraper *metrics.Scraper
 
@@ -76,6 +80,23 @@ type Plane struct {
 	listener net.Listener
 	socket   net.Listener // nil: none
 	adminLis net.Listener // nil: none
+	hookLis  net.Listener // nil: none
+	stopping atomic.Bool
+}
+
+// source feeds the catalog.
+type source interface {
+	Run(ctx context.Context) error
+	// Problem is what keeps news from coming, nil when nothing does.
+	Problem() error
+}
+
+// authority is where certificates come from.
+type authority interface {
+	identity.Source
+	Run(ctx context.Context) error
+	// Problem is why what is kept is not in force, "" when it is.
+	Problem() string
 }
 
 // New makes a control plane. It opens keys and sockets; Run or Close lets go of
@@ -88,16 +109,18 @@ func New(cfg Config) (_ *Plane, err error) {
 	if p.catalog, err = catalog.New(cfg.catalog()); err != nil {
 		return nil, err
 	}
-	if p.source, err = files.NewSource(files.SourceConfig{Dirs: cfg.Dirs, Catalog: p.catalog, Logger: p.log}); err != nil {
+	m := newMeters()
+	id := identity.Config{Catalog: p.catalog, Logger: p.log}
+	if cfg.Cluster != nil {
+		if p.cluster, err = newCluster(p, m); err != nil {
+			return nil, err
+		}
+		p.source, p.ca = p.cluster.source, p.cluster.live
+		id.Tokens, id.Lookup = kube.NewReviewer(cfg.Cluster.Client), p.cluster.lookup
+	} else if id.Tokens, err = p.fromFolders(); err != nil {
 		return nil, err
 	}
-	if p.ca, err = identity.OpenFolder(filepath.Join(cfg.StateDir, AuthorityDir), cfg.TrustDomain, p.log); err != nil {
-		return nil, err
-	}
-	keys, err := token.Open(filepath.Join(cfg.StateDir, TokenDir))
-	if err != nil {
-		return nil, err
-	}
+	id.Source = p.ca
 	window, err := metrics.NewWindow(cfg.Window)
 	if err != nil {
 		return nil, err
@@ -107,7 +130,7 @@ func New(cfg Config) (_ *Plane, err error) {
 		return nil, err
 	}
 	p.hub = tap.New(p.catalog, p.log)
-	certify, err := identity.NewServer(identity.Config{Source: p.ca, Tokens: keys, Catalog: p.catalog, Logger: p.log})
+	certify, err := identity.NewServer(id)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +142,6 @@ func New(cfg Config) (_ *Plane, err error) {
 	if err != nil {
 		return nil, err
 	}
-	m := newMeters()
 	if p.sidecars, err = p.newServer(m); err != nil {
 		return nil, err
 	}
@@ -130,7 +152,7 @@ func New(cfg Config) (_ *Plane, err error) {
 	tapapi.RegisterTapServer(p.sidecars, p.hub)
 	p.people = grpc.NewServer(grpc.ChainUnaryInterceptor(m.unary), grpc.ChainStreamInterceptor(m.stream))
 	queryapi.RegisterQueryServer(p.people, ask)
-	if err := m.register(meterSources{p.ca, certify, where, inbound, p.hub, p.scraper, window, p.source}); err != nil {
+	if err := m.register(meterSources{p.ca, certify, where, inbound, p.hub, p.scraper, window, p.source, p.cluster}); err != nil {
 		return nil, err
 	}
 	p.admin = newAdmin(p, m)
@@ -140,6 +162,21 @@ func New(cfg Config) (_ *Plane, err error) {
 	return p, nil
 }
 
+// fromFolders makes the source and the authority that are kept in folders, and
+// returns what verifies tokens.
+func (p *Plane) fromFolders() (identity.TokenReviewer, error) {
+	src, err := files.NewSource(files.SourceConfig{Dirs: p.cfg.Dirs, Catalog: p.catalog, Logger: p.log})
+	if err != nil {
+		return nil, err
+	}
+	ca, err := identity.OpenFolder(filepath.Join(p.cfg.StateDir, AuthorityDir), p.cfg.TrustDomain, p.log)
+	if err != nil {
+		return nil, err
+	}
+	p.source, p.ca = src, ca
+	return token.Open(filepath.Join(p.cfg.StateDir, TokenDir))
+}
+
 // newServer makes the gRPC server of the sidecars.
 func (p *Plane) newServer(m *meters) (*grpc.Server, error) {
 	codec, err := encode.NewCodec()
@@ -147,11 +184,18 @@ func (p *Plane) newServer(m *meters) (*grpc.Server, error) {
 		return nil, err
 	}
 	own := identity.NewOwn(p.ca, ID(p.cfg.TrustDomain))
-	if _, err := own.Certificate(); err != nil {
-		return nil, err
+	if p.cluster == nil { // else the authority is not known yet
+		if _, err := own.Certificate(); err != nil {
+			return nil, err
+		}
 	}
 	guard := access.New(p.catalog, identityapi.Identity_Certify_FullMethodName)
-	pool := func() *x509.CertPool { return p.ca.Current().Pool() }
+	pool := func() *x509.CertPool {
+		if a := p.ca.Current(); a != nil {
+			return a.Pool()
+		}
+		return x509.NewCertPool() // nobody is believed
+	}
 	return grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(access.TLS(own.Certificate, pool))),
 		grpc.ForceServerCodecV2(codec),
@@ -192,6 +236,11 @@ func (p *Plane) listen() (err error) {
 			return fmt.Errorf("listen for admin requests: %w", err)
 		}
 	}
+	if p.cluster != nil && p.cluster.cfg.WebhookListen != "" {
+		if p.hookLis, err = net.Listen("tcp", p.cluster.cfg.WebhookListen); err != nil {
+			return fmt.Errorf("listen for the API server: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -199,7 +248,7 @@ func (p *Plane) listen() (err error) {
 // again.
 func (p *Plane) Close() error {
 	var errs []error
-	for _, l := range []net.Listener{p.listener, p.socket, p.adminLis} {
+	for _, l := range []net.Listener{p.listener, p.socket, p.adminLis, p.hookLis} {
 		if l != nil {
 			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)
@@ -211,14 +260,28 @@ func (p *Plane) Close() error {
 
 // Run serves until ctx ends or a part fails. It may be called once.
 func (p *Plane) Run(ctx context.Context) error {
+	told := ctx
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		p.await(told, ctx)
+		stop()
+		return nil
+	})
 	g.Go(func() error { return p.source.Run(ctx) })
 	g.Go(func() error { return p.ca.Run(ctx) })
 	g.Go(func() error { return p.hub.Run(ctx) })
-	g.Go(func() error { return p.scraper.Run(ctx) })
+	if p.cluster != nil {
+		p.cluster.run(ctx, g)
+	}
+	if p.hookLis != nil {
+		g.Go(func() error { return serveAPI(ctx, p.cluster.server, p.hookLis) })
+	}
 	g.Go(func() error { return serve(ctx, "sidecars", p.sidecars, p.listener) })
 	if p.socket != nil {
 		g.Go(func() error { return serve(ctx, "people", p.people, p.socket) })
+		g.Go(func() error { return p.scraper.Run(ctx) })
 	}
 	if p.adminLis != nil {
 		g.Go(func() error { return serveAdmin(ctx, p.admin, p.adminLis) })
@@ -227,6 +290,26 @@ func (p *Plane) Run(ctx context.Context) error {
 	err := g.Wait()
 	p.log.Info("control plane has stopped", "err", err)
 	return err
+}
+
+// await returns StopDelay after the plane was told to stop, or when it fails.
+func (p *Plane) await(told, failed context.Context) {
+	select {
+	case <-told.Done():
+	case <-failed.Done():
+		return
+	}
+	p.stopping.Store(true)
+	if p.cfg.StopDelay == 0 {
+		return
+	}
+	p.log.Info("control plane is to stop and goes on for a while", "delay", p.cfg.StopDelay)
+	timer := time.NewTimer(p.cfg.StopDelay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-failed.Done():
+	}
 }
 
 // serve runs one gRPC server until ctx ends, then gives calls a moment.
@@ -264,22 +347,47 @@ func (p *Plane) AdminAddr() net.Addr {
 	return p.adminLis.Addr()
 }
 
-// Anchors are the trust anchors in force, PEM: what sidecars start with.
-func (p *Plane) Anchors() []byte { return p.ca.Current().AnchorsPEM() }
+// WebhookAddr is where the injector listens, nil if nowhere.
+func (p *Plane) WebhookAddr() net.Addr {
+	if p.hookLis == nil {
+		return nil
+	}
+	return p.hookLis.Addr()
+}
+
+// Anchors are the trust anchors in force, PEM: what sidecars start with; nil
+// while there are none.
+func (p *Plane) Anchors() []byte {
+	if a := p.ca.Current(); a != nil {
+		return a.AnchorsPEM()
+	}
+	return nil
+}
 
 // Catalog is what the plane knows of the cluster.
 func (p *Plane) Catalog() *catalog.Catalog { return p.catalog }
 
 // Ready says what keeps the plane from answering, nil when nothing does. A
-// change of manifests that cannot be used does not: the last good state answers.
+// change that cannot be used does not, and a cluster that cannot be followed just
+// now: the last good state answers.
 func (p *Plane) Ready() error {
+	if p.stopping.Load() {
+		return errors.New("the control plane is to stop")
+	}
 	select {
 	case <-p.catalog.Synced():
+		if p.cluster != nil {
+			return p.cluster.ready()
+		}
 		return nil
 	default:
 	}
-	if err := p.source.Problem(); err != nil {
-		return fmt.Errorf("the manifests have never been usable: %w", err)
+	what := "the manifests have"
+	if p.cluster != nil {
+		what = "the cluster has"
 	}
-	return errors.New("the manifests have not been read yet")
+	if err := p.source.Problem(); err != nil {
+		return fmt.Errorf("%s never been usable: %w", what, err)
+	}
+	return fmt.Errorf("%s not been read yet", what)
 }

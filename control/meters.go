@@ -10,7 +10,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/tunmesh/tunmesh/control/destination"
-	"github.com/tunmesh/tunmesh/control/files"
 	"github.com/tunmesh/tunmesh/control/identity"
 	"github.com/tunmesh/tunmesh/control/metrics"
 	"github.com/tunmesh/tunmesh/control/policy"
@@ -23,7 +22,11 @@ type meters struct {
 	started  *prometheus.CounterVec
 	handled  *prometheus.CounterVec
 	latency  *prometheus.HistogramVec
+	lagging  prometheus.Histogram
 }
+
+// lag takes how long ago the cause of a change of endpoints was.
+func (m *meters) lag(d time.Duration) { m.lagging.Observe(d.Seconds()) }
 
 func newMeters() *meters {
 	return &meters{
@@ -37,19 +40,24 @@ func newMeters() *meters {
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "grpc_server_handling_seconds", Help: "Duration of unary calls.", Buckets: prometheus.DefBuckets,
 		}, []string{"grpc_method"}),
+		lagging: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "kube_endpointslice_lag_seconds", Help: "Time from the cause of a change of endpoints to the news of it here.",
+			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}),
 	}
 }
 
 // meterSources are asked at each scrape.
 type meterSources struct {
-	ca          *identity.Folder
+	ca          authority
 	identity    *identity.Server
 	destination *destination.Server
 	policy      *policy.Server
 	tap         *tap.Hub
 	scraper     *metrics.Scraper
 	window      *metrics.Window
-	source      *files.Source
+	source      source
+	cluster     *cluster // nil: from folders
 }
 
 // register adds everything to the registry.
@@ -58,9 +66,17 @@ func (m *meters) register(s meterSources) error {
 		m.started, m.handled, m.latency,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gauge("issuer_cert_ttl_seconds", "Time until the issuer's certificate expires.", func() float64 {
-			return time.Until(s.ca.Current().Issuer().NotAfter).Seconds()
+			if a := s.ca.Current(); a != nil {
+				return time.Until(a.Issuer().NotAfter).Seconds()
+			}
+			return 0
 		}),
-		gauge("trust_anchors", "Trust anchors in force.", func() float64 { return float64(len(s.ca.Current().Anchors())) }),
+		gauge("trust_anchors", "Trust anchors in force.", func() float64 {
+			if a := s.ca.Current(); a != nil {
+				return float64(len(a.Anchors()))
+			}
+			return 0
+		}),
 		gauge("certificate_authority_healthy", "1 while the authority in the files is the one in force.", func() float64 {
 			return truth(s.ca.Problem() == "")
 		}),
@@ -75,9 +91,13 @@ func (m *meters) register(s meterSources) error {
 		counter("scrapes_failed_total", "Scrapes of sidecars that failed.", func() float64 { _, n := s.scraper.Counts(); return float64(n) }),
 		gauge("metrics_window_series", "Series of sidecars in memory.", func() float64 { _, n, _ := s.window.Size(); return float64(n) }),
 		counter("metrics_window_dropped_total", "Samples beyond the bound of series.", func() float64 { _, _, n := s.window.Size(); return float64(n) }),
-		gauge("manifests_healthy", "1 while the manifests in the folders are those in force.", func() float64 {
+	}
+	if s.cluster != nil {
+		all = append(all, m.lagging, &clusterMeters{s.cluster})
+	} else {
+		all = append(all, gauge("manifests_healthy", "1 while the manifests in the folders are those in force.", func() float64 {
 			return truth(s.source.Problem() == nil)
-		}),
+		}))
 	}
 	for _, c := range all {
 		if err := m.registry.Register(c); err != nil {

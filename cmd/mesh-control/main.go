@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tunmesh/tunmesh/control"
+	"github.com/tunmesh/tunmesh/control/kube"
 	"github.com/tunmesh/tunmesh/control/policy"
 	"github.com/tunmesh/tunmesh/internal/version"
 )
@@ -31,6 +33,12 @@ func main() {
 	}
 }
 
+// Sources of the cluster.
+const (
+	sourceFiles = "files"
+	sourceKube  = "kube"
+)
+
 // flags are the flags as they are written.
 type flags struct {
 	source          string
@@ -40,6 +48,8 @@ type flags struct {
 	hosts           []string
 	logLevel        string
 	logFormat       string
+	kubeconfig      string
+	cluster         control.Cluster
 	cfg             control.Config
 }
 
@@ -57,6 +67,12 @@ func command(logs io.Writer) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if f.source == sourceKube {
+				if f.cluster.Client, err = kube.NewClient(f.kubeconfig, "mesh-control/"+version.String()); err != nil {
+					return err
+				}
+				cfg.Cluster = &f.cluster
+			}
 			plane, err := control.New(cfg)
 			if err != nil {
 				return err
@@ -65,9 +81,13 @@ func command(logs io.Writer) *cobra.Command {
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&f.source, "source", "files", "where the cluster is described: files (folders of Kubernetes manifests)")
-	fs.StringSliceVar(&f.cfg.Dirs, "dir", nil, "folder of manifests, watched; repeat it for several (required)")
-	fs.StringVar(&f.cfg.StateDir, "state-dir", "", "folder that keeps the certificate authority and the token key (required)")
+	fs.StringVar(&f.source, "source", "files", "where the cluster is described: files (folders of Kubernetes manifests) or kube (the API server)")
+	fs.StringSliceVar(&f.cfg.Dirs, "dir", nil, "with files: folder of manifests, watched; repeat it for several (required)")
+	fs.StringVar(&f.cfg.StateDir, "state-dir", "", "with files: folder that keeps the certificate authority and the token key (required)")
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "with kube: file that says how to reach the API server; empty: as a pod does")
+	fs.StringVar(&f.cluster.WebhookListen, "webhook-listen", fmt.Sprintf("0.0.0.0:%d", control.WebhookPort), "with kube: address of the injector's webhook; empty for none")
+	fs.StringVar(&f.cluster.ProxyImage, "proxy-image", "", "with kube: the sidecars' image, without its tag; empty: the project's own")
+	fs.StringVar(&f.cluster.ProxyVersion, "proxy-version", "", "with kube: the sidecars' tag; empty: this program's version")
 	fs.StringVar(&f.cfg.Listen, "listen", fmt.Sprintf("0.0.0.0:%d", control.Port), "address of the sidecars' API")
 	fs.StringVar(&f.cfg.AdminListen, "admin-listen", "127.0.0.1:9990", "address of /live, /ready and /metrics; empty for none")
 	fs.StringVar(&f.cfg.QuerySocket, "query-socket", "", "path of the unix socket of the query API, mode 0600; empty for none")
@@ -77,6 +97,7 @@ func command(logs io.Writer) *cobra.Command {
 	fs.StringSliceVar(&f.hosts, "host-addresses", nil, "comma-separated addresses within --mesh-networks that are the nodes' own, such as a bridge's")
 	fs.StringVar(&f.clusterNetworks, "cluster-networks", policy.DefaultNetworks, "comma-separated ranges that cluster-* inbound policies take for the cluster")
 	fs.StringVar(&f.inboundPolicy, "default-inbound-policy", "all-unauthenticated", "all-unauthenticated, all-authenticated, cluster-unauthenticated, cluster-authenticated, deny or audit")
+	fs.DurationVar(&f.cfg.StopDelay, "stop-delay", 0, "how long to go on, not ready any more, when told to stop")
 	fs.DurationVar(&f.cfg.ScrapeInterval, "scrape-interval", 0, "time between two scrapes of a sidecar (0 = 1.5s)")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
@@ -86,8 +107,11 @@ func command(logs io.Writer) *cobra.Command {
 // config reads the flags.
 func (f *flags) config(logs io.Writer) (control.Config, error) {
 	cfg := f.cfg
-	if f.source != "files" {
-		return cfg, fmt.Errorf("--source %q is not known: use files", f.source)
+	switch {
+	case f.source != sourceFiles && f.source != sourceKube:
+		return cfg, fmt.Errorf("--source %q is not known: use files or kube", f.source)
+	case f.source == sourceKube && len(cfg.Dirs)+len(cfg.StateDir) > 0:
+		return cfg, errors.New("--dir and --state-dir are for --source=files: leave them out with kube")
 	}
 	var err error
 	if cfg.DefaultInboundPolicy, err = policy.ParseDefault(f.inboundPolicy); err != nil {

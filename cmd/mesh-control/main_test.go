@@ -24,7 +24,9 @@ func TestFlagErrors(t *testing.T) {
 	for want, args := range map[string][]string{
 		"no folder of manifests":   {"--state-dir", dir},
 		"no state folder":          {"--dir", dir},
-		`--source "kube"`:          append([]string{"--source", "kube"}, base...),
+		`--source "etcd"`:          append([]string{"--source", "etcd"}, base...),
+		"leave them out with kube": append([]string{"--source", "kube"}, base...),
+		"the Kubernetes client":    {"--source", "kube", "--kubeconfig", filepath.Join(dir, "none")},
 		"--default-inbound-policy": append([]string{"--default-inbound-policy", "allow"}, base...),
 		"--mesh-networks":          append([]string{"--mesh-networks", "10"}, base...),
 		"--host-addresses":         append([]string{"--host-addresses", "10.0.0.0/8"}, base...),

@@ -185,11 +185,12 @@ func parseAuthority(s, domain string) (catalog.Key, uint16, error) {
 // Health implements the wire API.
 func (s *Server) Health(ctx context.Context, _ *api.HealthRequest) (*api.HealthResponse, error) {
 	resp := &api.HealthResponse{Version: s.version}
-	a := s.trust.Current()
-	for _, c := range a.Anchors() {
-		resp.Certificates = append(resp.Certificates, &api.Certificate{Name: "trust anchor", Subject: c.Subject.String(), NotAfterUnix: c.NotAfter.Unix()})
+	if a := s.trust.Current(); a != nil {
+		for _, c := range a.Anchors() {
+			resp.Certificates = append(resp.Certificates, &api.Certificate{Name: "trust anchor", Subject: c.Subject.String(), NotAfterUnix: c.NotAfter.Unix()})
+		}
+		resp.Certificates = append(resp.Certificates, &api.Certificate{Name: "issuer", Subject: a.Issuer().Subject.String(), NotAfterUnix: a.Issuer().NotAfter.Unix()})
 	}
-	resp.Certificates = append(resp.Certificates, &api.Certificate{Name: "issuer", Subject: a.Issuer().Subject.String(), NotAfterUnix: a.Issuer().NotAfter.Unix()})
 	versions, err := s.metrics.Sum(ctx, metrics.BuildInfo, nil, []string{"namespace", "pod", "version"})
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "health: %v", err)

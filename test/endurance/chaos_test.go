@@ -124,6 +124,7 @@ func TestChaos(t *testing.T) {
 	defer over()
 	defer v.heal()
 
+	tell := pressure(t)
 	ctx, cancel := context.WithTimeout(t.Context(), d+2*time.Minute)
 	defer cancel()
 	armed, err := ask(ctx, v.m, "armed", "h1-get,h2-put,grpc,h1-put,h2-get", d)
@@ -147,6 +148,7 @@ func TestChaos(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	tell()
 	time.Sleep(time.Second) // the last answers are counted
 	over()
 	v.heal()

@@ -295,6 +295,7 @@ func (p *Proxy) collectHTTP2(w *telemetry.Writer) {
 		{"control frames", c.ControlFloods.Load()},
 		{"empty frames", c.EmptyFloods.Load()},
 		{"continuations", c.ContinuationFloods.Load()},
+		{"header bombs", c.Bombs.Load()},
 		{"unread answers", c.ReplyFloods.Load()},
 		{"dead peer", c.DeadPeers.Load()},
 		{"write stalled", c.WriteStalls.Load()},

@@ -168,7 +168,7 @@ func TestFloods(t *testing.T) {
 			a.b = frame.AppendData(a.b, id, []byte("x"), false)
 		}
 	})
-	add("HPACK bombs", "http2_oversize_total", nil, stays, func(a *attacker) {
+	add("HPACK bombs", "http2_broken_total", broken("header bombs"), cut, func(a *attacker) {
 		for i := range 50 {
 			block := a.enc.Begin(nil)
 			for _, f := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":path", "/"}, {":authority", "b"}} {
@@ -179,6 +179,17 @@ func TestFloods(t *testing.T) {
 			} else {
 				block = append(block, bytes.Repeat([]byte{0x80 | 62}, 14_000)...) // what was indexed last
 			}
+			a.b = frame.AppendHeaders(a.b, a.id, block, true, frame.MinMaxSize)
+			a.id += 2
+		}
+	})
+	add("heads of 1,000 fields", "http2_refused_streams_total", nil, stays, func(a *attacker) {
+		for range 3000 {
+			block := a.enc.Begin(nil)
+			for _, f := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":path", "/"}, {":authority", "b"}} {
+				block = a.enc.Append(block, f[0], f[1], hpack.Without)
+			}
+			block = append(block, bytes.Repeat([]byte{0x80 | 16}, 1000)...) // accept-encoding: gzip, deflate
 			a.b = frame.AppendHeaders(a.b, a.id, block, true, frame.MinMaxSize)
 			a.id += 2
 		}

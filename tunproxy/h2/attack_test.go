@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -201,16 +202,20 @@ func TestHeaderList(t *testing.T) {
 // TestHPACKBomb: a small block of references to one large table entry.
 func TestHPACKBomb(t *testing.T) {
 	p := rawClient(t, Config{}, nil)
-	block := p.block(getFields...)
+	plain := p.enc.Begin(nil)
+	for i := 0; i < len(getFields); i += 2 {
+		plain = p.enc.Append(plain, getFields[i], getFields[i+1], hpack.Without)
+	}
+	block := slices.Clone(plain)
 	block = p.enc.Append(block, "x-bomb", strings.Repeat("b", 4000), hpack.Always)
 	index := byte(0x80 | 62)
-	block = append(block, bytes.Repeat([]byte{index}, 14000)...)
+	block = append(block, bytes.Repeat([]byte{index}, 20)...)
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	for id := uint32(1); id < 100; id += 2 {
+	for id := uint32(1); id < 100; id += 2 { // somewhat too large
 		p.send(frame.AppendHeaders(nil, id, block, true, frame.MinMaxSize))
-		block = append(p.block(getFields...), bytes.Repeat([]byte{index}, 14000)...)
+		block = append(slices.Clone(plain), bytes.Repeat([]byte{index}, 20)...)
 	}
 	runtime.ReadMemStats(&after)
 	if got := after.TotalAlloc - before.TotalAlloc; got > 4<<20 {
@@ -218,6 +223,11 @@ func TestHPACKBomb(t *testing.T) {
 	}
 	if len(p.got) != 0 || p.count.Oversize.Load() != 50 || len(p.closed) > 0 {
 		t.Errorf("%d requests, %d oversize, closed %v", len(p.got), p.count.Oversize.Load(), p.closed)
+	}
+	// Far too large: nobody honest does that.
+	p.send(frame.AppendHeaders(nil, 101, append(slices.Clone(plain), bytes.Repeat([]byte{index}, 14000)...), true, frame.MinMaxSize))
+	if p.count.Bombs.Load() != 1 || !p.find("GOAWAY 0 last=99 code=11") {
+		t.Errorf("%d bombs, closed %v", p.count.Bombs.Load(), p.closed)
 	}
 }
 

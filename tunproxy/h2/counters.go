@@ -21,6 +21,7 @@ type Counters struct {
 	ControlFloods      atomic.Uint64
 	EmptyFloods        atomic.Uint64
 	ContinuationFloods atomic.Uint64
+	Bombs              atomic.Uint64 // a head decodes to far more than MaxHeaderList
 	ReplyFloods        atomic.Uint64 // the peer does not read its answers
 	DeadPeers          atomic.Uint64 // no answer to a keepalive PING
 	WriteStalls        atomic.Uint64

@@ -3,6 +3,7 @@ package h2
 import (
 	"strings"
 
+	"github.com/tunmesh/tunmesh/tunproxy/hpack"
 	"github.com/tunmesh/tunmesh/tunproxy/message"
 )
 
@@ -99,6 +100,10 @@ const fieldCost = 2 * 40
 
 // size is what the request costs those who keep it.
 func (b *builder) size() int { return streamCost + b.bytes + fieldCost*len(b.head.Fields) }
+
+// listed is the size of the header list that was gathered, but for the overhead
+// of pseudo-header fields.
+func (b *builder) listed() int { return b.bytes + hpack.FieldOverhead*len(b.head.Fields) }
 
 func (b *builder) has(class uint8) bool { return b.seen&(1<<class) != 0 }
 

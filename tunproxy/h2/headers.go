@@ -58,6 +58,12 @@ func (c *Conn) headerBlock(b []byte) error {
 	id, end, self := c.in.block.id, c.in.block.end, c.in.block.self
 	c.head.reset()
 	err := c.dec.Decode(b, c.cfg.MaxHeaderList, c.onField)
+	c.in.turn -= max(0, c.head.listed()-listFree) / listBytes
+	if errors.Is(err, hpack.ErrBomb) {
+		c.count.Oversize.Add(1)
+		c.flood(&c.count.Bombs, "header list far too large")
+		return nil
+	}
 	tooLarge := errors.Is(err, hpack.ErrListTooLarge)
 	if err != nil && !tooLarge {
 		return frame.Errorf(message.CompressionError, "%v", err)

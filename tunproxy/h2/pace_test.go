@@ -1,6 +1,7 @@
 package h2
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 	"time"
@@ -175,6 +176,28 @@ func TestTurns(t *testing.T) {
 	p.send(b[len(b)-3:])
 	if r := p.got[0]; !r.ended || p.server.in.waiting || p.server.due.frame != 0 {
 		t.Errorf("ended %v, waits for a frame %v", r.ended, p.server.in.waiting)
+	}
+}
+
+// TestTurnsOfFields: a turn is charged what header blocks decode to, not only
+// their bytes; an ordinary head counts as before.
+func TestTurnsOfFields(t *testing.T) {
+	const acceptEncoding = 0x80 | 16 // 60 bytes of a list
+	for _, c := range []struct{ fields, least, most int }{{10, 50, 64}, {200, 5, 7}, {1000, 1, 2}} {
+		p := rawClient(t, quiet(), nil)
+		var b []byte
+		for i := range 70 {
+			block := append(p.block(getFields...), bytes.Repeat([]byte{acceptEncoding}, c.fields)...)
+			b = frame.AppendHeaders(b, uint32(1+2*i), block, true, frame.MinMaxSize)
+		}
+		p.conn.Put(b)
+		p.loop.Pass()
+		if n := len(p.got); n < c.least || n > c.most {
+			t.Errorf("%d requests of %d fields in one turn, want %d to %d", n, c.fields, c.least, c.most)
+		}
+		if p.loop.Run(t); len(p.got) != 70 || len(p.closed) > 0 {
+			t.Errorf("%d of 70 requests arrived: %v", len(p.got), p.closed)
+		}
 	}
 }
 

@@ -44,10 +44,14 @@ func (d *Decoder) SetLimit(size int) {
 }
 
 // Decode reads one whole block and emits its fields in order, as long as they
-// add up to maxList bytes with FieldOverhead for each. b is borrowed.
+// add up to maxList bytes with FieldOverhead for each; far beyond it gives up.
+// b is borrowed.
 func (d *Decoder) Decode(b []byte, maxList int, emit Emit) error {
 	list, updates := 0, true
 	for len(b) > 0 {
+		if list > bombFactor*maxList {
+			return ErrBomb
+		}
 		c := b[0]
 		if c&0xe0 == 0x20 { // size update (6.3)
 			size, rest, err := readInt(b, 5)

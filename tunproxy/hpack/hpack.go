@@ -11,6 +11,10 @@ import "errors"
 // DefaultTableSize is the dynamic table's size in bytes before any settings.
 const DefaultTableSize = 4096
 
+// bombFactor is by how much a list may exceed its limit and still be read to its
+// end: 64 KiB of references to a large entry decode to a quarter of a gigabyte.
+const bombFactor = 4
+
 // FieldOverhead is what a field counts beyond its name and value, both in a
 // table's size and in a header list's (section 4.1).
 const FieldOverhead = 32
@@ -26,6 +30,8 @@ var (
 	// ErrListTooLarge: the fields exceed the limit. The block was read to its
 	// end, so the decoder stays in step; what was emitted is not all.
 	ErrListTooLarge = errors.New("hpack: header list too large")
+	// ErrBomb: the fields exceed it bombFactor times; the rest was not read.
+	ErrBomb = errors.New("hpack: header list far too large")
 )
 
 // appendInt appends i with an n-bit prefix; first holds the bits before it

@@ -94,19 +94,28 @@ func TestSizeUpdates(t *testing.T) {
 }
 
 // TestBomb: a block of references to one large entry says a lot in few bytes.
+// Somewhat too much keeps the decoder in step, far too much is not read.
 func TestBomb(t *testing.T) {
-	d := newDecoder()
-	e := NewEncoder(4096)
-	block := e.Append(nil, "bomb", strings.Repeat("x", 4000), Always)
-	block = append(block, bytes.Repeat([]byte{0xbe}, 16000)...)
-	n := 0
-	err := d.Decode(block, 16<<10, func(string, string, uint8, bool) { n++ })
-	if !errors.Is(err, ErrListTooLarge) || n > 4 {
-		t.Errorf("%v after %d fields", err, n)
+	for _, c := range []struct {
+		refs int
+		want error
+	}{{10, ErrListTooLarge}, {16000, ErrBomb}} {
+		d := newDecoder()
+		e := NewEncoder(4096)
+		block := e.Append(nil, "bomb", strings.Repeat("x", 4000), Always)
+		block = append(block, bytes.Repeat([]byte{0xbe}, c.refs)...)
+		n := 0
+		err := d.Decode(block, 16<<10, func(string, string, uint8, bool) { n++ })
+		if !errors.Is(err, c.want) || n > 4 {
+			t.Errorf("%v after %d fields", err, n)
+		}
+		if got, err := decode(d, []byte{0xbe}, 16<<10); c.want == ErrListTooLarge && (err != nil || len(got) != 1) {
+			t.Errorf("%v, %v", got, err)
+		}
 	}
-	// The decoder is still in step.
-	if got, err := decode(d, []byte{0xbe}, 16<<10); err != nil || len(got) != 1 {
-		t.Errorf("%v, %v", got, err)
+	// Fields that are written out, each cheap to send and to index.
+	if err := newDecoder().Decode(bytes.Repeat([]byte{0x41, 0}, 8000), 16<<10, func(string, string, uint8, bool) {}); !errors.Is(err, ErrBomb) {
+		t.Errorf("many small fields: %v", err)
 	}
 }
 

@@ -163,7 +163,7 @@ func (c *conn) handshake() bool {
 	d := c.dial
 	c.dial = nil
 	if d == nil {
-		c.l.handshakes--
+		c.l.opening[c.side].give(c.remote.Addr())
 	}
 	if c.over() {
 		c.settle()

@@ -105,8 +105,8 @@ func TestClosingInTheHandshake(t *testing.T) {
 		if !has(*got, tc.want) {
 			t.Errorf("%s: the ACK was answered with flags %v", tc.name, *got)
 		}
-		if s.l.handshakes != 0 {
-			t.Errorf("%s: %d handshakes are left", tc.name, s.l.handshakes)
+		if n := s.l.opening[aio.App].used; n != 0 {
+			t.Errorf("%s: %d handshakes are left", tc.name, n)
 		}
 	}
 }

@@ -111,6 +111,38 @@ func TestPendingIsBoundedInNumberAndTime(t *testing.T) {
 	r.count("SYNs that became pending", func(c netstack.Counters) uint64 { return c.App.SYNs }, 3)
 }
 
+// TestSYNFloods: who begins handshakes and does not end them leaves as many to
+// others of his side, and all to the other side.
+func TestSYNFloods(t *testing.T) {
+	r := newRaw(t, func(p *netstack.Pending) {
+		if _, err := p.Accept(); err != nil {
+			t.Error(err)
+		}
+	}, func(c *netstack.Config) { c.MaxPending = 8 })
+	syns := func(side aio.Side, ip string, n uint64) {
+		t.Helper()
+		src, dst := netip.AddrPortFrom(netip.MustParseAddr(ip), 40000), netip.AddrPortFrom(pod4, 80)
+		if side == aio.App {
+			src, dst = netip.AddrPortFrom(pod4, 40000), netip.AddrPortFrom(netip.MustParseAddr(ip), 80)
+		}
+		for range n {
+			src = netip.AddrPortFrom(src.Addr(), src.Port()+1)
+			r.send(side, segment{src: src, dst: dst, flags: fSYN}.packet())
+		}
+	}
+	of := func(side aio.Side) func(c netstack.Counters) uint64 {
+		return func(c netstack.Counters) uint64 { return c.Side(side).Accepted }
+	}
+	syns(aio.Wire, "192.0.2.77", 20)
+	r.count("SYNs of one client beyond the limit", drops(aio.Wire, packet.PendingLimit), 16)
+	r.count("of them accepted", of(aio.Wire), 4)
+	syns(aio.Wire, "192.0.2.78", 1)
+	r.count("accepted with somebody else's", of(aio.Wire), 5)
+	syns(aio.App, "192.0.2.77", 9)
+	r.count("accepted from the app", of(aio.App), 8)
+	r.count("dropped from the app", drops(aio.App, packet.PendingLimit), 1)
+}
+
 // watcher records a connection's events.
 type watcher struct {
 	data   bytes.Buffer

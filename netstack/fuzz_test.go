@@ -173,8 +173,10 @@ func FuzzPackets(f *testing.F) {
 		if n := len(s.l.pending[0]) + len(s.l.pending[1]); n > 0 {
 			t.Fatalf("%d pending connections are left after a minute", n)
 		}
-		if s.l.handshakes < 0 || s.l.handshakes > len(s.l.flows[0])+len(s.l.flows[1]) {
-			t.Fatalf("%d handshakes, %d connections", s.l.handshakes, len(s.l.flows[0])+len(s.l.flows[1]))
+		for side := range s.l.opening {
+			if n := s.l.opening[side].used; n < 0 || n > len(s.l.flows[side]) {
+				t.Fatalf("%d handshakes, %d connections", n, len(s.l.flows[side]))
+			}
 		}
 	})
 }

@@ -41,11 +41,11 @@ type loop struct {
 	links [2]*link.Link
 	core  core // gVisor
 
-	flows      [2]map[flowKey]*conn
-	pending    [2]map[flowKey]*Pending
-	handshakes int // accepted connections whose handshake is not over
-	places     [2]places
-	memory     memory
+	flows   [2]map[flowKey]*conn
+	pending [2]map[flowKey]*Pending
+	opening [2]places // from a SYN until it is refused or its handshake is over
+	places  [2]places
+	memory  memory
 
 	ready, readySpare []*conn
 	owed              []*conn // whose received bytes wait for an ACK
@@ -87,6 +87,7 @@ func newLoop(s *Stack, id int) (*loop, error) {
 		l.links[side] = link.New(devs[side], uint32(s.cfg.MTU), l.Now)
 		l.flows[side] = map[flowKey]*conn{}
 		l.pending[side] = map[flowKey]*Pending{}
+		l.opening[side] = newPlaces(s.cfg.MaxPending, aio.Side(side) == aio.Wire)
 		l.places[side] = newPlaces(max(s.cfg.MaxConns/len(s.cfg.App), 1), aio.Side(side) == aio.Wire)
 		l.readable[side] = true
 	}

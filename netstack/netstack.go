@@ -53,9 +53,10 @@ type Config struct {
 	// OnSYN is called on a loop with every new connection; it must end in
 	// Accept, Refuse or Drop, now or later on that loop. Nil refuses all.
 	OnSYN func(*Pending)
-	// MaxPending bounds connections that were not answered, and those whose
-	// handshake is not over, each, per loop; beyond, SYNs are dropped (the
-	// client tries again). Default 4096.
+	// MaxPending bounds, for each side and loop, the connections that were not
+	// answered or whose handshake is not over; on the wire side no client gets
+	// more of them than are free. Beyond, SYNs are dropped (the client tries
+	// again). Default 4096.
 	MaxPending int
 	// MaxConns bounds, for each side, the connections that clients have opened
 	// there; on the wire side no client gets more of them than are free. Beyond,

@@ -36,16 +36,18 @@ func (l *loop) syn(side aio.Side, key packet.Key, pkt *stack.PacketBuffer) {
 	if l.pending[side][k] != nil {
 		return // the client repeats itself
 	}
-	if len(l.pending[side]) >= l.s.cfg.MaxPending || l.handshakes >= l.s.cfg.MaxPending {
+	client := key.Remote.Addr()
+	if l.opening[side].take(client) != placed {
 		l.drop(side, packet.PendingLimit)
 		return
 	}
-	switch l.places[side].take(key.Remote.Addr()) {
-	case sideFull:
-		l.turnAway(side, key, pkt, packet.ConnLimit)
-		return
-	case clientsFull:
-		l.turnAway(side, key, pkt, packet.ClientLimit)
+	if got := l.places[side].take(client); got != placed {
+		l.opening[side].give(client)
+		why := packet.ConnLimit
+		if got == clientsFull {
+			why = packet.ClientLimit
+		}
+		l.turnAway(side, key, pkt, why)
 		return
 	}
 	p := &Pending{Side: side, Src: key.Remote, Dst: key.Local, l: l, k: k, id: endpointID(key.Remote, key.Local), syn: pkt.IncRef()}
@@ -98,7 +100,6 @@ func (p *Pending) Accept() (aio.Conn, error) {
 		p.l.core.reset(p.id, pkt)
 		return nil, fmt.Errorf("accept %v from %v: %w", p.Dst, p.Src, mapError(err))
 	}
-	p.l.handshakes++
 	p.l.counters[p.Side].accepted.Add(1)
 	c.placed = true
 	c.begin(ep)
@@ -125,5 +126,9 @@ func (p *Pending) Drop() {
 	}
 }
 
-// leave gives the client's place back; one that was accepted keeps it.
-func (p *Pending) leave() { p.l.places[p.Side].give(p.Src.Addr()) }
+// leave gives the client's places back; one that was accepted keeps them, that
+// of its opening until its handshake is over.
+func (p *Pending) leave() {
+	p.l.opening[p.Side].give(p.Src.Addr())
+	p.l.places[p.Side].give(p.Src.Addr())
+}

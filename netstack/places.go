@@ -3,7 +3,8 @@ package netstack
 import "net/netip"
 
 // places bounds the connections that clients of one side have opened: those
-// that wait for an answer, and those that live until their last FIN.
+// that wait for an answer, and those that live until their last FIN; and, among
+// them, those whose handshake is not over.
 //
 // On the wire side no client may hold more of them than are free. Alone it gets
 // half, two get a third each, and whoever comes next always finds some, whatever

@@ -67,7 +67,7 @@ func TestGrowth(t *testing.T) {
 		"a leak":          {func(i int) float64 { return 10 + float64(i)/(n-1) }, 1, 0.5},
 		"a saw":           {func(i int) float64 { return float64(i % 5) }, 0, 0},
 		"some odd ones":   {func(i int) float64 { return map[bool]float64{true: 1000}[i%9 == 8] }, 0, 0},
-		"a leak in a saw": {func(i int) float64 { return 3*float64(i%4) + float64(i)/(n-1) }, 1, 0.5},
+		"a leak in a saw": {func(i int) float64 { return 3*float64(i%5) + float64(i)/(n-1) }, 1, 0.5},
 		"a step":          {func(i int) float64 { return map[bool]float64{true: 4}[i >= n/2] }, 4, 4},
 	} {
 		var s series

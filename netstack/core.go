@@ -15,7 +15,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
-	"github.com/tunmesh/tunmesh/netstack/chunk"
 )
 
 const (
@@ -48,12 +47,6 @@ type core struct {
 
 func (c *core) start(l *loop) (err error) {
 	if l.memory.at, err = findOffsets(); err != nil {
-		return err
-	}
-	if l.memory.lists, err = findLists(); err != nil {
-		return err
-	}
-	if err := chunk.Check(); err != nil {
 		return err
 	}
 	s := stack.New(stack.Options{

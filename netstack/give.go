@@ -11,6 +11,8 @@ package netstack
 //     endpoint's lock. (sndQueueMu is for callers on other goroutines: here is
 //     only the loop.)
 //   - isEndpointWritableLocked says what Write would.
+//
+// Where an endpoint's lists cannot be found, everything is copied: loop.copies.
 
 import (
 	"errors"
@@ -71,6 +73,21 @@ func findLists() (lists, error) {
 
 var errLists = errors.New("find an endpoint's segments: this is not the gVisor that this package was written for")
 
+// cheapen finds the parts of gVisor that spare bulk copies. Nothing else depends
+// on them: with another gVisor bulk costs more.
+func (l *loop) cheapen() {
+	var err, lerr error
+	l.chunks, err = chunk.Find()
+	l.memory.lists, lerr = findLists()
+	l.copies = lerr != nil
+	for _, ln := range l.links {
+		ln.Chunks = l.chunks
+	}
+	if err = errors.Join(err, lerr); err != nil {
+		l.s.cfg.Logger.Warn("bulk costs more than it should: it is copied", "loop", l.id, "error", err)
+	}
+}
+
 // give queues b, which it takes, whole: the send buffer may then hold up to a
 // packet more than its size.
 func (c *conn) give(b buffer.Buffer) tcpip.Error {
@@ -110,6 +127,9 @@ func (c *conn) front() *stack.PacketBuffer {
 // pass gives c's first received packet to d, memory and all. ok is false when
 // that is not worth it, or not possible, and nothing happened.
 func (c *conn) pass(d *conn) (n int, err tcpip.Error, ok bool) { //nolint:revive // ok says whether the call meant anything
+	if c.l.copies {
+		return 0, nil, false
+	}
 	pkt := c.front()
 	if pkt == nil {
 		return 0, nil, false
@@ -139,12 +159,12 @@ func (s *skip) Write(b []byte) (int, error) {
 }
 
 // made is a buffer of n bytes, at most 64 KB, that f makes.
-func made(n int, f func(b []byte) error) (buffer.Buffer, error) {
+func (l *loop) made(n int, f func(b []byte) error) (buffer.Buffer, error) {
 	var v *buffer.View
 	if n < giveLeast {
 		v = buffer.NewViewSize(n)
 	} else {
-		v = chunk.New()
+		v = l.chunks.New()
 		v.CapLength(n)
 	}
 	if err := f(v.AsSlice()); err != nil {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/netstack/chunk"
 	"github.com/tunmesh/tunmesh/netstack/link"
 	"github.com/tunmesh/tunmesh/netstack/tun"
 )
@@ -46,6 +47,8 @@ type loop struct {
 	opening [2]places // from a SYN until it is refused or its handshake is over
 	places  [2]places
 	memory  memory
+	chunks  chunk.Source
+	copies  bool // no memory is given: see give.go
 
 	ready, readySpare []*conn
 	owed              []*conn // whose received bytes wait for an ACK
@@ -92,6 +95,7 @@ func newLoop(s *Stack, id int) (*loop, error) {
 		l.readable[side] = true
 	}
 	l.links[aio.Wire].Stalled = l.stalled
+	l.cheapen()
 	if err := l.openFDs(devs); err != nil {
 		l.closeFDs()
 		return nil, fmt.Errorf("new loop %d: %w", id, err)

@@ -174,8 +174,8 @@ func (c *conn) Write(p []byte) (int, error) {
 
 // put copies as much of p into the send buffer as fits into one segment.
 func (c *conn) put(p []byte) (int, tcpip.Error) {
-	if len(p) >= giveLeast && !c.full() {
-		v := chunk.New()
+	if len(p) >= giveLeast && !c.l.copies && !c.full() {
+		v := c.l.chunks.New()
 		n := copy(v.AsSlice(), p)
 		v.CapLength(n)
 		if err := c.give(buffer.MakeWithView(v)); err != nil {
@@ -206,7 +206,7 @@ func (c *conn) Compose(n int, f func(b []byte) error) (ok bool, err error) {
 		return true, aio.ErrClosed
 	case c.err != nil:
 		return true, c.err
-	case c.shaking || n > composed:
+	case c.shaking || n > composed || c.l.copies:
 		return false, nil
 	}
 	if size := int(c.ep.SocketOptions().GetSendBufferSize()); size-c.sent < n {
@@ -219,7 +219,7 @@ func (c *conn) Compose(n int, f func(b []byte) error) (ok bool, err error) {
 	if c.writes(n) < n {
 		return false, nil
 	}
-	b, err := made(n, f)
+	b, err := c.l.made(n, f)
 	if err != nil {
 		return true, err
 	}

@@ -44,6 +44,7 @@ type worldConfig struct {
 	mtu           int
 	hop, server   func(*netstack.Pending)
 	tune          func(*netstack.Config)
+	copies        bool
 	expectedError bool
 }
 
@@ -76,6 +77,9 @@ func newWorld(t *testing.T, hop, server func(*netstack.Pending), opts ...option)
 	if w.hop, err = netstack.New(cfg); err != nil {
 		t.Fatal(err)
 	}
+	if wc.copies {
+		w.hop.CopyBulk()
+	}
 	// A host is a stack whose wire side is its network card.
 	if w.app, err = netstack.New(netstack.Config{App: []netstack.Device{none()}, Wire: []netstack.Device{w.hostApp}, Addrs: []netip.Addr{pod4, pod6}, MTU: wc.mtu, OnSYN: wc.server, MaxConns: 1 << 20, MaxHeld: 1 << 30}); err != nil {
 		t.Fatal(err)
@@ -101,6 +105,9 @@ func newWorld(t *testing.T, hop, server func(*netstack.Pending), opts ...option)
 func mtu(n int) option { return func(c *worldConfig) { c.mtu = n } }
 
 func tune(f func(*netstack.Config)) option { return func(c *worldConfig) { c.tune = f } }
+
+// copies makes the hop one that found another gVisor than it knows.
+func copies(c *worldConfig) { c.copies = true }
 
 func expectError(c *worldConfig) { c.expectedError = true }
 

@@ -10,16 +10,42 @@ import (
 	"github.com/tunmesh/tunmesh/netstack/chunk"
 )
 
-func TestLayout(t *testing.T) {
-	if err := chunk.Check(); err != nil {
+// The gVisor in go.mod is the one that the package was written for.
+func TestFind(t *testing.T) {
+	if _, err := chunk.Find(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// find is the Source that sidecars use.
+func find(t *testing.T) chunk.Source {
+	t.Helper()
+	s, err := chunk.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// Without the layout, views are gVisor's own: cleared, and otherwise the same.
+func TestZeroSourceIsGVisors(t *testing.T) {
+	for range 4 {
+		v := find(t).New() // leaves bytes in the pool
+		fill(v.AsSlice(), 1)
+		v.Release()
+		v = chunk.Source{}.New()
+		if b := v.AsSlice(); len(b) != chunk.Size || !bytes.Equal(b, make([]byte, chunk.Size)) {
+			t.Fatalf("%d bytes, or not clear", len(b))
+		}
+		v.Release()
 	}
 }
 
 // A view from New is one of gVisor's: its memory is shared by clones, copied when
 // one of them is written to, and used again only after the last of them.
 func TestNewIsAView(t *testing.T) {
-	v := chunk.New()
+	s := find(t)
+	v := s.New()
 	if v.Size() != chunk.Size || v.Capacity() != chunk.Size {
 		t.Fatalf("%d of %d bytes", v.Size(), v.Capacity())
 	}
@@ -31,7 +57,7 @@ func TestNewIsAView(t *testing.T) {
 	}
 	v.Release()
 	for range 8 { // would take c's chunk, if that were free
-		o := chunk.New()
+		o := s.New()
 		fill(o.AsSlice(), 2)
 		defer o.Release()
 	}
@@ -50,11 +76,12 @@ func TestNewIsAView(t *testing.T) {
 
 // gVisor's own views of the same pool never meet what New's left there.
 func TestPoolIsShared(t *testing.T) {
+	s := find(t)
 	var wg sync.WaitGroup
 	for g := range 4 {
 		wg.Go(func() {
 			for range 500 {
-				v := chunk.New()
+				v := s.New()
 				fill(v.AsSlice(), g)
 				o := buffer.NewViewSize(chunk.Size)
 				for _, i := range []int{0, 1, 40_000, chunk.Size - 1} {

@@ -60,6 +60,8 @@ type Link struct {
 	// size may be why nobody acknowledges it. It is called from inside the stack
 	// and only borrows the packet.
 	Stalled func(*stack.PacketBuffer)
+	// Chunks is what large packets are read into.
+	Chunks chunk.Source
 
 	dev        tun.Device
 	mtu        uint32
@@ -88,7 +90,7 @@ func New(dev tun.Device, mtu uint32, now func() time.Duration) *Link {
 // Errors are tun's.
 func (l *Link) Read() error {
 	if l.tail == nil {
-		l.tail = chunk.New()
+		l.tail = l.Chunks.New()
 	}
 	n, err := l.dev.Read(&l.hdr, l.head[:], l.tail.AsSlice()[headSize:])
 	if err != nil {
@@ -123,7 +125,7 @@ func (l *Link) rest(size int) []byte {
 // Load makes the link's packet one that another loop has read.
 func (l *Link) Load(h tun.Header, packet []byte) {
 	if l.tail == nil {
-		l.tail = chunk.New()
+		l.tail = l.Chunks.New()
 	}
 	l.hdr, l.size = h, len(packet)
 	n := copy(l.head[:], packet)

@@ -2,6 +2,8 @@ package endurance_test
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -97,7 +99,7 @@ func (v *evidence) judge(f failure) string {
 	for _, a := range reached {
 		pods[a.pod] = true
 	}
-	if len(reached) == 0 {
+	if len(reached) == 0 || v.movedOn(f, pods) {
 		for _, a := range v.accounts {
 			if a.failures > 0 && a.covers(f) {
 				pods[a.pod] = true
@@ -113,6 +115,23 @@ func (v *evidence) judge(f failure) string {
 		}
 	}
 	return unresolved
+}
+
+// movedOn: the request may be repeated, and what happened to each server that it
+// had reached made it go on to another one.
+func (v *evidence) movedOn(f failure, pods map[string]bool) bool {
+	if strings.HasSuffix(f.Kind, "post") || f.Kind == "grpc" {
+		return false
+	}
+	for pod := range pods {
+		struck := func(e event) bool {
+			return e.pod == pod && f.Start <= e.until.UnixNano() && f.End >= e.from.UnixNano()
+		}
+		if !slices.ContainsFunc(v.events, struck) {
+			return false
+		}
+	}
+	return true
 }
 
 // cutOff: the server whose response had begun was killed, or broke off, meanwhile.
@@ -159,6 +178,14 @@ func TestJudge(t *testing.T) {
 	} {
 		if got := v.judge(c.f); got != c.want {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	// From a killed server on to a silent one.
+	v.events = append(v.events, event{what: "silence", pod: "v3", from: at(0), until: at(9000)})
+	v.accounts = append(v.accounts, account{pod: "v3", after: at(5900), till: at(6100), failures: 1})
+	for kind, want := range map[string]string{"h1-get": onTheWay + "silence", "h1-post": unresolved} {
+		if got := v.judge(failure{Kind: kind, ID: "one", Start: ns(5), End: ns(6000)}); got != want {
+			t.Errorf("%s went on to a silent server: %q, want %q", kind, got, want)
 		}
 	}
 	begun := failure{Pod: "v1", Begun: true, Start: ns(5), End: ns(30)}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"runtime"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -85,4 +86,52 @@ func TestMemory(t *testing.T) {
 	}
 	runtime.KeepAlive(s)
 	runtime.KeepAlive(b)
+}
+
+// TestMessagesAreLetGo: nothing of a message is kept that was taken in, nor of one
+// that was refused.
+func TestMessagesAreLetGo(t *testing.T) {
+	good := &destapi.Endpoint{Address: "10.0.0.1:80", Weight: 1, Zone: "zone-a", Identity: "spiffe://cluster.local/ns/prod/sa/api", Labels: map[string]string{"pod": "api-0"}}
+	bad := proto.CloneOf(good)
+	bad.Weight = 0
+	var r reader
+	var kept []*Snapshot
+	for _, e := range []*destapi.Endpoint{good, bad} {
+		freed := make(chan struct{})
+		func() {
+			b, err := proto.Marshal(&destapi.Update{Version: 1, Change: &destapi.Update_Target{Target: &destapi.Target{
+				Kind: destapi.Kind_SERVICE, Authority: "api.prod:80", Labels: map[string]string{"service": "api"}, Endpoints: []*destapi.Endpoint{e},
+			}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b = append(make([]byte, 0, 1<<10), b...) // an object of its own
+			runtime.AddCleanup(&b[0], func(c chan struct{}) { close(c) }, freed)
+			var u wire.Update
+			if err := u.Decode(b); err != nil {
+				t.Fatal(err)
+			}
+			s, err := r.snapshot(netip.MustParseAddrPort("10.96.0.1:80"), u.Target)
+			if (err == nil) != (e == good) {
+				t.Fatalf("weight %d: %v", e.GetWeight(), err)
+			}
+			kept = append(kept, s)
+		}()
+		for deadline := time.Now().Add(10 * time.Second); ; {
+			runtime.GC()
+			select {
+			case <-freed:
+			case <-time.After(10 * time.Millisecond):
+				if time.Now().Before(deadline) {
+					continue
+				}
+				t.Errorf("weight %d: the message is kept", e.GetWeight())
+			}
+			break
+		}
+	}
+	if len(kept[0].Endpoints) != 1 || kept[0].Endpoints[0].Labels.Map()["pod"] != "api-0" {
+		t.Errorf("%+v", kept[0])
+	}
+	runtime.KeepAlive(&r)
 }

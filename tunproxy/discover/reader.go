@@ -17,7 +17,7 @@ const maxShared = 64
 // reader makes the snapshots of one target, and what its endpoints share. Its
 // zero value is good.
 type reader struct {
-	m     wire.Endpoint // used again for each
+	m     wire.Endpoint // used again for each of a message
 	pack  []byte
 	zones map[string]string
 	ids   map[string]spiffe.ID
@@ -40,6 +40,7 @@ func (r *reader) endpoints(old []Endpoint, put wire.Endpoints, remove []string) 
 		return nil, fmt.Errorf("%d endpoints, at most %d are taken", len(put), maxEndpoints)
 	}
 	fresh := make([]Endpoint, len(put))
+	defer func() { r.m = wire.Endpoint{} }() // it would keep the message of all endpoints
 	for i, b := range put {
 		e := &fresh[i]
 		if err := r.endpoint(e, b); err != nil {

@@ -51,7 +51,7 @@ func sidecar(ctx context.Context, o options, level *slog.LevelVar, log *slog.Log
 	var wg sync.WaitGroup
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	wg.Go(func() { h.Hold(inner, log) })
-	wg.Go(func() { shedPages(inner, log) })
+	wg.Go(func() { tendMemory(inner, log) })
 	wg.Go(func() { s.follow(inner, log) })
 	if s.access != nil {
 		wg.Go(func() { s.access.Run(inner) })

@@ -84,6 +84,10 @@ bench: need-root need-go ## Measure tunmesh beside Envoy, HAProxy, nginx and ngh
 bench-net: need-root build ## Measure one sidecar hop of opaque TCP against direct and kernel relays
 	$(GO) run ./bench/cmd/bench-net $(BENCH_FLAGS)
 
+.PHONY: images
+images: need-go ## Build the container images as tarballs into bin/images/ (IMAGES_FLAGS="-push REGISTRY/PATH" pushes them, too)
+	$(GO) run ./deploy/images -o $(BIN)/images -version $(VERSION) $(IMAGES_FLAGS)
+
 .PHONY: rss
 rss: need-root need-go ## Print the sidecars' resident memory: in the demo after 60 s of load, and with 1,000 idle connections
 	$(GO) test -count=1 -v -run TestMemory ./test/local

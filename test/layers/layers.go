@@ -42,6 +42,7 @@ var floors = map[string][][]string{ //nolint:gochecknoglobals // a table
 		{"control"},
 		{"control/controltest"},
 	},
+	"deploy": {{"deploy", "deploy/image"}, {"deploy/images"}},
 }
 
 // areas lists which areas of this module an area may import.
@@ -60,10 +61,11 @@ var areas = map[string][]string{ //nolint:gochecknoglobals // a table
 
 // doors lists which folders may import a library directly.
 var doors = map[string][]string{ //nolint:gochecknoglobals // a table
-	"gvisor.dev/gvisor":                   {"netstack"},
-	"github.com/vishvananda/netlink":      {"cni/podnet", "internal/nettest"},
-	"k8s.io/client-go":                    {"control/kube", "cmd/meshctl"},
-	"github.com/prometheus/client_golang": {"control", "internal/admin", "cmd/mesh-control"},
+	"gvisor.dev/gvisor":                      {"netstack"},
+	"github.com/vishvananda/netlink":         {"cni/podnet", "internal/nettest"},
+	"k8s.io/client-go":                       {"control/kube", "cmd/meshctl"},
+	"github.com/prometheus/client_golang":    {"control", "internal/admin", "cmd/mesh-control"},
+	"github.com/google/go-containerregistry": {"deploy/image"},
 }
 
 // Check returns what breaks the rules, sorted; none is nil.

@@ -86,12 +86,21 @@ func (cl *cluster) hangUp() {
 // begin runs a source until the test ends.
 func begin(t *testing.T, cfg catalog.Config, client *fake.Clientset) *cluster {
 	t.Helper()
+	opened := watches(client)
+	cl := run(t, cfg, client)
+	cl.client, cl.opened = client, opened
+	return cl
+}
+
+// run runs a source with any client until the test ends.
+func run(t *testing.T, cfg catalog.Config, client kube.Client) *cluster {
+	t.Helper()
 	cfg.EndpointSlices = true
 	c, err := catalog.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cl := &cluster{client: client, c: c, opened: watches(client)}
+	cl := &cluster{c: c}
 	if cl.source, err = kube.NewSource(kube.SourceConfig{Client: client, Catalog: c}); err != nil {
 		t.Fatal(err)
 	}

@@ -47,6 +47,9 @@ type Cluster struct {
 	Client kube.Client
 	// WebhookListen is the address of the injector. "" = none.
 	WebhookListen string
+	// CNINamespace is where the node agents live, which get a copy of the trust
+	// anchors. "" = none.
+	CNINamespace string
 	// ProxyImage is the sidecars' image without its tag, ProxyVersion its tag and
 	// what pods are marked with. Default: the project's own, and Config.Version.
 	ProxyImage, ProxyVersion string
@@ -64,6 +67,7 @@ type cluster struct {
 	events  *kube.Events
 	linkerd atomic.Bool // Linkerd's own injector is there
 	bare    unmeshed
+	copy    anchorsCopy
 	server  *http.Server
 }
 
@@ -80,6 +84,7 @@ func newCluster(p *Plane, m *meters) (*cluster, error) {
 		cfg: cfg, plane: p, live: identity.NewLive(p.log),
 		events: kube.NewEvents(cfg.Client, ServiceAccount, p.log),
 		hooks:  kube.NewHookStore(cfg.Client, Namespace, WebhookSecret, WebhookConfiguration),
+		copy:   anchorsCopy{seen: make(chan *corev1.ConfigMap)},
 	}
 	var err error
 	c.source, err = kube.NewSource(kube.SourceConfig{Client: cfg.Client, Catalog: p.catalog, Logger: p.log, Lag: m.lag})
@@ -153,6 +158,13 @@ func (c *cluster) run(ctx context.Context, g *errgroup.Group) {
 		})
 		return nil
 	})
+	if c.cfg.CNINamespace != "" {
+		g.Go(func() error { return c.copy.run(ctx, c) })
+		g.Go(func() error {
+			kube.FollowConfigMap(ctx, client, c.cfg.CNINamespace, AnchorsConfigMap, log, func(m *corev1.ConfigMap) { c.copy.heard(ctx, m) })
+			return nil
+		})
+	}
 	if c.cfg.WebhookListen == "" {
 		return
 	}

@@ -30,6 +30,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
@@ -87,7 +88,7 @@ func startCluster(t *testing.T, objects ...runtime.Object) *inCluster {
 		sourcetest.Pod("a", "10.1.0.1"), sourcetest.Service("web", "10.96.0.1"))...)
 	c.client.PrependReactor("create", "tokenreviews", c.review)
 	plane, err := control.New(control.Config{
-		Cluster: &control.Cluster{Client: c.client, WebhookListen: "127.0.0.1:0"},
+		Cluster: &control.Cluster{Client: c.client, WebhookListen: "127.0.0.1:0", CNINamespace: "tunmesh-cni"},
 		Listen:  "127.0.0.1:0", AdminListen: "127.0.0.1:0", Version: "v9", StopDelay: 300 * time.Millisecond,
 	})
 	if err != nil {
@@ -156,7 +157,11 @@ func (c *inCluster) put(o runtime.Object) {
 		if _, ok := o.(*corev1.Secret); ok {
 			kind = "secrets"
 		}
-		err = tracker.Update(corev1.SchemeGroupVersion.WithResource(kind), o, control.Namespace)
+		m, merr := meta.Accessor(o)
+		if merr != nil {
+			c.t.Fatal(merr)
+		}
+		err = tracker.Update(corev1.SchemeGroupVersion.WithResource(kind), o, m.GetNamespace())
 	}
 	if err != nil {
 		c.t.Fatal(err)
@@ -260,6 +265,16 @@ func TestClusterIdentity(t *testing.T) {
 		second, err = c.certify("a uid-a", ouraud, ownID, pool)
 		return err == nil && second.GetGeneration() != first.GetGeneration()
 	})
+	// The node agents have the anchors, whatever somebody does to their copy.
+	copied := func() bool {
+		m, err := c.client.CoreV1().ConfigMaps("tunmesh-cni").Get(context.Background(), control.AnchorsConfigMap, metav1.GetOptions{})
+		return err == nil && m.Data[control.AnchorsKey] == string(anchor)
+	}
+	c.eventually("the copy", copied)
+	broken := anchors(nil)
+	broken.Namespace = "tunmesh-cni"
+	c.put(broken)
+	c.eventually("the copy again", copied)
 	// A foreign issuer is refused, named, and changes nothing.
 	_, _, foreign, foreignKey := authority(t)
 	c.put(issuer(foreign, foreignKey))

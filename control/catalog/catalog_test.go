@@ -180,6 +180,7 @@ func TestProtocolHints(t *testing.T) {
 		{name: "appProtocol grpc", port: 80, svc: []func(*catalog.Service){port(80, "grpc")}, want: catalog.HTTP2},
 		{name: "appProtocol https", port: 80, svc: []func(*catalog.Service){port(80, "https")}, want: catalog.TLS},
 		{name: "appProtocol tcp", port: 80, svc: []func(*catalog.Service){port(80, "tcp")}, want: catalog.Opaque},
+		{name: "appProtocol by Linkerd's name", port: 80, svc: []func(*catalog.Service){port(80, "linkerd.io/opaque")}, want: catalog.Opaque},
 		{name: "appProtocol of somebody's own", port: 80, svc: []func(*catalog.Service){port(80, "example.com/x")}},
 		{name: "a default opaque port", port: 3306, svc: []func(*catalog.Service){port(3306, "")}, want: catalog.Opaque},
 		{name: "appProtocol before the defaults", port: 3306, svc: []func(*catalog.Service){port(3306, "http")}, want: catalog.HTTP1},

@@ -120,7 +120,7 @@ func FromAppProtocol(s string) Protocol {
 		return HTTP2
 	case "https", "tls", "kubernetes.io/wss":
 		return TLS
-	case "tcp", "opaque", "tunmesh.io/opaque":
+	case "tcp", "opaque", "tunmesh.io/opaque", "linkerd.io/opaque", "linkerd.io/tcp":
 		return Opaque
 	}
 	return Detect

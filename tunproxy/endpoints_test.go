@@ -34,7 +34,7 @@ func liveHeap() int64 {
 // what was discovered; nothing of those that no request goes to, and no more after
 // they all were replaced by others, some at a time.
 func TestKeptOfManyEndpoints(t *testing.T) {
-	const n, limit = 10_000, 230
+	const n, limit = 10_000, 160
 	p := newPair(t, nil)
 	w := p.a
 	all := manyEndpoints(0, 2*n).Endpoints

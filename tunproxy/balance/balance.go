@@ -32,6 +32,7 @@ package balance
 import (
 	"math"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -102,7 +103,7 @@ type Set[T any] struct {
 	members []*Member[T] // the first ready ones are ready, the first active of them in the choice
 	ready   int
 	active  int
-	byAddr  map[netip.AddrPort]*Member[T]
+	byAddr  index[T]
 	round   uint32      // of updates
 	alias   *aliasTable // nil while weights are equal
 	sampled []*Member[T]
@@ -122,7 +123,7 @@ func New[T any](cfg Config) *Set[T] {
 	if cfg.Decay <= 0 {
 		cfg.Decay = defaultDecay
 	}
-	return &Set[T]{cfg: cfg, byAddr: map[netip.AddrPort]*Member[T]{}, typical: float64(cfg.DefaultRTT), unit: DefaultWeight}
+	return &Set[T]{cfg: cfg, byAddr: newIndex[T](), typical: float64(cfg.DefaultRTT), unit: DefaultWeight}
 }
 
 // Len is the number of members.
@@ -144,7 +145,7 @@ func (s *Set[T]) All(f func(*Member[T]) bool) {
 }
 
 // Get is the member with an address, or nil.
-func (s *Set[T]) Get(addr netip.AddrPort) *Member[T] { return s.byAddr[addr] }
+func (s *Set[T]) Get(addr netip.AddrPort) *Member[T] { return s.byAddr.get(addr) }
 
 // Update makes the members those of eps. Members that stay keep their statistics,
 // readiness and Value; new ones are ready and their Value is T's zero; removed ones
@@ -153,13 +154,14 @@ func (s *Set[T]) Get(addr netip.AddrPort) *Member[T] { return s.byAddr[addr] }
 func (s *Set[T]) Update(eps []Endpoint) (added, removed []*Member[T]) {
 	first := s.ready == 0
 	s.round++
+	s.members = slices.Grow(s.members, max(len(eps)-len(s.members), 0))
 	named := 0
 	for _, e := range eps {
 		weight := e.Weight
 		if weight == 0 {
 			weight = DefaultWeight
 		}
-		if m := s.byAddr[e.Addr]; m != nil {
+		if m := s.byAddr.get(e.Addr); m != nil {
 			m.weight = weight
 			if m.round != s.round {
 				m.round = s.round
@@ -169,7 +171,7 @@ func (s *Set[T]) Update(eps []Endpoint) (added, removed []*Member[T]) {
 		}
 		named++
 		m := &Member[T]{addr: e.Addr, weight: weight, set: s, turn: s.clock, round: s.round}
-		s.byAddr[e.Addr] = m
+		s.byAddr.add(m)
 		m.index = int32(len(s.members)) //nolint:gosec // a list of that many does not fit into memory
 		s.members = append(s.members, m)
 		m.SetReady(true)
@@ -194,7 +196,7 @@ func (s *Set[T]) Update(eps []Endpoint) (added, removed []*Member[T]) {
 
 func (s *Set[T]) remove(m *Member[T]) {
 	m.SetReady(false)
-	delete(s.byAddr, m.addr)
+	s.byAddr.remove(m)
 	last := len(s.members) - 1
 	s.swap(int(m.index), last)
 	s.members[last] = nil

@@ -52,7 +52,7 @@ test: need-root need-tools build ## Run all tests with the race detector
 	$(GO) -C test/conformance/suites vet ./...
 	$(GO) test -race -timeout 30m $(RACE_FLAGS) $$($(GO) list ./... | grep -vE '$(ALONE)')
 	$(GO) test -race -timeout 30m -p 1 $(RACE_FLAGS) $$($(GO) list ./... | grep -E '$(ALONE)')
-	$(GO) test -timeout 10m -run '^(TestFloods|TestPacketFloods|TestSlowSieges)$$' ./tunproxy # they measure, which -race would
+	$(GO) test -timeout 10m -run '^(TestFloods|TestFloodsFromAMeshedPod|TestPacketFloods|TestSlowSieges)$$' ./tunproxy # they measure, which -race would
 
 .PHONY: lint
 lint: need-go ## Check formatting and run go vet and golangci-lint

@@ -45,6 +45,7 @@ type SideCounters struct {
 type TCPCounters struct {
 	Retransmits, Timeouts uint64
 	InvalidSegments       uint64
+	ResetsReceived        uint64 // for connections, whether they ended them or not
 	QueueDrops            uint64 // segments for which a connection had no room
 	Established           uint64 // connections now
 }
@@ -126,6 +127,7 @@ func (t *TCPCounters) add(l *loop) {
 	t.Retransmits += s.TCP.Retransmits.Value()
 	t.Timeouts += s.TCP.Timeouts.Value()
 	t.InvalidSegments += s.TCP.InvalidSegmentsReceived.Value()
+	t.ResetsReceived += s.TCP.ResetsReceived.Value()
 	t.QueueDrops += s.DroppedPackets.Value()
 	t.Established += s.TCP.CurrentEstablished.Value()
 }

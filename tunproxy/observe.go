@@ -251,6 +251,8 @@ func (p *Proxy) collect(w *telemetry.Writer) {
 	}
 	w.Counter("netstack_tcp_invalid_segments_total", "Total count of TCP segments that were dropped as invalid.")
 	w.Sample("netstack_tcp_invalid_segments_total", float64(c.TCP.InvalidSegments))
+	w.Counter("netstack_tcp_resets_received_total", "Total count of resets that came for connections, whether they ended them or not.")
+	w.Sample("netstack_tcp_resets_received_total", float64(c.TCP.ResetsReceived))
 	w.Counter("netstack_tcp_queue_drops_total", "Total count of TCP segments for which a connection had no room.")
 	w.Sample("netstack_tcp_queue_drops_total", float64(c.TCP.QueueDrops))
 	w.Gauge("netstack_tcp_connections", "Number of TCP connections of both sides now.")
@@ -264,6 +266,10 @@ func (p *Proxy) collect(w *telemetry.Writer) {
 	w.Sample("opaque_hops_total", float64(p.hopsReused.Load()), telemetry.Label{Name: "reused", Value: "true"})
 	w.Counter("netstack_tcp_narrowed_total", "Total count of connections whose path seems to swallow large packets, so that they send smaller ones.")
 	w.Sample("netstack_tcp_narrowed_total", float64(c.Wire.Narrowed))
+	if p.cfg.Identity != nil {
+		w.Counter("tls_handshakes_waited_total", "Total count of handshakes that waited for their turn.")
+		w.Sample("tls_handshakes_waited_total", float64(p.cfg.Identity.Waited()))
+	}
 	p.collectHTTP2(w)
 	p.collectLimits(w)
 	p.collectAccessLog(w)
@@ -282,6 +288,7 @@ func (p *Proxy) collectHTTP2(w *telemetry.Writer) {
 		{"http2_aborts_total", "Total count of HTTP/2 streams reset by the sidecar.", c.Aborts.Load()},
 		{"http2_breaches_total", "Total count of HTTP/2 streams reset because the peer broke a rule.", c.Breaches.Load()},
 		{"http2_oversize_total", "Total count of heads beyond the size that is taken.", c.Oversize.Load()},
+		{"http2_paused_total", "Total count of times that a peer had sent more than is parsed at once, and others had their turn first.", c.Paused.Load()},
 	} {
 		w.Counter(m.name, m.help)
 		w.Sample(m.name, float64(m.n))

@@ -178,7 +178,7 @@ func TestPacketFloods(t *testing.T) {
 		{name: "RSTs of no connection", metric: "netstack_drops_total", labels: drops(wire, "reset_ignored"), attack: inward(func(i int) []byte {
 			return segment(spoofed(i), to, tcpRST, 1, 0, nil)
 		})},
-		{name: "RSTs that guess at somebody's connection", metric: "netstack_rx_packets_total", labels: wire, attack: func(s *siege) func() {
+		{name: "RSTs that guess at somebody's connection", metric: "netstack_tcp_resets_received_total", least: 1000, attack: func(s *siege) func() {
 			src := s.asker.conn.Local()
 			return shower(s.b.wireEnd, func(i int) []byte {
 				return segment(src, netipAddrPort(smallWeb), tcpRST, uint32(i)*2654435761, 0, nil)
@@ -195,7 +195,7 @@ func TestPacketFloods(t *testing.T) {
 			p[32] = 0xf0 // a header longer than the packet
 			return p
 		})},
-		{name: "segments of one byte", metric: "tcp_read_bytes_total", labels: []string{`direction="inbound"`, `peer="src"`}, attack: func(s *siege) func() {
+		{name: "segments of one byte", metric: "tcp_read_bytes_total", least: 1000, labels: []string{`direction="inbound"`, `peer="src"`, `target_port="80"`}, attack: func(s *siege) func() {
 			n++
 			h := s.handmade(uint16(2000 + n))
 			h.send(s, tcpACK|tcpPSH, body)

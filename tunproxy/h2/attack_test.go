@@ -183,9 +183,15 @@ func TestHeaderList(t *testing.T) {
 	if len(p.got) != 1 || len(p.closed) > 0 || p.count.Oversize.Load() != 2 {
 		t.Errorf("%d requests, closed %v", len(p.got), p.closed)
 	}
-	p.headers(7, false, postFields...)
-	p.headers(7, true, "x-large", strings.Repeat("x", 9970))
-	p.want("RST_STREAM 7 11")
+	p.headers(9, true, append(getFields[:8:8], slices.Repeat([]string{"x-many", "1"}, 10000/fieldShare+1)...)...)
+	p.want("HEADERS 9 status=431 content-length=0 end")
+	p.headers(11, true, append(getFields[:8:8], slices.Repeat([]string{"x-many", "1"}, 10000/fieldShare)...)...)
+	if len(p.got) != 2 || len(p.closed) > 0 || p.count.Oversize.Load() != 3 {
+		t.Errorf("%d requests, closed %v", len(p.got), p.closed)
+	}
+	p.headers(13, false, postFields...)
+	p.headers(13, true, "x-large", strings.Repeat("x", 9970))
+	p.want("RST_STREAM 13 11")
 
 	c := rawServer(t, Config{MaxHeaderList: 10000})
 	s, _ := c.client.OpenStream()

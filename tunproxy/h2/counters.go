@@ -10,6 +10,7 @@ type Counters struct {
 	Aborts   atomic.Uint64 // RST_STREAM sent
 	Breaches atomic.Uint64 // streams that we reset because the peer broke a rule
 	Oversize atomic.Uint64 // heads beyond MaxHeaderList
+	Paused   atomic.Uint64 // turns that ended with more to parse
 
 	// Streams that were reset, by the bound that they passed.
 	SlowBodies  atomic.Uint64 // announced bytes did not come at MinRate

@@ -52,6 +52,10 @@ func (c *Conn) chargeEmpty(p []byte) {
 	}
 }
 
+// fieldShare is how many bytes of MaxHeaderList allow for a field: a field costs
+// those who look for one much, and its sender a byte.
+const fieldShare = 128
+
 // headerBlock decodes a block, whatever becomes of its stream: the decoder's
 // table must stay in step (RFC 9113, section 4.3).
 func (c *Conn) headerBlock(b []byte) error {
@@ -64,7 +68,7 @@ func (c *Conn) headerBlock(b []byte) error {
 		c.flood(&c.count.Bombs, "header list far too large")
 		return nil
 	}
-	tooLarge := errors.Is(err, hpack.ErrListTooLarge)
+	tooLarge := errors.Is(err, hpack.ErrListTooLarge) || err == nil && len(c.head.head.Fields) > c.cfg.MaxHeaderList/fieldShare
 	if err != nil && !tooLarge {
 		return frame.Errorf(message.CompressionError, "%v", err)
 	}

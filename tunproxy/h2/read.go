@@ -16,7 +16,7 @@ const readsPerPass = 16
 
 // framesPerPass is the same for frames, of which 64 KiB can hold seven thousand:
 // those take a millisecond or ten, a thousand a few hundred microseconds, and so
-// do a sixteenth as many requests, 32 KiB of header blocks, or 64 KiB of what they
+// do a sixteenth as many requests, 32 KiB of header blocks, or 34 KiB of what they
 // decode to: a byte may stand for a field of 4 KiB. Eight connections with 16
 // streams each see a few dozen frames at a time.
 const (
@@ -24,7 +24,7 @@ const (
 	headersFrames = 15 // besides the one that it is
 	headersBytes  = 32 // are as much as another frame
 	listFree      = 2 << 10
-	listBytes     = 64 // decoded, beyond listFree, likewise
+	listBytes     = 32 // decoded, beyond listFree, likewise
 )
 
 // input is where the parser stands.
@@ -195,6 +195,7 @@ func (c *Conn) parse(b []byte) []byte {
 		h := frame.Parse(b)
 		if c.in.turn <= 0 {
 			c.in.paused = true
+			c.count.Paused.Add(1)
 			break
 		}
 		c.in.turn--

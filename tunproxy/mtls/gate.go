@@ -17,6 +17,7 @@ type gate struct {
 	running int
 	by      map[netip.Addr]int // of running, by peer
 	waiting []*handshake
+	waited  uint64 // who ever came into waiting
 }
 
 // take gives h a place if it may have one. g.mu is held.
@@ -44,6 +45,7 @@ func (g *gate) enter(h *handshake) (run, waits bool) {
 		return false, false
 	}
 	g.waiting = append(g.waiting, h)
+	g.waited++
 	return false, true
 }
 

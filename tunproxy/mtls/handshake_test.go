@@ -374,6 +374,9 @@ func TestGateIsFair(t *testing.T) {
 		silent = append(silent, a)
 		mtls.Server(b, mtls.Params{Store: s}, func(*mtls.Conn, error) { gone++ })
 	}
+	if n := s.Waited(); n != 16 {
+		t.Errorf("%d handshakes wait, want 16", n)
+	}
 	honest := func(addr string) {
 		t.Helper()
 		a, b := from(addr)

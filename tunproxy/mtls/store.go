@@ -92,6 +92,17 @@ func NewStore(c Config) *Store {
 	return s
 }
 
+// Waited is how many handshakes ever had to wait for their turn.
+func (s *Store) Waited() (n uint64) {
+	for i := range s.gates {
+		g := &s.gates[i]
+		g.mu.Lock()
+		n += g.waited
+		g.mu.Unlock()
+	}
+	return n
+}
+
 // Update replaces the trust anchors (DER; nil keeps them), the certificate
 // (nil keeps it), or both at once. It refuses, and keeps everything, when an
 // anchor does not parse or is no CA, or when a new certificate is not one that

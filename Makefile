@@ -88,6 +88,25 @@ bench-net: need-root build ## Measure one sidecar hop of opaque TCP against dire
 images: need-go ## Build the container images as tarballs into bin/images/ (IMAGES_FLAGS="-push REGISTRY/PATH" pushes them, too)
 	$(GO) run ./deploy/images -o $(BIN)/images -version $(VERSION) $(IMAGES_FLAGS)
 
+.PHONY: need-cluster
+need-cluster: need-root need-tools
+	@for t in pkg-config:pkg-config nft:nftables nsenter:util-linux; do command -v $${t%%:*} >/dev/null || { echo "$${t%%:*} is missing: apt-get install $${t##*:}" >&2; exit 1; }; done
+	@pkg-config --exists libseccomp || { echo 'libseccomp is missing: apt-get install libseccomp-dev' >&2; exit 1; }
+
+.PHONY: cluster
+cluster: need-cluster ## Run a Kubernetes cluster on this machine (CLUSTER_FLAGS="-nodes 3 -dual-stack"; Ctrl-C ends it)
+	@$(GO) build -o $(BIN)/test-cluster ./test/cluster/cmd/cluster
+	@$(BIN)/test-cluster up $(if $(KUBERNETES),-kubernetes $(KUBERNETES)) $(CLUSTER_FLAGS)
+
+.PHONY: e2e
+e2e: need-cluster ## Run the tests that need Kubernetes, in clusters of their own (KUBERNETES=1.32 for another version)
+	TUNMESH_CLUSTER=1 TUNMESH_KUBERNETES=$(KUBERNETES) $(GO) test -count=1 -timeout 60m $(RACE_FLAGS) ./test/cluster/...
+
+.PHONY: e2e-range
+e2e-range: need-cluster ## Run e2e with the oldest and the newest supported version of Kubernetes
+	$(MAKE) e2e KUBERNETES=1.32
+	$(MAKE) e2e KUBERNETES=1.36
+
 .PHONY: rss
 rss: need-root need-go ## Print the sidecars' resident memory: in the demo after 60 s of load, and with 1,000 idle connections
 	$(GO) test -count=1 -v -run TestMemory ./test/local

@@ -21,6 +21,8 @@ const (
 	// batch is how many packets of a side are read before the other side has its
 	// turn; 16 to 256 measured alike.
 	batch = 64
+	// batchBytes bounds them in bytes: bulk is passed on while more of it comes.
+	batchBytes = 256 << 10
 	// settleRounds bounds how often handlers may wake each other in one pass.
 	settleRounds = 64
 	// yieldEvery is how often a busy loop lets other goroutines in, where there is
@@ -207,10 +209,11 @@ func (l *loop) yield() {
 // drain reads a side's packets; full says that there may be more.
 func (l *loop) drain(side aio.Side) (full bool, err error) {
 	ln := l.links[side]
-	for range batch {
+	for i, size := 0, 0; i < batch && size < batchBytes; i++ {
 		switch err := ln.Read(); err { //nolint:errorlint // the hot path; the others are compared properly below
 		case nil:
 			l.faults[side].since = 0
+			size += ln.Size()
 			l.input(side, false)
 		case tun.ErrEmpty:
 			l.faults[side].since = 0

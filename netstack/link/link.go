@@ -41,6 +41,9 @@ const (
 	copyLimit = 16 << 10
 	// outLimit is how many packets wait for the flush before it comes early.
 	outLimit = 256
+	// outBytes is how many bytes wait for it: each packet is a write of its own, so
+	// bulk gains nothing by waiting, and the next process could be at work already.
+	outBytes = 120 << 10
 )
 
 // Counters are a link's figures, readable from any goroutine.
@@ -74,6 +77,7 @@ type Link struct {
 	tail *buffer.View // nil after it was given away
 
 	out    []*stack.PacketBuffer
+	waits  int        // bytes in out
 	outHdr tun.Header // of the packet being written
 	parts  [][]byte
 	held   []*Flow
@@ -193,7 +197,7 @@ func (l *Link) Flush() {
 		pkt.DecRef()
 		l.out[i] = nil
 	}
-	l.out = l.out[:0]
+	l.out, l.waits = l.out[:0], 0
 }
 
 // Discard drops what waits for a flush or is held: the link is ending.
@@ -258,7 +262,8 @@ func (l *Link) WritePacket(pkt *stack.PacketBuffer) tcpip.Error {
 }
 
 func (l *Link) push(pkt *stack.PacketBuffer) {
-	if l.out = append(l.out, pkt); len(l.out) >= outLimit {
+	l.waits += pkt.Size()
+	if l.out = append(l.out, pkt); len(l.out) >= outLimit || l.waits >= outBytes {
 		l.Flush()
 	}
 }

@@ -102,6 +102,29 @@ func (b *bench) expect(t *testing.T, when string, want ...uint32) {
 
 var timestamp = []byte{1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2}
 
+// Bulk does not wait for the end of the pass; small packets do.
+func TestBulkLeavesEarly(t *testing.T) {
+	b := newBench(t)
+	for range 100 {
+		b.send(nil, ack|psh, 1, 100)
+	}
+	if len(b.sizes) > 0 {
+		t.Error("small packets left before the flush")
+	}
+	b.l.Flush()
+	b.sizes = nil
+	for range 3 {
+		b.send(nil, ack|psh, 1, 65_000)
+	}
+	if len(b.sizes) != 2 {
+		t.Errorf("%d of 3 packets of 64 KB left before the flush, want 2", len(b.sizes))
+	}
+	b.l.Flush()
+	if len(b.sizes) != 3 {
+		t.Errorf("%d of 3 packets left", len(b.sizes))
+	}
+}
+
 func TestBareAcksAreHeld(t *testing.T) {
 	b, f := newBench(t), &link.Flow{}
 	b.send(f, syn|ack, 1, 0)

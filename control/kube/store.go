@@ -25,6 +25,7 @@ type store struct {
 	log   *slog.Logger
 	lag   func(time.Duration) // of a change's way from its cause to here; may be nil
 
+	in     interner
 	told   map[catalog.Ref]catalog.Object
 	oddity map[catalog.Ref]string // what was said of an object's annotations
 
@@ -119,7 +120,7 @@ func (s *store) convert(o any) catalog.Object {
 	if now == nil {
 		return nil
 	}
-	intern(now)
+	s.in.intern(now)
 	ref := now.Ref()
 	switch {
 	case odd == nil:

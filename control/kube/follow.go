@@ -47,7 +47,7 @@ func follow[L runtime.Object, T any](ctx context.Context, c Client, client liste
 	note := func(err error) {
 		switch {
 		case err != nil && ctx.Err() == nil && failing.CompareAndSwap(false, true):
-			log.Error("not followed, the last state stays", "what", what, "err", err)
+			log.Error("not followed, the last state stays", "what", what, "err", short(err))
 		case err == nil && failing.CompareAndSwap(true, false):
 			log.Info("followed again", "what", what)
 		}

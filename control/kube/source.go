@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -119,6 +120,7 @@ func (s *Source) note(ctx context.Context, kind string, err error) {
 	if err != nil && ctx.Err() != nil {
 		return // we are stopping
 	}
+	err = short(err)
 	s.mu.Lock()
 	old := s.problems[kind]
 	if err == nil {
@@ -138,6 +140,15 @@ func (s *Source) note(ctx context.Context, kind string, err error) {
 	case err == nil && old != nil:
 		s.cfg.Logger.Info("cluster is followed again", "kind", kind)
 	}
+}
+
+// short leaves the address of a request, which says nothing that the kind does
+// not, out of its error.
+func short(err error) error {
+	if ue := (*url.Error)(nil); errors.As(err, &ue) {
+		return ue.Err
+	}
+	return err
 }
 
 // Problem is what keeps the cluster from being followed, nil when nothing does.

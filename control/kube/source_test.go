@@ -3,6 +3,7 @@ package kube_test
 import (
 	"errors"
 	"net/netip"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -69,7 +70,7 @@ func TestPlaces(t *testing.T) {
 func TestServerAway(t *testing.T) {
 	client := fake.NewClientset()
 	var away atomic.Bool
-	down := errors.New("connection refused")
+	down := error(&url.Error{Op: "Get", URL: "http://10.96.0.1/api/v1/pods?watch=true&timeoutSeconds=430", Err: errors.New("connection refused")})
 	client.PrependReactor("list", "*", func(clienttesting.Action) (bool, runtime.Object, error) { return away.Load(), nil, down })
 	cl := start(t, sourcetest.Config(t), client)
 	client.PrependWatchReactor("*", func(clienttesting.Action) (bool, watch.Interface, error) { return away.Load(), nil, down })

@@ -369,6 +369,7 @@ func TestClusterWebhook(t *testing.T) {
 		list, err := c.client.CoreV1().Events("default").List(context.Background(), metav1.ListOptions{})
 		return err == nil && len(list.Items) == 1 && strings.Contains(list.Items[0].Message, "config.tunmesh.io/nope")
 	})
+	c.eventually("the event counted", func() bool { return strings.Contains(c.scrape(), "kube_events_written_total 1") })
 	text := c.scrape()
 	for _, want := range []string{
 		"proxy_inject_admission_requests_total 2", `proxy_inject_admission_responses_total{skip="false",skip_reason=""} 1`,

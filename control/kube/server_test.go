@@ -141,6 +141,9 @@ func (s *apiServer) watch(w http.ResponseWriter, r *http.Request, kind string) {
 			}
 			_, _ = fmt.Fprintln(w, e)
 		case <-r.Context().Done():
+			s.mu.Lock()
+			delete(s.open, events) // hangUp may have done it
+			s.mu.Unlock()
 			return
 		}
 	}

@@ -97,7 +97,9 @@ func (p *Plane) Resume() {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	p.plane, p.stop, p.ended = plane, stop, make(chan error, 1)
-	p.cfg.Listen = plane.Addr().String()
+	if at := plane.Addr().String(); p.cfg.Listen != at { // others read it while it is started again
+		p.cfg.Listen = at
+	}
 	go run(ctx, plane, p.ended)
 }
 

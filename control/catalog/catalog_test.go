@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/tunmesh/tunmesh/control/catalog"
+	"github.com/tunmesh/tunmesh/control/sourcetest"
 )
 
 func newCatalog(t *testing.T, changes ...catalog.Change) *catalog.Catalog {
@@ -81,26 +82,6 @@ func opaque(t *testing.T, ports string) *catalog.PortSet {
 	return s
 }
 
-// show prints a target in one line.
-func show(t *catalog.Target) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s", t.Kind, t.Protocol)
-	if t.Ref.Kind != "" {
-		fmt.Fprintf(&b, " %s:%d", t.Ref.Key, t.Port)
-	}
-	if t.Authority != "" {
-		fmt.Fprintf(&b, " (%s)", t.Authority)
-	}
-	for _, e := range t.Endpoints {
-		id := e.Identity.String()
-		if id == "" {
-			id = "plain"
-		}
-		fmt.Fprintf(&b, " | %s %s %s", e.Addr, strings.TrimPrefix(id, "spiffe://cluster.local/"), e.Protocol)
-	}
-	return b.String()
-}
-
 func TestResolve(t *testing.T) {
 	const svc = "SERVICE DETECT default/web:80 (web.default.svc.cluster.local:80)"
 	for _, tc := range []struct {
@@ -154,7 +135,7 @@ func TestResolve(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := newCatalog(t, tc.changes...)
-			if got := show(c.Resolve(netip.MustParseAddrPort(tc.addr))); got != tc.want {
+			if got := sourcetest.Show(c.Resolve(netip.MustParseAddrPort(tc.addr))); got != tc.want {
 				t.Errorf("%s is\n%s\nwant\n%s", tc.addr, got, tc.want)
 			}
 		})
@@ -197,7 +178,7 @@ func TestProtocolHints(t *testing.T) {
 			}
 			got := c.Resolve(netip.AddrPortFrom(netip.MustParseAddr("10.96.0.1"), tc.port))
 			if got.Kind != catalog.TargetService || got.Protocol != tc.want || got.Endpoints[0].Protocol != tc.endpoint {
-				t.Errorf("got %s, want protocol %s and endpoint %s", show(got), tc.want, tc.endpoint)
+				t.Errorf("got %s, want protocol %s and endpoint %s", sourcetest.Show(got), tc.want, tc.endpoint)
 			}
 		})
 	}
@@ -237,7 +218,7 @@ func TestAddressMovesOn(t *testing.T) {
 				t.Errorf("by address: %q", got)
 			}
 			if e := through.Load().Endpoints; len(e) != 1 || e[0].Pod.Name != "new" {
-				t.Errorf("through the service: %s", show(through.Load()))
+				t.Errorf("through the service: %s", sourcetest.Show(through.Load()))
 			}
 			c.Apply(catalog.Delete(order[0].Ref), catalog.Delete(order[1].Ref))
 			if got := direct.Load().Kind; got != catalog.TargetNone {
@@ -273,7 +254,7 @@ func TestWatchersHearOfTheirTargetAlone(t *testing.T) {
 		t.Error("two changes that nobody looked at should make one nudge")
 	}
 	if got := web.Load(); len(got.Endpoints) != 3 || got.Version != first.Version+2 {
-		t.Errorf("latest snapshot: %s, version %d after %d", show(got), got.Version, first.Version)
+		t.Errorf("latest snapshot: %s, version %d after %d", sourcetest.Show(got), got.Version, first.Version)
 	}
 	if len(first.Endpoints) != 1 {
 		t.Error("an old snapshot changed")
@@ -287,11 +268,11 @@ func TestWatchersHearOfTheirTargetAlone(t *testing.T) {
 	}
 	c.Apply(catalog.Delete(catalog.Ref{Kind: catalog.KindService, Key: key("web")}))
 	if !nudged(web) || web.Load().Kind != catalog.TargetNone {
-		t.Errorf("service gone: %s", show(web.Load()))
+		t.Errorf("service gone: %s", sourcetest.Show(web.Load()))
 	}
 	c.Apply(service("web", "10.96.0.9"), service("moved", "10.96.0.1"))
 	if !nudged(web) || web.Load().Ref.Name != "moved" || len(web.Load().Endpoints) != 3 {
-		t.Errorf("address of another service: %s", show(web.Load()))
+		t.Errorf("address of another service: %s", sourcetest.Show(web.Load()))
 	}
 	web.Close()
 	web.Close()

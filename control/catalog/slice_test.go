@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/tunmesh/tunmesh/control/catalog"
+	"github.com/tunmesh/tunmesh/control/sourcetest"
 )
 
 func newSliced(t *testing.T, changes ...catalog.Change) *catalog.Catalog {
@@ -84,7 +85,7 @@ func TestSlices(t *testing.T) {
 			if tc.want != "" {
 				want += " | " + tc.want
 			}
-			if got := show(newSliced(t, tc.changes...).Resolve(netip.MustParseAddrPort("10.96.0.1:80"))); got != want {
+			if got := sourcetest.Show(newSliced(t, tc.changes...).Resolve(netip.MustParseAddrPort("10.96.0.1:80"))); got != want {
 				t.Errorf("is\n%s\nwant\n%s", got, want)
 			}
 			// The same, whatever comes first.
@@ -95,13 +96,13 @@ func TestSlices(t *testing.T) {
 			for _, ch := range backwards {
 				c.Apply(ch)
 			}
-			if got := show(w.Load()); got != want {
+			if got := sourcetest.Show(w.Load()); got != want {
 				t.Errorf("backwards, one by one, it is\n%s\nwant\n%s", got, want)
 			}
 			for _, ch := range tc.changes {
 				c.Apply(catalog.Delete(ch.Ref))
 			}
-			if got := show(w.Load()); got != "NONE DETECT" {
+			if got := sourcetest.Show(w.Load()); got != "NONE DETECT" {
 				t.Errorf("after all are gone: %s", got)
 			}
 		})
@@ -183,7 +184,7 @@ func TestPlacesShare(t *testing.T) {
 	}
 	c.Apply(catalog.Put(&catalog.Node{Name: "n2", Zone: "b"}))
 	if !nudged(w2) || len(w2.Load().Endpoints) != 1 || w2.Load().Endpoints[0].Pod.Name != "p3" {
-		t.Errorf("a node that is in another zone: %s", show(w2.Load()))
+		t.Errorf("a node that is in another zone: %s", sourcetest.Show(w2.Load()))
 	}
 	if nudged(w1) {
 		t.Error("another node's zone concerns no one else")

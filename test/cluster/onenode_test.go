@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/tunmesh/tunmesh/deploy/image"
 	"github.com/tunmesh/tunmesh/test/cluster"
+	"github.com/tunmesh/tunmesh/test/cluster/internal/untouched"
 )
 
 // limit bounds every wait of these tests: they wait for events, not for time.
@@ -183,29 +183,10 @@ func testNodeCommand(t *testing.T, c *cluster.Cluster) {
 	})
 }
 
-// machine is what a cluster must leave alone: settings of the whole kernel and
-// of the machine's own network.
-func machine(t *testing.T) (out []string) {
+// machine is what a cluster must leave alone.
+func machine(t *testing.T) []string {
 	t.Helper()
-	for _, f := range []string{"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "net/ipv4/ip_forward"} {
-		raw, err := os.ReadFile("/proc/sys/" + f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, f+" = "+strings.TrimSpace(string(raw)))
-	}
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range addrs {
-		out = append(out, a.String())
-	}
-	for _, d := range []string{"/etc/cni", "/opt/cni", "/var/lib/kubelet", "/var/lib/cni", "/run/netns"} {
-		_, err := os.Stat(d)
-		out = append(out, fmt.Sprintf("%s is there: %t", d, err == nil))
-	}
-	return out
+	return untouched.State(t, "/etc/cni", "/opt/cni", "/var/lib/kubelet", "/var/lib/cni", "/run/netns")
 }
 
 // testRestarts kills what keeps pods running: they keep running.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +23,7 @@ import (
 	"github.com/tunmesh/tunmesh/test/cluster/internal/hold"
 	"github.com/tunmesh/tunmesh/test/cluster/internal/layout"
 	"github.com/tunmesh/tunmesh/test/cluster/internal/supervise"
+	"github.com/tunmesh/tunmesh/test/cluster/internal/untouched"
 	"github.com/tunmesh/tunmesh/test/cluster/programs"
 )
 
@@ -212,27 +212,9 @@ func (m *machine) pid(t *testing.T, what string) int {
 }
 
 // surroundings are what a cluster must leave alone.
-func surroundings(t *testing.T) (out []string) {
+func surroundings(t *testing.T) []string {
 	t.Helper()
-	for _, f := range []string{"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "net/ipv4/ip_forward"} {
-		raw, err := os.ReadFile("/proc/sys/" + f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, f+" = "+strings.TrimSpace(string(raw)))
-	}
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range addrs {
-		out = append(out, a.String())
-	}
-	for _, d := range []string{"/etc/cni", "/opt/cni", "/var/lib/kubelet", "/var/lib/containerd", "/var/lib/cni", "/run/containerd"} {
-		_, err := os.Stat(d)
-		out = append(out, fmt.Sprintf("%s is there: %t", d, err == nil))
-	}
-	return out
+	return untouched.State(t, "/etc/cni", "/opt/cni", "/var/lib/kubelet", "/var/lib/containerd", "/var/lib/cni", "/run/containerd")
 }
 
 func TestMachinesInNamespaces(t *testing.T) {

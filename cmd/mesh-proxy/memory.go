@@ -55,9 +55,9 @@ func fitHeap(now int) int {
 }
 
 // tendMemory keeps the process small until ctx ends: it fits the collector to the
-// heap, and gives pages of the program's own file back to the kernel. The kernel maps 64 KB around each page that is touched, so that start-up
-// alone makes nearly all of the 10 MB of program resident, and nothing takes
-// them away again. A page that is needed comes back from the page cache, which
+// heap, and gives pages of the program's own file back to the kernel. The kernel
+// maps 64 KB around each page that is touched, so that start-up alone makes nearly
+// all of the 10 MB of program resident, and nothing takes them away again. A page that is needed comes back from the page cache, which
 // all sidecars of a node share, in a microsecond.
 func tendMemory(ctx context.Context, log *slog.Logger) {
 	t := time.NewTicker(tendEvery)

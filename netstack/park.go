@@ -116,7 +116,10 @@ func (l *loop) park() error {
 	l.mu.Lock()
 	if l.mail.Load() || l.halted.Load() || timeout == 0 {
 		l.mu.Unlock()
-		return nil
+		// Whoever posts again each time, as a connection does that has more than a
+		// turn's work, must not keep packets out.
+		_, err := l.poll()
+		return err
 	}
 	l.sleeping = true
 	l.mu.Unlock()

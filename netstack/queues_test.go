@@ -85,3 +85,38 @@ func TestUnseenSleep(t *testing.T) {
 		runtime.GC()
 	}
 }
+
+// Who posts again each time it runs leaves packets their turn, and so does who
+// sets a timer that is due at once.
+func TestPostedWorkLeavesPacketsTheirTurn(t *testing.T) {
+	w := newWorld(t, through, serve(echo))
+	c := w.dial(at(server4, 80))
+	l := w.hop.Loops()[0]
+	over := make(chan struct{})
+	defer close(over)
+	ended := func() bool {
+		select {
+		case <-over:
+			return true
+		default:
+			return false
+		}
+	}
+	var post, due func()
+	post = func() {
+		if !ended() {
+			l.Post(post)
+		}
+	}
+	due = func() {
+		if !ended() {
+			l.AfterFunc(0, due)
+		}
+	}
+	for _, begin := range []func(){post, due} {
+		l.Post(begin)
+		for range 20 {
+			ping(t, c, 128)
+		}
+	}
+}

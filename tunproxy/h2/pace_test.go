@@ -179,6 +179,32 @@ func TestTurns(t *testing.T) {
 	}
 }
 
+// TestOneTurnAPass: packets that come while a turn is over bring no other, in
+// that pass or in those that follow.
+func TestOneTurnAPass(t *testing.T) {
+	p := rawClient(t, quiet(), nil)
+	p.headers(1, false, postFields...)
+	var b []byte
+	const frames = 20 * framesPerPass
+	for range frames {
+		b = frame.AppendData(b, 1, []byte("x"), false)
+	}
+	for last := 0; last < frames; {
+		n := min(len(b), 16<<10) // more frames than a turn has
+		p.conn.Put(b[:n])
+		b = b[n:]
+		p.loop.Pass()
+		got := p.got[0].body.Len()
+		if got-last > framesPerPass {
+			t.Fatalf("%d frames in one pass", got-last)
+		}
+		if len(b) == 0 && got == last {
+			t.Fatalf("%d of %d frames arrived", got, frames)
+		}
+		last = got
+	}
+}
+
 // TestTurnsOfFields: a turn is charged what header blocks decode to, not only
 // their bytes; an ordinary head counts as before.
 func TestTurnsOfFields(t *testing.T) {

@@ -35,6 +35,7 @@ type input struct {
 	waiting  bool   // for the rest of a frame or header block
 	turn     int    // frames to go until others have their turn
 	paused   bool   // held is there to be parsed: the turn is over
+	resumes  bool   // resume is posted
 
 	// The rest of a DATA frame.
 	left, pad int           // payload bytes to come, and padding behind them
@@ -64,8 +65,13 @@ func (in *input) drop(m *Memory) {
 	*in = input{}
 }
 
-// Readable implements aio.Handler.
-func (c *Conn) Readable(aio.Conn) { c.read() }
+// Readable implements aio.Handler. What comes while the turn is over does not
+// begin another: a peer would have as many as it sends packets.
+func (c *Conn) Readable(aio.Conn) {
+	if !c.in.resumes {
+		c.read()
+	}
+}
 
 // Writable implements aio.Handler.
 func (c *Conn) Writable(aio.Conn) {
@@ -77,7 +83,10 @@ func (c *Conn) Writable(aio.Conn) {
 func (c *Conn) Closed(_ aio.Conn, err error) { c.broken(err) }
 
 // resume goes on reading after other connections had their turn.
-func (c *Conn) resume() { c.read() }
+func (c *Conn) resume() {
+	c.in.resumes = false
+	c.read()
+}
 
 func (c *Conn) read() {
 	buf := c.mem.readBuffer()
@@ -116,7 +125,7 @@ func (c *Conn) read() {
 		}
 	}
 	c.hold(buf[:n])
-	c.loop.Post(c.onResume)
+	c.in.resumes = c.loop.Post(c.onResume)
 }
 
 // use parses the first n bytes of buf and moves what is left to its front.

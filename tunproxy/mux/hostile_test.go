@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tunmesh/tunmesh/internal/aio/aiotest"
 	"github.com/tunmesh/tunmesh/tunproxy/mux"
 )
 
@@ -238,4 +239,40 @@ func fuzz(t *testing.T, said []byte, sides func(*pair) (from, victim *end)) {
 	if len(victim.gone) > 0 && victim.shared.Bound.Held() != 0 {
 		t.Fatalf("%d bytes are promised on a hop that is gone", victim.shared.Bound.Held())
 	}
+}
+
+// counted counts reads.
+type counted struct {
+	*aiotest.Conn
+	reads int
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	c.reads++
+	return c.Conn.Read(p)
+}
+
+// Packets that come while a turn is over bring no other.
+func TestOneTurnAPass(t *testing.T) {
+	loop := aiotest.NewLoop()
+	far, near := aiotest.Pipe(loop, 8<<20)
+	c, s := &counted{Conn: near}, &end{shared: mux.NewShared(0)}
+	s.hop = mux.Server(c, s.shared, s)
+	s.hop.First().Reset() // bytes of a stream that is over cost nobody else anything
+	loop.Run(t)
+	most := 0
+	for range 10 {
+		far.Put(raw(data, mux.MaxData, 0))
+		for range 16 {
+			far.Put(append(make([]byte, mux.MaxData), raw(data, mux.MaxData, 0)...))
+		}
+		far.Put(make([]byte, mux.MaxData))
+		c.reads = 0
+		loop.Pass()
+		most = max(most, c.reads)
+	}
+	if most != 4 || len(s.gone) > 0 {
+		t.Errorf("%d reads in one pass, gone %v", most, s.gone)
+	}
+	loop.Run(t)
 }

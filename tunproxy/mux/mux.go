@@ -271,8 +271,13 @@ func (h *Hop) forget(s *Stream) {
 	}
 }
 
-// Readable implements aio.Handler for the connection.
-func (h *Hop) Readable(aio.Conn) { h.read() }
+// Readable implements aio.Handler for the connection. What comes while the turn is
+// over does not begin another: a peer would have as many as it sends packets.
+func (h *Hop) Readable(aio.Conn) {
+	if !h.more {
+		h.read()
+	}
+}
 
 // Writable implements aio.Handler for the connection.
 func (h *Hop) Writable(aio.Conn) {

@@ -34,6 +34,7 @@ type reader struct {
 	hdr  [headerLen]byte // of the frame that is being read
 	got  int             // bytes of hdr
 	left int             // bytes of the DATA that is being read
+	more bool            // resume is posted
 	into *Stream         // whose they are; nil: nobody's any more
 
 	stray  uint64 // frames of streams that are over
@@ -67,7 +68,13 @@ func (h *Hop) read() {
 		}
 		return
 	}
-	h.c.Loop().Post(h.read)
+	h.more = h.c.Loop().Post(h.resume)
+}
+
+// resume goes on reading after other connections had their turn.
+func (h *Hop) resume() {
+	h.more = false
+	h.read()
 }
 
 // take goes through received bytes, frame by frame.

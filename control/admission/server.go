@@ -192,7 +192,7 @@ func (s *Server) Review(ctx context.Context, req *admissionv1.AdmissionRequest) 
 		log.Info("pod injected")
 		for _, n := range inject.Notes(pod.Annotations, cfg) {
 			resp.Warnings = append(resp.Warnings, warning(n))
-			s.cfg.Notice(Notice{About: about(req, &pod), Reason: Ignored, Message: n})
+			s.notice(req, Notice{About: about(req, &pod), Reason: Ignored, Message: n})
 		}
 	}
 	if resp.Patch, err = patch(&pod, annotations, after); err != nil {
@@ -214,7 +214,14 @@ func (s *Server) skipped(resp *admissionv1.AdmissionResponse, req *admissionv1.A
 		text += ": " + why.Error()
 	}
 	resp.Warnings = append(resp.Warnings, warning(text))
-	s.cfg.Notice(Notice{About: about(req, pod), Reason: Skipped, Message: text})
+	s.notice(req, Notice{About: about(req, pod), Reason: Skipped, Message: text})
+}
+
+// notice passes on what is to be said, but of a pod that is only tried.
+func (s *Server) notice(req *admissionv1.AdmissionRequest, n Notice) {
+	if req.DryRun == nil || !*req.DryRun {
+		s.cfg.Notice(n)
+	}
 }
 
 // maxWarning is what people are shown of a warning at least.

@@ -323,3 +323,22 @@ func FuzzReview(f *testing.F) {
 		}
 	})
 }
+
+// A pod that is only tried leaves nothing behind, so the webhook may be asked
+// about it; who tries still hears what would be said.
+func TestDryRunsLeaveNoEvents(t *testing.T) {
+	pod := []byte(`{"metadata":{"name":"web","annotations":{"tunmesh.io/inject":"enabled"}},"spec":{"hostNetwork":true,"containers":[{"name":"web"}]}}`)
+	for _, dry := range []bool{true, false} {
+		s, said := server(t, nil, nil)
+		resp, err := s.Review(t.Context(), &admissionv1.AdmissionRequest{
+			Kind: metav1.GroupVersionKind{Version: "v1", Kind: "Pod"}, Operation: admissionv1.Create, Namespace: "app", DryRun: &dry,
+			Object: runtime.RawExtension{Raw: pod},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(resp.Warnings) != 1 || len(*said) == 0 != dry {
+			t.Errorf("dry run %v: warnings %v, events %v", dry, resp.Warnings, *said)
+		}
+	}
+}

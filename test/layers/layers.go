@@ -42,7 +42,7 @@ var floors = map[string][][]string{ //nolint:gochecknoglobals // a table
 		{"control"},
 		{"control/controltest"},
 	},
-	"deploy": {{"deploy", "deploy/image"}, {"deploy/images"}},
+	"deploy": {{"deploy", "deploy/image"}, {"deploy/images", "deploy/manifest"}},
 }
 
 // areas lists which areas of this module an area may import.
@@ -66,6 +66,7 @@ var doors = map[string][]string{ //nolint:gochecknoglobals // a table
 	"k8s.io/client-go":                       {"control/kube", "cmd/meshctl"},
 	"github.com/prometheus/client_golang":    {"control", "internal/admin", "cmd/mesh-control"},
 	"github.com/google/go-containerregistry": {"deploy/image"},
+	"helm.sh/helm":                           {"deploy/manifest"},
 }
 
 // Check returns what breaks the rules, sorted; none is nil.

@@ -9,7 +9,7 @@ import (
 
 // Containers is what the runtime knows: whether a process belongs to the
 // sidecar's container of a sandbox. `meshctl local` registers the container's
-// PID namespace (Registry); in a cluster it is asked of the CRI by cgroup.
+// PID namespace (Registry); in a cluster its runtime is asked (Runtime).
 type Containers interface {
 	// Verify returns nil when p is a process of the sidecar container of the
 	// sandbox, else an error that says why not. Unknown is an error. p stays

@@ -115,7 +115,6 @@ type Exchange struct {
 	tried     []Endpoint
 
 	req         message.Head    // our own copy
-	out         message.Head    // scratch for what is sent
 	body        []byte          // received: all of it until keep is false
 	keep        bool            // body still holds everything from the first byte
 	trailers    []message.Field // of the request, kept for replay

@@ -6,7 +6,7 @@ import (
 
 // request takes the head of the request and asks for an endpoint.
 func (x *Exchange) request(h *message.Head, end bool) {
-	fields := append(x.req.Fields[:0], h.Fields...)
+	fields := x.cfg.Spares.copyFields(x.req.Fields, h.Fields)
 	x.req = *h
 	x.req.Fields = fields
 	x.reqEnd = end
@@ -41,7 +41,7 @@ func (x *Exchange) Opened(u Upstream) {
 	x.tell()
 	x.sent()
 	u.Stream.SetReceiver(x)
-	h := x.copyHead(&x.req)
+	h := x.cfg.Spares.draft().copyHead(&x.req)
 	if x.translate != nil {
 		x.translate.Request(h)
 	}
@@ -58,21 +58,13 @@ func (x *Exchange) Opened(u Upstream) {
 	x.guard.sent()
 }
 
-// copyHead makes a copy that translators may rewrite, in storage of x's own.
-func (x *Exchange) copyHead(h *message.Head) *message.Head {
-	fields := append(x.out.Fields[:0], h.Fields...)
-	x.out = *h
-	x.out.Fields = fields
-	return &x.out
-}
-
 func (x *Exchange) sendTrailers() {
-	f := append(x.out.Fields[:0], x.trailers...)
+	d := x.cfg.Spares.draft()
+	d.copy(x.trailers)
 	if x.translate != nil {
-		f = x.translate.Trailers(f)
+		d.head.Fields = x.translate.Trailers(d.head.Fields)
 	}
-	x.out.Fields = f
-	x.up.SendTrailers(f)
+	x.up.SendTrailers(d.head.Fields)
 }
 
 // forget gives up on replay: the request is too long, or was acted upon.

@@ -13,7 +13,7 @@ const discardLimit = 1 << 20
 const stopAfter = 64 << 10
 
 func (x *Exchange) response(h *message.Head, end bool) {
-	h = x.copyHead(h)
+	h = x.cfg.Spares.draft().copyHead(h)
 	if x.translate != nil {
 		x.translate.Response(h)
 	}
@@ -77,14 +77,15 @@ func (x *Exchange) responseTrailers(f []message.Field) {
 		return
 	}
 	x.noteGRPC(f)
-	f = append(x.out.Fields[:0], f...)
+	d := x.cfg.Spares.draft()
+	f = d.copy(f)
 	if x.translate != nil {
 		f = x.translate.Trailers(f)
 	}
 	if t := x.cfg.Translate; t != nil {
 		f = t.Trailers(f)
 	}
-	x.out.Fields = f
+	d.head.Fields = f
 	x.res.Trailers = append(x.res.Trailers[:0], f...)
 	x.down.SendTrailers(f)
 	x.responseEnded()

@@ -8,9 +8,10 @@ import (
 
 const (
 	// maxSpare bounds the exchanges kept for another use: more than a loop has
-	// under way when it is busy. One is 1 KB, and its two field lists as much.
+	// under way when it is busy. One is 1 KB, and its field list as much.
 	maxSpare = 512
-	// maxFields is the longest field list that is kept with one.
+	// maxFields is the longest field list that is kept with one; longer ones are
+	// kept apart, and fewer.
 	maxFields = 64
 	// maxBodies bounds, in bytes, the buffers of request bodies that are kept, and
 	// maxBody each: small messages are many, and a large one's cost is its copy.
@@ -30,6 +31,8 @@ type Spares struct {
 	// that exchanges keep included; nil: any number of bytes.
 	Bound *memory.Bound
 
+	out    draft
+	lists  lists
 	free   []*Exchange
 	over   []*Exchange // of this pass
 	bodies [][]byte
@@ -67,6 +70,10 @@ func (s *Spares) put(x *Exchange, loop aio.Loop) {
 func (s *Spares) passEnd() {
 	for i, x := range s.over {
 		s.over[i] = nil
+		if cap(x.req.Fields) > maxFields {
+			s.lists.put(x.req.Fields)
+			x.req.Fields = nil
+		}
 		if len(s.free) < maxSpare {
 			x.clear()
 			s.free = append(s.free, x)
@@ -104,7 +111,6 @@ func (x *Exchange) clear() {
 		spareGuard: x.spareGuard,
 		tried:      emptied(x.tried),
 		req:        message.Head{Fields: emptied(x.req.Fields)},
-		out:        message.Head{Fields: emptied(x.out.Fields)},
 		trailers:   emptied(x.trailers),
 		res:        Result{Trailers: emptied(x.res.Trailers)},
 	}

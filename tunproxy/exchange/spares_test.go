@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +28,7 @@ func TestASpareIsLikeNew(t *testing.T) {
 	if x != w.asked {
 		t.Fatal("another exchange")
 	}
-	for _, l := range [][]message.Field{x.req.Fields, x.out.Fields, x.trailers, x.res.Trailers} {
+	for _, l := range [][]message.Field{x.req.Fields, x.trailers, x.res.Trailers} {
 		for _, f := range l[:cap(l)] {
 			if f != (message.Field{}) {
 				t.Errorf("%v is left", f)
@@ -39,7 +40,7 @@ func TestASpareIsLikeNew(t *testing.T) {
 			t.Error("an endpoint is left")
 		}
 	}
-	x.req.Fields, x.out.Fields, x.trailers, x.res.Trailers, x.tried = nil, nil, nil, nil, nil
+	x.req.Fields, x.trailers, x.res.Trailers, x.tried = nil, nil, nil, nil
 	if !reflect.DeepEqual(x, &Exchange{}) {
 		t.Errorf("%+v is left", x)
 	}
@@ -80,6 +81,65 @@ func TestAStreamWithoutReleaseKeepsItsExchange(t *testing.T) {
 	}
 }
 
+// Long lists are used again, and nothing is left in them, or in the draft, of the
+// messages that they held.
+func TestLongHeadsCostNoLists(t *testing.T) {
+	for _, n := range []int{maxFields + 1, 128, 500, 1088} {
+		w := newWorld(t)
+		w.cfg.Observers = nil
+		up, down, e, resp := &still{}, &still{}, &quiet{}, &message.Head{Status: 200}
+		w.cfg.Opener = opener(func(x *Exchange) { x.Opened(Upstream{Stream: up, Endpoint: e}) })
+		req := &message.Head{Method: "GET", Path: "/", Version: message.HTTP2}
+		for range n {
+			req.Fields = append(req.Fields, message.Field{Name: "a", Value: "b"})
+		}
+		call := func(h *message.Head) {
+			w.cfg.Serve(down)
+			down.r.Head(down, h, true)
+			up.r.Head(up, resp, true)
+			w.loop.Pass()
+		}
+		call(req)
+		if a := testing.AllocsPerRun(100, func() { call(req) }); a > 0 {
+			t.Errorf("%d fields: %v allocations", n, a)
+		}
+		call(&message.Head{Method: "GET", Path: "/"})
+		s := w.cfg.Spares
+		for _, kind := range s.lists.free {
+			for _, l := range kind {
+				for _, f := range l[:cap(l)] {
+					if f != (message.Field{}) {
+						t.Fatalf("%v is left in a list", f)
+					}
+				}
+			}
+		}
+		for _, f := range s.out.head.Fields[:cap(s.out.head.Fields)] {
+			if f != (message.Field{}) {
+				t.Fatalf("%v is left in the draft", f)
+			}
+		}
+	}
+}
+
+// What a translator took out of a draft is gone with it, too.
+func TestADraftForgets(t *testing.T) {
+	fields := func(n int) []message.Field { return slices.Repeat([]message.Field{{Name: "a", Value: "b"}}, n) }
+	for _, shrink := range []int{0, 2, 5} {
+		d := &draft{}
+		d.copyHead(&message.Head{Fields: fields(5)})
+		d.head.Fields = d.head.Fields[:5-shrink]
+		d.copyHead(&message.Head{Fields: fields(3)})
+		d.head.Fields = append(d.head.Fields, fields(9)...) // and another array
+		d.copy(fields(1))
+		for i, f := range d.head.Fields[:cap(d.head.Fields)] {
+			if (i == 0) == (f == message.Field{}) {
+				t.Errorf("field %d is %v", i, f)
+			}
+		}
+	}
+}
+
 func TestSparesAreBounded(t *testing.T) {
 	w := newWorld(t)
 	for range maxSpare + 10 {
@@ -96,6 +156,15 @@ func TestSparesAreBounded(t *testing.T) {
 		if cap(x.req.Fields) > maxFields {
 			t.Fatalf("room for %d fields is kept", cap(x.req.Fields))
 		}
+	}
+	lists, size := 0, 0
+	for _, l := range w.cfg.Spares.lists.free {
+		for _, f := range l {
+			lists, size = lists+1, size+cap(f)*fieldSize
+		}
+	}
+	if size != w.cfg.Spares.lists.size || size > maxLists || size < maxLists-listSize(0)*fieldSize || lists > maxSpare {
+		t.Errorf("%d long lists of %d bytes are kept, %d are counted", lists, size, w.cfg.Spares.lists.size)
 	}
 	for range 2 * maxBodies / maxBody {
 		w.cfg.Spares.freeBody(make([]byte, maxBody))

@@ -202,6 +202,10 @@ func TestFloods(t *testing.T) {
 			a.headers(true, "GET", "x-a", strings.Repeat(string(rune('A'+i)), 40_000), "x-b", strings.Repeat("b", 40_000))
 		}
 	})
+	for _, f := range []struct{ name, field string }{{"heads of 500 fields", "\x00\x01c\x01d"}, {"heads of 500 fields of a byte", "\xbe"}} {
+		add(f.name, "http2_paused_total", nil, cut, func(a *attacker) { a.b = wide(3000, f.field) })
+		attacks[len(attacks)-1].line = 224 * mib // HTTP may hold 128
+	}
 	attacks = append(attacks, onslaught{name: "tiny windows", metric: "http2_broken_total", labels: broken("empty frames"), serve: 4 << 10, attack: func(s *siege) func() {
 		a := &attacker{enc: hpack.NewEncoder(4096), id: 1}
 		a.b = frame.AppendSettingsAck(frame.AppendSettings([]byte(frame.Preface), frame.Setting{ID: frame.InitialWindowSize, Value: 1}))
@@ -225,6 +229,22 @@ func resets(n int) []byte {
 	a.b = frame.AppendSettingsAck(frame.AppendSettings([]byte(frame.Preface)))
 	for range n {
 		a.b = frame.AppendRST(a.b, a.headers(true, "GET"), message.Cancel)
+	}
+	return a.b
+}
+
+// wide are so many requests of 500 fields each, all but one as given. The first
+// puts that one into the table.
+func wide(n int, field string) []byte {
+	a := &attacker{id: 1}
+	a.b = frame.AppendSettingsAck(frame.AppendSettings([]byte(frame.Preface)))
+	for i := range n {
+		one := "\x00\x01a\x01b"
+		if i == 0 {
+			one = "\x40\x01a\x01b"
+		}
+		a.b = frame.AppendHeaders(a.b, a.id, []byte("\x82\x86\x84\x01\x01b"+one+strings.Repeat(field, 499)), true, frame.MinMaxSize)
+		a.id += 2
 	}
 	return a.b
 }

@@ -1,6 +1,7 @@
 package h2
 
 import (
+	"strconv"
 	"testing"
 
 	"github.com/tunmesh/tunmesh/internal/aio/aiotest"
@@ -230,6 +231,15 @@ func TestNoAllocations(t *testing.T) {
 	}
 }
 
+// wide is a request of so many tiny fields.
+func wide(n int) *message.Head {
+	h := get("/")
+	for i := range n {
+		h.Fields = append(h.Fields, message.Field{Name: "x-" + strconv.Itoa(i%100), Value: strconv.Itoa(i)})
+	}
+	return h
+}
+
 func BenchmarkProxy(b *testing.B) {
 	grpc, answer := grpcCall()
 	for _, k := range []struct {
@@ -242,6 +252,7 @@ func BenchmarkProxy(b *testing.B) {
 		{"grpc/16", grpc, answer, 16},
 		{"grpc/100", grpc, answer, 100},
 		{"get10k/16", &caller{head: get("/")}, &responder{head: &message.Head{Status: 200}, body: make([]byte, 10<<10)}, 16},
+		{"fields500/16", &caller{head: wide(500)}, &responder{head: &message.Head{Status: 200}}, 16},
 		{"get1m/1", &caller{head: get("/")}, &responder{head: &message.Head{Status: 200}, body: make([]byte, 1<<20)}, 1},
 	} {
 		b.Run(k.name, func(b *testing.B) {

@@ -74,10 +74,9 @@ type Conn struct {
 	saturated bool // OpenStream said so
 	goAway    *GoAwayError
 
-	in   input
-	dec  *hpack.Decoder
-	enc  *hpack.Encoder
-	head builder
+	in  input
+	dec *hpack.Decoder
+	enc *hpack.Encoder
 
 	out        output
 	ready      list // streams with something to send
@@ -104,7 +103,6 @@ type Conn struct {
 	onPassEnd    func() // method values, made once
 	onTimer      func()
 	onResume     func()
-	onField      hpack.Emit
 	doomed       []doom
 	graves       []*stream
 	tellDrain    bool
@@ -175,7 +173,7 @@ func (c *Conn) start(conn aio.Conn, cfg Config, server bool) {
 	c.enc = hpack.NewEncoder(c.cfg.HeaderTable)
 	c.lastRead = c.loop.Now()
 	c.activity = c.lastRead
-	c.onPassEnd, c.onTimer, c.onResume, c.onField = c.passEnd, c.expire, c.resume, c.head.add
+	c.onPassEnd, c.onTimer, c.onResume = c.passEnd, c.expire, c.resume
 	c.in.preface = server
 	if !server {
 		c.nextID = 1

@@ -17,6 +17,8 @@ type builder struct {
 	hasHost bool
 	grpc    bool
 	bytes   int // of names and values
+	most    int // fields
+	n       int // fields that came
 	malformed
 }
 
@@ -29,13 +31,11 @@ func (m *malformed) note(reason string) {
 	}
 }
 
-func (b *builder) reset() {
+// reset begins a head of at most so many fields; it keeps no more of them.
+func (b *builder) reset(most int) {
 	fields := b.head.Fields
-	if cap(fields) > 256 { // one huge head should not stay with the connection
-		fields = nil
-	}
 	clear(fields)
-	*b = builder{head: message.Head{Fields: fields[:0], Version: message.HTTP2, ContentLength: -1}}
+	*b = builder{head: message.Head{Fields: fields[:0], Version: message.HTTP2, ContentLength: -1}, most: most}
 }
 
 func (b *builder) add(name, value string, class uint8, sensitive bool) {
@@ -67,8 +67,13 @@ func (b *builder) add(name, value string, class uint8, sensitive bool) {
 		b.note("a field with a forbidden name")
 	}
 	b.fields = true
-	b.head.Fields = append(b.head.Fields, message.Field{Name: name, Value: value, Sensitive: sensitive})
+	if b.n++; b.n <= b.most {
+		b.head.Fields = append(b.head.Fields, message.Field{Name: name, Value: value, Sensitive: sensitive})
+	}
 }
+
+// tooMany reports fields beyond the most, which are not in the head.
+func (b *builder) tooMany() bool { return b.n > b.most }
 
 func (b *builder) pseudo(value string, class uint8) {
 	switch {
@@ -94,16 +99,16 @@ func (b *builder) pseudo(value string, class uint8) {
 	}
 }
 
-// fieldCost is what a field takes besides its characters, in bytes: the head is
-// kept once, and once more as it is sent on.
-const fieldCost = 2 * 40
+// fieldCost is what a field takes besides its characters, in bytes, while its
+// head is kept.
+const fieldCost = 40
 
 // size is what the request costs those who keep it.
 func (b *builder) size() int { return streamCost + b.bytes + fieldCost*len(b.head.Fields) }
 
 // listed is the size of the header list that was gathered, but for the overhead
 // of pseudo-header fields.
-func (b *builder) listed() int { return b.bytes + hpack.FieldOverhead*len(b.head.Fields) }
+func (b *builder) listed() int { return b.bytes + hpack.FieldOverhead*b.n }
 
 func (b *builder) has(class uint8) bool { return b.seen&(1<<class) != 0 }
 

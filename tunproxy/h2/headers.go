@@ -60,15 +60,15 @@ const fieldShare = 128
 // table must stay in step (RFC 9113, section 4.3).
 func (c *Conn) headerBlock(b []byte) error {
 	id, end, self := c.in.block.id, c.in.block.end, c.in.block.self
-	c.head.reset()
-	err := c.dec.Decode(b, c.cfg.MaxHeaderList, c.onField)
-	c.in.turn -= max(0, c.head.listed()-listFree) / listBytes
+	c.mem.head.reset(c.cfg.MaxHeaderList / fieldShare)
+	err := c.dec.Decode(b, c.cfg.MaxHeaderList, c.mem.onField)
+	c.in.turn -= max(0, c.mem.head.listed()-listFree)/listBytes + fieldFrames*max(0, c.mem.head.n-fieldsFree)
 	if errors.Is(err, hpack.ErrBomb) {
 		c.count.Oversize.Add(1)
 		c.flood(&c.count.Bombs, "header list far too large")
 		return nil
 	}
-	tooLarge := errors.Is(err, hpack.ErrListTooLarge) || err == nil && len(c.head.head.Fields) > c.cfg.MaxHeaderList/fieldShare
+	tooLarge := errors.Is(err, hpack.ErrListTooLarge) || err == nil && c.mem.head.tooMany()
 	if err != nil && !tooLarge {
 		return frame.Errorf(message.CompressionError, "%v", err)
 	}
@@ -113,7 +113,7 @@ func (c *Conn) request(id uint32, end, self, tooLarge bool) {
 		c.answerTooLarge(id, end)
 		return
 	}
-	b := &c.head
+	b := &c.mem.head
 	b.request(c.cfg.ExtendedConnect)
 	if end && b.head.ContentLength > 0 {
 		b.note("Content-Length without a body")
@@ -175,7 +175,7 @@ func (c *Conn) answerTooLarge(id uint32, end bool) {
 }
 
 func (c *Conn) response(s *stream, end bool) {
-	b := &c.head
+	b := &c.mem.head
 	b.response()
 	h := &b.head
 	informational := h.Informational()
@@ -207,7 +207,7 @@ func (c *Conn) response(s *stream, end bool) {
 }
 
 func (c *Conn) trailers(s *stream, end bool) {
-	b := &c.head
+	b := &c.mem.head
 	b.trailers()
 	switch {
 	case !end:

@@ -19,8 +19,8 @@ const (
 )
 
 // Memory is what the connections of one loop share because only one of them
-// runs at a time: the read buffer, output chunks, interned strings, spare
-// streams. It belongs to the loop; full of spares it holds about 3 MB, idle
+// runs at a time: the read buffer, the head being decoded, output chunks,
+// interned strings, spare streams. It belongs to the loop; full of spares it holds about 3 MB, idle
 // from the start nothing.
 type Memory struct {
 	// Bound is how much connections may hold for receivers that are slow. Set
@@ -34,10 +34,17 @@ type Memory struct {
 	outSize int // of outputs, in bytes
 	streams []*stream
 	strings *hpack.Interner
+
+	head    builder // of the block that is decoded
+	onField hpack.Emit
 }
 
 // NewMemory makes a Memory for one loop.
-func NewMemory() *Memory { return &Memory{Bound: memory.NewBound(0), strings: hpack.NewInterner()} }
+func NewMemory() *Memory {
+	m := &Memory{Bound: memory.NewBound(0), strings: hpack.NewInterner()}
+	m.onField = m.head.add
+	return m
+}
 
 // readBuffer is valid until the pass returns to the loop.
 func (m *Memory) readBuffer() []byte {

@@ -209,7 +209,7 @@ func TestOneTurnAPass(t *testing.T) {
 // their bytes; an ordinary head counts as before.
 func TestTurnsOfFields(t *testing.T) {
 	const acceptEncoding = 0x80 | 16 // 60 bytes of a list
-	for _, c := range []struct{ fields, least, most int }{{10, 50, 64}, {200, 3, 4}, {500, 1, 2}} {
+	for _, c := range []struct{ fields, least, most int }{{10, 50, 64}, {30, 40, 64}, {200, 2, 2}, {500, 1, 1}} {
 		p := rawClient(t, quiet(), nil)
 		var b []byte
 		for i := range 70 {

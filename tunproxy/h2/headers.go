@@ -209,11 +209,15 @@ func (c *Conn) response(s *stream, end bool) {
 func (c *Conn) trailers(s *stream, end bool) {
 	b := &c.mem.head
 	b.trailers()
+	if end && b.malformed == "" && s.expect > 0 && c.responding(s) {
+		c.curtail(s)
+		return
+	}
 	switch {
 	case !end:
 		b.note("trailers that do not end their stream")
 	case s.expect > 0:
-		b.note("body and Content-Length differ")
+		b.note(wrongLength)
 	}
 	if b.malformed != "" {
 		c.breach(s, message.ProtocolError, string(b.malformed))

@@ -201,6 +201,11 @@ func (c *Conn) advance(s *stream) bool {
 func (c *Conn) endSent(s *stream) {
 	s.sentEnd = true
 	switch {
+	case s.curtailed:
+		c.doomed = append(c.doomed, doom{s, s.r, message.NoError, nil})
+		s.r = nil
+		c.forget(s, bothEnded)
+		c.wake()
 	case s.recvEnd:
 		c.forget(s, bothEnded)
 	case s.resetAfter:

@@ -3,6 +3,7 @@ package h2
 import (
 	"time"
 
+	"github.com/tunmesh/tunmesh/tunproxy/h2/frame"
 	"github.com/tunmesh/tunmesh/tunproxy/message"
 )
 
@@ -68,10 +69,17 @@ func (c *Conn) look(at time.Duration) {
 func (c *Conn) paces() {
 	now := c.loop.Now()
 	c.due.pace = 0
-	var bodies, readers []*stream
+	var bodies, readers, curtailed []*stream
 	for _, s := range c.streams.slots {
 		if s == nil {
 			continue
+		}
+		if s.curtailed {
+			if s.recvBy <= now {
+				curtailed = append(curtailed, s)
+				continue
+			}
+			c.look(s.recvBy)
 		}
 		if s.recvBy > 0 && !s.recvEnd {
 			if s.unread > 0 { // it is the server that is slow
@@ -94,6 +102,10 @@ func (c *Conn) paces() {
 	for _, s := range bodies {
 		c.count.SlowBodies.Add(1)
 		c.resetLater(s, message.EnhanceYourCalm, ErrSlowPeer)
+	}
+	for _, s := range curtailed {
+		c.count.Breaches.Add(1)
+		c.resetLater(s, message.ProtocolError, frame.Errorf(message.ProtocolError, wrongLength))
 	}
 	for _, s := range readers {
 		c.count.SlowReaders.Add(1)

@@ -372,8 +372,13 @@ func (c *Conn) deliver(p []byte, last bool) {
 		c.pinged = false
 	}
 	if s.expect >= 0 {
-		if s.expect -= int64(len(p)); s.expect < 0 || end && s.expect > 0 {
-			c.breach(s, message.ProtocolError, "body and Content-Length differ")
+		s.expect -= int64(len(p))
+		switch {
+		case end && s.expect > 0 && c.responding(s):
+			c.curtail(s)
+			return
+		case s.expect < 0 || end && s.expect > 0:
+			c.breach(s, message.ProtocolError, wrongLength)
 			return
 		}
 	}
@@ -397,6 +402,23 @@ func (c *Conn) deliver(p []byte, last bool) {
 	if end {
 		c.recvEnded(s)
 	}
+}
+
+const wrongLength = "body and Content-Length differ"
+
+// responding reports whether a response has begun and is not over.
+func (c *Conn) responding(s *stream) bool { return c.server && s.sentHead && !s.sentEnd }
+
+// curtail ends a request that is shorter than it said after its response began.
+// Clients that see an early response stop like that (curl, of a status from 300
+// on), and the response is for them, whole (RFC 9113, section 8.1.1). The receiver
+// is not told of an end that is none; it is aborted when the response is over,
+// which has as long as a body may rest.
+func (c *Conn) curtail(s *stream) {
+	s.recvEnd = true
+	s.curtailed = true
+	s.recvBy = c.loop.Now() + c.cfg.Timeouts.Body
+	c.look(s.recvBy)
 }
 
 // recvEnded closes s when our direction has ended, too.

@@ -41,6 +41,7 @@ type stream struct {
 	recvEnd    bool
 	recvWindow int   // what the peer may send
 	window     int   // what it may send when nothing is unread
+	curtailed  bool  // ended before its Content-Length, which the receiver does not know
 	unread     int   // delivered, not consumed
 	expect     int64 // body bytes to come by Content-Length; -1: any number
 	noBody     bool  // the response to HEAD

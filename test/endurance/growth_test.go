@@ -53,6 +53,12 @@ func (s series) step() float64 {
 	return median(slices.Clone(s.v[len(s.v)-n:])) - median(slices.Clone(s.v[:n]))
 }
 
+// parted reports whether the last third is above the first as a whole.
+func (s series) parted() bool {
+	n := len(s.v) / 3
+	return n > 0 && slices.Min(s.v[len(s.v)-n:]) > slices.Max(s.v[:n])
+}
+
 func median(v []float64) float64 {
 	slices.Sort(v)
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
@@ -63,16 +69,24 @@ func TestGrowth(t *testing.T) {
 	for name, c := range map[string]struct {
 		v            func(i int) float64
 		growth, step float64
+		parted       bool
 	}{
-		"a leak":          {func(i int) float64 { return 10 + float64(i)/(n-1) }, 1, 0.5},
-		"a saw":           {func(i int) float64 { return float64(i % 5) }, 0, 0},
-		"some odd ones":   {func(i int) float64 { return map[bool]float64{true: 1000}[i%9 == 8] }, 0, 0},
-		"a leak in a saw": {func(i int) float64 { return 3*float64(i%5) + float64(i)/(n-1) }, 1, 0.5},
-		"a step":          {func(i int) float64 { return map[bool]float64{true: 4}[i >= n/2] }, 4, 4},
+		"a leak":          {func(i int) float64 { return 10 + float64(i)/(n-1) }, 1, 0.5, true},
+		"a saw":           {func(i int) float64 { return float64(i % 5) }, 0, 0, false},
+		"some odd ones":   {func(i int) float64 { return map[bool]float64{true: 1000}[i%9 == 8] }, 0, 0, false},
+		"a leak in a saw": {func(i int) float64 { return 3*float64(i%5) + float64(i)/(n-1) }, 1, 0.5, false},
+		"a step":          {func(i int) float64 { return map[bool]float64{true: 4}[i >= n/2] }, 4, 4, true},
+		"a pool":          {func(i int) float64 { return []float64{38, 19, 25, 30}[i/(n/4)] }, 0, 0, false},
 	} {
 		var s series
 		for i := range n {
 			s.add(time.Duration(i)*time.Second, c.v(i))
+		}
+		if s.parted() != c.parted {
+			t.Errorf("%s: parted %v", name, !c.parted)
+		}
+		if name == "a pool" {
+			continue
 		}
 		if g := s.growth(); math.Abs(g-c.growth) > 0.2 && name != "a step" {
 			t.Errorf("%s grew by %.2f, want %.2f", name, g, c.growth)

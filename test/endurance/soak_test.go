@@ -212,7 +212,10 @@ func judgeGrowth(t *testing.T, sides []*sidecar, d time.Duration) {
 			}
 			grew, step := late.growth(), late.step()
 			fmt.Fprintf(&b, "\n%-8s %-11s %9.2f %9.2f %9.2f %9.2f %+9.2f %+9.2f %9.2f", s.pod, f.name, all.v[0], late.v[0], late.v[len(late.v)-1], highest, grew, step, most)
-			if grew > most || step > most {
+			// In a short run on a busy machine pools breathe for as long as it lasts; what
+			// leaks never comes down to where it was.
+			breathes := d < 10*time.Minute && !late.parted()
+			if !breathes && (grew > most || step > most) {
 				t.Errorf("the %s's sidecar: %s grew by %.2f (slope) and %.2f (halves), want at most %.2f", s.pod, f.name, grew, step, most)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 )
 
@@ -41,6 +43,7 @@ type failure struct {
 // tally is what became of the requests to a Service.
 type tally struct {
 	Asked    map[string]int `json:"asked"` // by kind
+	Sent     map[string]int `json:"sent"`  // how often: clients send again what was refused, or broke before an answer
 	Good     map[string]int `json:"good"`
 	Failures []failure      `json:"failures"`
 	P50Ms    float64        `json:"p50_ms"`
@@ -91,7 +94,7 @@ type asker struct {
 const rpcConns = 4
 
 func newAsker(host, prefix string) (*asker, error) {
-	a := &asker{host: host, prefix: prefix, t: tally{Asked: map[string]int{}, Good: map[string]int{}}}
+	a := &asker{host: host, prefix: prefix, t: tally{Asked: map[string]int{}, Sent: map[string]int{}, Good: map[string]int{}}}
 	client := func(h2 bool) *http.Client {
 		p := new(http.Protocols)
 		p.SetHTTP1(!h2)
@@ -100,7 +103,7 @@ func newAsker(host, prefix string) (*asker, error) {
 	}
 	a.h1, a.h2 = client(false), client(true)
 	for range rpcConns {
-		c, err := grpc.NewClient("passthrough:///"+host+":8081", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry())
+		c, err := grpc.NewClient("passthrough:///"+host+":8081", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(), grpc.WithStatsHandler(&sendings{a}))
 		if err != nil {
 			return nil, err
 		}
@@ -166,6 +169,26 @@ func (a *asker) one(kind string, n int) {
 	a.t.Failures = append(a.t.Failures, f)
 }
 
+func (a *asker) sent(kind string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.t.Sent[kind]++
+}
+
+// sendings counts how often calls are sent; it is a stats.Handler.
+type sendings struct{ *asker }
+
+func (*sendings) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
+func (*sendings) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (*sendings) HandleConn(context.Context, stats.ConnStats)                       {}
+
+// HandleRPC implements stats.Handler.
+func (s *sendings) HandleRPC(_ context.Context, e stats.RPCStats) {
+	if _, ok := e.(*stats.OutHeader); ok {
+		s.sent("grpc")
+	}
+}
+
 func (a *asker) request(ctx context.Context, kind string, n int, f *failure) {
 	proto, method, _ := strings.Cut(kind, "-")
 	client := a.h1
@@ -181,6 +204,7 @@ func (a *asker) request(ctx context.Context, kind string, n int, f *failure) {
 		f.What = err.Error()
 		return
 	}
+	r = r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { a.sent(kind) }}))
 	r.Header.Set(idHeader, f.ID)
 	resp, err := client.Do(r)
 	if err != nil {

@@ -3,15 +3,18 @@ package plugin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/tunmesh/tunmesh/cni/broker"
+	"github.com/tunmesh/tunmesh/cni/install"
 	"github.com/tunmesh/tunmesh/cni/podnet"
 )
 
@@ -144,7 +147,7 @@ func (p *Plugin) carryOut(ctx context.Context, conf *netConf, st *state, opt opt
 		return nil
 	})
 	if err != nil {
-		return fail(types.ErrTryAgainLater, "the mesh's node agent does not serve the pod", err)
+		return conf.unserved(err)
 	}
 	return j.Do("print the result", func() error {
 		raw, err := conf.extended(podnet.WireDevice, st.Made.Uplink)
@@ -153,6 +156,18 @@ func (p *Plugin) carryOut(ctx context.Context, conf *netConf, st *state, opt opt
 		}
 		return p.print(raw)
 	}, nil)
+}
+
+// unserved says why there is no agent: the kubelet shows it as the pod's event.
+func (c *netConf) unserved(err error) error {
+	if c.Journal != "" {
+		if j, jerr := install.ReadJournal(c.Journal); jerr == nil && !j.Withdrawn.IsZero() {
+			return fail(CodeRefused, fmt.Sprintf(
+				"the mesh was removed from this node at %s, and this pod was injected: install the mesh again, or make the pod again without injection; what is left of the mesh goes with the last meshed pod",
+				j.Withdrawn.UTC().Format(time.RFC3339)), err)
+		}
+	}
+	return fail(types.ErrTryAgainLater, "the mesh's node agent does not serve the pod", err)
 }
 
 func (st *state) request(opt options) broker.AttachRequest {

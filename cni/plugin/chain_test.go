@@ -21,6 +21,7 @@ func TestChainOfReferencePlugins(t *testing.T) {
 		main, version string
 		subnets       []string
 	}{
+		{"bridge", "0.3.1", []string{subnet4}},
 		{"bridge", "0.4.0", []string{subnet4}},
 		{"bridge", "1.0.0", []string{subnet6}},
 		{"bridge", "1.1.0", []string{subnet4, subnet6}},

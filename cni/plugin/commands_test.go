@@ -460,7 +460,7 @@ func TestProgram(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	out, err := w.run("", "CNI_COMMAND=VERSION")
-	if err != nil || !strings.Contains(out, `"supportedVersions":["0.4.0","1.0.0","1.1.0"]`) {
+	if err != nil || !strings.Contains(out, `"supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]`) {
 		t.Errorf("VERSION: %v %s", err, out)
 	}
 	state := `"stateDir":"` + w.stateDir() + `","netnsDir":"` + w.netnsDir() + `"`
@@ -469,7 +469,7 @@ func TestProgram(t *testing.T) {
 		code           uint
 		text           string
 	}{
-		{`{"cniVersion":"0.3.1","name":"n",` + state + `}`, "ADD", types.ErrIncompatibleCNIVersion, "incompatible CNI versions"},
+		{`{"cniVersion":"0.2.0","name":"n",` + state + `}`, "ADD", types.ErrIncompatibleCNIVersion, "incompatible CNI versions"},
 		{`{"cniVersion":"9.9.9","name":"n",` + state + `}`, "ADD", types.ErrIncompatibleCNIVersion, "incompatible CNI versions"},
 		{`{"cniVersion":"1.0.0","name":"n",` + state + `}`, "STATUS", types.ErrIncompatibleCNIVersion, "does not allow STATUS"},
 		{`{"cniVersion":"1.0.0","name":"n",` + state + `}`, "ADD", types.ErrInvalidNetworkConfig, "no prevResult"},

@@ -38,6 +38,9 @@ type netConf struct {
 	NetnsDir    string `json:"netnsDir"`
 	// WithoutAnnotations must be chosen where the runtime hands none over.
 	WithoutAnnotations string `json:"withoutAnnotations"`
+	// Journal is the installation's; empty where nobody installed the plugin into
+	// another CNI's chain.
+	Journal string `json:"journal"`
 
 	RuntimeConfig struct {
 		// Annotations is nil when the runtime does not know the capability.
@@ -65,6 +68,9 @@ func parseConf(stdin []byte) (*netConf, error) {
 		if !filepath.IsAbs(path) {
 			return nil, failf(types.ErrInvalidNetworkConfig, "%s %q is no absolute path", key, path)
 		}
+	}
+	if c.Journal != "" && !filepath.IsAbs(c.Journal) {
+		return nil, failf(types.ErrInvalidNetworkConfig, "journal %q is no absolute path", c.Journal)
 	}
 	switch c.WithoutAnnotations {
 	case "", WithoutAnnotationsRefuse, WithoutAnnotationsPass:

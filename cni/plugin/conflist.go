@@ -70,14 +70,7 @@ func (c Conflist) JSON() ([]byte, error) {
 	}
 	main["ipam"] = ipam
 
-	mesh := map[string]any{"type": Type, "capabilities": map[string]bool{AnnotationsCapability: true}}
-	for key, value := range map[string]string{
-		"stateDir": c.StateDir, "netnsDir": c.NetnsDir, "agentSocket": c.AgentSocket, "withoutAnnotations": c.WithoutAnnotations,
-	} {
-		if value != "" {
-			mesh[key] = value
-		}
-	}
+	mesh := Entry{StateDir: c.StateDir, NetnsDir: c.NetnsDir, AgentSocket: c.AgentSocket, WithoutAnnotations: c.WithoutAnnotations}.fields()
 	version := c.CNIVersion
 	if version == "" {
 		version = "1.1.0"
@@ -90,4 +83,29 @@ func (c Conflist) JSON() ([]byte, error) {
 			mesh,
 		},
 	}, "", "  ")
+}
+
+// Entry describes the plugin in a chain of somebody else's.
+type Entry struct {
+	// StateDir, NetnsDir and AgentSocket have the plugin's defaults when empty.
+	StateDir, NetnsDir, AgentSocket string
+	// WithoutAnnotations as in the plugin's configuration; may be empty.
+	WithoutAnnotations string
+	// Journal of the installation (cni/install).
+	Journal string
+}
+
+// JSON renders the entry.
+func (e Entry) JSON() ([]byte, error) { return json.Marshal(e.fields()) }
+
+func (e Entry) fields() map[string]any {
+	out := map[string]any{"type": Type, "capabilities": map[string]bool{AnnotationsCapability: true}}
+	for key, value := range map[string]string{
+		"stateDir": e.StateDir, "netnsDir": e.NetnsDir, "agentSocket": e.AgentSocket, "withoutAnnotations": e.WithoutAnnotations, "journal": e.Journal,
+	} {
+		if value != "" {
+			out[key] = value
+		}
+	}
+	return out
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/tunmesh/tunmesh/cni/install"
 	"github.com/tunmesh/tunmesh/cni/podnet"
 )
 
@@ -20,6 +21,30 @@ func (p *Plugin) Del(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
+	if err := p.del(ctx, conf, args); err != nil {
+		return err
+	}
+	p.finish(ctx, conf)
+	return nil
+}
+
+// finish takes the plugin out of the chain if the mesh was removed from this
+// node and the last meshed pod is gone. What cannot be done is tried again by
+// the next DEL, and is no reason to keep a pod from ending.
+func (p *Plugin) finish(ctx context.Context, conf *netConf) {
+	if conf.Journal == "" {
+		return
+	}
+	done, err := install.Finish(conf.Journal, Type, p.cfg.Log)
+	if err == nil && done && p.cfg.Last != nil {
+		err = p.cfg.Last(ctx, conf.StateDir)
+	}
+	if err != nil {
+		p.cfg.Log.Warn("remove what is left of the mesh", "error", err)
+	}
+}
+
+func (p *Plugin) del(ctx context.Context, conf *netConf, args *skel.CmdArgs) error {
 	st, err := newStore(conf.StateDir).load(args.ContainerID)
 	var garbage *garbageError
 	switch {

@@ -60,5 +60,6 @@ func (p *Plugin) GC(ctx context.Context, args *skel.CmdArgs) error {
 	if err := errors.Join(errs...); err != nil {
 		return fail(types.ErrInternal, "remove networks of containers that are gone", err)
 	}
+	p.finish(ctx, conf)
 	return nil
 }

@@ -62,6 +62,9 @@ type Config struct {
 	Out io.Writer
 	// Version is printed when somebody runs the plugin by hand.
 	Version string
+	// Last, when set, is called when the last meshed pod of a node from which the
+	// mesh was removed is gone: nobody else is there to end what the agent left.
+	Last func(ctx context.Context, stateDir string) error
 	// Before, when set, is asked before and after each step of ADD; its error
 	// fails the step. Tests fail every step with it.
 	Before func(step string) error
@@ -97,8 +100,11 @@ func Main(ctx context.Context, cfg Config) int {
 	return 1
 }
 
-// Versions of the CNI specification that the plugin speaks.
-func Versions() version.PluginInfo { return version.PluginSupports("0.4.0", "1.0.0", "1.1.0") }
+// Versions of the CNI specification that the plugin speaks: all that have
+// chains. Many CNIs still write 0.3.1.
+func Versions() version.PluginInfo {
+	return version.PluginSupports("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+}
 
 // fail makes an error with a CNI code.
 func fail(code uint, msg string, err error) error {

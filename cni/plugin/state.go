@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/tunmesh/tunmesh/cni/install"
 	"github.com/tunmesh/tunmesh/cni/podnet"
 	"github.com/tunmesh/tunmesh/internal/handover"
 )
@@ -42,12 +43,11 @@ func (e *garbageError) Unwrap() error { return e.err }
 type store struct{ dir string }
 
 const (
-	stateSubdir = "networks"
-	stateExt    = ".json"
-	tempPrefix  = ".new-"
+	stateExt   = ".json"
+	tempPrefix = ".new-"
 )
 
-func newStore(stateDir string) store { return store{filepath.Join(stateDir, stateSubdir)} }
+func newStore(stateDir string) store { return store{filepath.Join(stateDir, install.Networks)} }
 
 func (s store) path(id string) string { return filepath.Join(s.dir, id+stateExt) }
 

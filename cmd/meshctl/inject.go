@@ -172,19 +172,19 @@ func skipText(r inject.Report) string {
 	return ""
 }
 
-type manifest struct {
+type source struct {
 	name string
 	text []byte
 }
 
 // readManifests reads "-" from stdin, a file, or a folder's files by name.
-func readManifests(stdin io.Reader, path string) ([]manifest, error) {
+func readManifests(stdin io.Reader, path string) ([]source, error) {
 	if path == "-" {
 		text, err := io.ReadAll(stdin)
 		if err != nil {
 			return nil, fmt.Errorf("read standard input: %w", err)
 		}
-		return []manifest{{"standard input", text}}, nil
+		return []source{{"standard input", text}}, nil
 	}
 	fi, err := os.Stat(path)
 	if err != nil {
@@ -206,13 +206,13 @@ func readManifests(stdin io.Reader, path string) ([]manifest, error) {
 			return nil, errors.New(path + ": no *.yaml, *.yml or *.json file in this folder")
 		}
 	}
-	var out []manifest
+	var out []source
 	for _, f := range files {
 		text, err := os.ReadFile(f)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, manifest{f, text})
+		out = append(out, source{f, text})
 	}
 	return out, nil
 }

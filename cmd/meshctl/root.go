@@ -8,6 +8,7 @@ import (
 	"unicode"
 
 	"github.com/spf13/cobra"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
 
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/state"
 )
@@ -23,15 +24,20 @@ type app struct {
 	args []string // likewise
 
 	local string // --local
+	kube  *genericclioptions.ConfigFlags
+	fake  *cluster // of tests; nil: the one that the flags name
 }
 
 // root is the whole tree of commands.
 func (a *app) root() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "meshctl",
-		Short: "Run and look at a service mesh",
-		Long: `meshctl runs a mesh on this machine (meshctl local), adds sidecars to
-manifests, and shows what the mesh does.
+		Short: "Install, run and look at a service mesh",
+		Long: `meshctl installs a mesh in a Kubernetes cluster or runs one on this machine
+(meshctl local), adds sidecars to manifests, and shows what the mesh does.
+
+kubectl's global flags say which cluster is meant; those that are not listed
+below (--server, --token, --request-timeout and so on) are understood, too.
 
 Exit codes: 0 done, 1 failed, 2 a command line that makes no sense; exec exits
 with its command's code.`,
@@ -46,11 +52,18 @@ with its command's code.`,
 	c.SetOut(a.out)
 	c.SetErr(a.err)
 	c.PersistentFlags().StringVar(&a.local, "local", "", "name of the local mesh (environment: TUNMESH_LOCAL; default "+state.DefaultName+")")
+	a.kube = kubeFlags()
+	addKubeFlags(c.PersistentFlags(), a.kube)
 	c.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usage("%w; see %s --help", err, cmd.CommandPath())
 	})
 	c.AddCommand(
 		a.localCommand(),
+		a.installCommand(),
+		a.upgradeCommand(),
+		a.uninstallCommand(),
+		a.pruneCommand(),
+		a.installCNICommand(),
 		a.injectCommand(),
 		a.uninjectCommand(),
 		a.statCommand(),

@@ -34,21 +34,33 @@ func order() []string {
 	}
 }
 
-func (all Objects) sort() {
+// Sorted are the objects in the order in which they can be made.
+func (all Objects) Sorted() Objects {
 	kinds := order()
-	slices.SortStableFunc(all, func(a, b *unstructured.Unstructured) int {
+	out := slices.Clone(all)
+	slices.SortStableFunc(out, func(a, b *unstructured.Unstructured) int {
 		return slices.Index(kinds, a.GetKind()) - slices.Index(kinds, b.GetKind())
 	})
+	return out
 }
 
-// Kinds lists the kinds of the objects, each once.
-func (all Objects) Kinds() (out []schema.GroupVersionKind) {
+// Kinds lists every kind of which the chart has objects.
+func Kinds() ([]schema.GroupVersionKind, error) {
+	v, err := HighAvailability() // with everything
+	if err != nil {
+		return nil, err
+	}
+	all, err := Render(v.With("-", "identity", "trustAnchorsPEM").With("-", "identity", "issuer", "certificatePEM").With("-", "identity", "issuer", "keyPEM"))
+	if err != nil {
+		return nil, err
+	}
+	var out []schema.GroupVersionKind
 	for _, o := range all {
 		if k := o.GroupVersionKind(); !slices.Contains(out, k) {
 			out = append(out, k)
 		}
 	}
-	return out
+	return out, nil
 }
 
 // Of are the objects of a component.

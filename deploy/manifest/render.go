@@ -67,8 +67,7 @@ func Render(v Values) (Objects, error) {
 		}
 		out = append(out, objects...)
 	}
-	out.sort()
-	return out, nil
+	return out.Sorted(), nil
 }
 
 // Defaults are the chart's values with v put over them.

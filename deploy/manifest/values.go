@@ -8,6 +8,7 @@ import (
 
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/strvals"
+	"sigs.k8s.io/yaml"
 
 	"github.com/tunmesh/tunmesh/deploy"
 )
@@ -78,6 +79,15 @@ func HighAvailability() (Values, error) {
 // Merge returns a copy with over put over it.
 func (v Values) Merge(over Values) Values {
 	return loader.MergeMaps(loader.MergeMaps(map[string]any{}, v), over)
+}
+
+// YAML writes the values.
+func (v Values) YAML() ([]byte, error) {
+	text, err := yaml.Marshal(map[string]any(v))
+	if err != nil {
+		return nil, fmt.Errorf("write values: %w", err)
+	}
+	return text, nil
 }
 
 // At is the value at a path, nil where there is none.

@@ -85,16 +85,16 @@ func (tg *target) refresh() {
 	first := tg.snap == nil
 	tg.snap = s
 	tg.setTerms(s.Traffic)
-	eps := make([]balance.Endpoint, len(s.Endpoints))
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
 		if m := tg.set.Get(e.Addr); m != nil && m.Value.used != nil && m.Value.used.up != tg.upstream(e) {
 			tg.set.Remove(m) // same address, other workload
 			m.Value.used.release()
 		}
-		eps[i] = balance.Endpoint{Addr: e.Addr, Weight: e.Weight}
 	}
-	_, removed := tg.set.Update(eps)
+	removed := tg.set.Update(len(s.Endpoints), func(i int) balance.Endpoint {
+		return balance.Endpoint{Addr: s.Endpoints[i].Addr, Weight: s.Endpoints[i].Weight}
+	})
 	for _, m := range removed {
 		if e := m.Value.used; e != nil {
 			e.release()
@@ -132,7 +132,7 @@ func (tg *target) upstream(e *discover.Endpoint) upstream.Endpoint {
 	if slices.Contains(tg.w.p.cfg.Addrs, e.Addr.Addr()) {
 		return upstream.Endpoint{Side: aio.App, Addr: e.Addr, Src: tg.dst.Addr()}
 	}
-	return upstream.Endpoint{Side: aio.Wire, Addr: e.Addr, Src: tg.w.p.source(e.Addr.Addr()), ID: e.Identity}
+	return upstream.Endpoint{Side: aio.Wire, Addr: e.Addr, Src: tg.w.p.source(e.Addr.Addr()), ID: e.Identity()}
 }
 
 // hint is what the control plane knows about the protocol.
@@ -207,7 +207,7 @@ func (e *endpoint) labels(p flow.Protocol, sni string) telemetry.Labels {
 		Target:    e.up.Addr,
 		Peer:      e.peer(p, sni),
 		Authority: e.tg.snap.Authority,
-		Dst:       []map[string]string{e.tg.snap.Labels, e.from.Labels.Map()},
+		Dst:       []map[string]string{e.tg.snap.Labels, e.from.Labels()},
 	}
 }
 
@@ -229,7 +229,7 @@ func (tg *target) release() {
 		tg.http.Release()
 	}
 	tg.retries.release()
-	_, removed := tg.set.Update(nil)
+	removed := tg.set.Update(0, nil)
 	for _, m := range removed {
 		if e := m.Value.used; e != nil {
 			e.release()

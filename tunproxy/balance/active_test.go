@@ -9,7 +9,7 @@ import (
 
 func newActive(seed uint64, n, active int) *Set[int] {
 	s := New[int](Config{Rand: source(seed), Active: active})
-	s.Update(endpoints(n))
+	update(s, endpoints(n))
 	return s
 }
 
@@ -38,7 +38,7 @@ func TestActiveStaysSound(t *testing.T) {
 				for i := range eps {
 					eps[i].Weight = uint32(1 + rnd.IntN(2)*9)
 				}
-				added, removed := s.Update(eps)
+				added, removed := update(s, eps)
 				for _, m := range added {
 					ready[m] = true
 				}
@@ -152,7 +152,7 @@ func TestWeightsOfThoseInTheChoice(t *testing.T) {
 		eps[i].Weight = uint32(1 + i%2*3)
 	}
 	s := New[int](Config{Rand: source(1), Active: 50})
-	s.Update(eps)
+	update(s, eps)
 	for range 200 { // the tables follow
 		s.Rotate()
 	}
@@ -191,7 +191,7 @@ func TestMemory(t *testing.T) {
 	}
 	before := heap()
 	s := New[int](Config{Rand: source(1), Active: 256})
-	s.Update(eps)
+	update(s, eps)
 	each := (int64(heap()) - int64(before)) / 10_000
 	t.Logf("%d bytes an endpoint", each)
 	if each > 500 {

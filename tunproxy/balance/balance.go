@@ -104,7 +104,7 @@ type Set[T any] struct {
 	ready   int
 	active  int
 	byAddr  index[T]
-	round   uint32      // of updates
+	named   bool        // what members of the last update have for named
 	alias   *aliasTable // nil while weights are equal
 	sampled []*Member[T]
 	stale   bool // alias is of those that were in the choice before
@@ -147,39 +147,39 @@ func (s *Set[T]) All(f func(*Member[T]) bool) {
 // Get is the member with an address, or nil.
 func (s *Set[T]) Get(addr netip.AddrPort) *Member[T] { return s.byAddr.get(addr) }
 
-// Update makes the members those of eps. Members that stay keep their statistics,
-// readiness and Value; new ones are ready and their Value is T's zero; removed ones
-// are never picked again, but their Begin and End still work. Of an address named
-// twice the last counts.
-func (s *Set[T]) Update(eps []Endpoint) (added, removed []*Member[T]) {
+// Update makes the members those n that at names. Members that stay keep their
+// statistics, readiness and Value; new ones are ready and their Value is T's zero;
+// removed ones are never picked again, but their Begin and End still work. Of an
+// address named twice the last counts.
+func (s *Set[T]) Update(n int, at func(i int) Endpoint) (removed []*Member[T]) {
 	first := s.ready == 0
-	s.round++
-	s.members = slices.Grow(s.members, max(len(eps)-len(s.members), 0))
-	named := 0
-	for _, e := range eps {
+	s.named = !s.named // all members have the other now
+	s.members = slices.Grow(s.members, max(n-len(s.members), 0))
+	count := 0
+	for i := range n {
+		e := at(i)
 		weight := e.Weight
 		if weight == 0 {
 			weight = DefaultWeight
 		}
 		if m := s.byAddr.get(e.Addr); m != nil {
 			m.weight = weight
-			if m.round != s.round {
-				m.round = s.round
-				named++
+			if m.named != s.named {
+				m.named = s.named
+				count++
 			}
 			continue
 		}
-		named++
-		m := &Member[T]{addr: e.Addr, weight: weight, set: s, turn: s.clock, round: s.round}
+		count++
+		m := &Member[T]{addr: e.Addr, weight: weight, set: s, turn: s.clock, named: s.named}
 		s.byAddr.add(m)
 		m.index = int32(len(s.members)) //nolint:gosec // a list of that many does not fit into memory
 		s.members = append(s.members, m)
 		m.SetReady(true)
-		added = append(added, m)
 	}
-	if named < len(s.members) {
+	if count < len(s.members) {
 		for _, m := range s.members {
-			if m.round != s.round {
+			if m.named != s.named {
 				removed = append(removed, m)
 			}
 		}
@@ -191,7 +191,7 @@ func (s *Set[T]) Update(eps []Endpoint) (added, removed []*Member[T]) {
 		s.shuffle()
 	}
 	s.reweigh()
-	return added, removed
+	return removed
 }
 
 func (s *Set[T]) remove(m *Member[T]) {

@@ -16,17 +16,20 @@ type Member[T any] struct {
 	set    *Set[T] // nil once removed
 	index  int32   // in set.members
 	weight uint32
-	round  uint32 // of the update that named it last
 
 	pending int32
-	rtt     float64       // peak-sensitive average, in ns
-	low     float64       // the least of the answers above rtt in a row, in ns
-	at      time.Duration // of the last answer that counted
-	turn    float64       // virtual time: picks, by weight
+	avg     float32       // peak-sensitive average, in ns: rtt and setRTT
+	low     float32       // the least of the answers above rtt in a row, in ns
 	known   bool          // has answered
 	answers uint8         // counted up to peakEvents
 	rises   uint8         // answers above rtt in a row, one per event
+	named   bool          // as set.named: by the last update
+	at      time.Duration // of the last answer that counted
+	turn    float64       // virtual time: picks, by weight
 }
+
+func (m *Member[T]) rtt() float64      { return float64(m.avg) }
+func (m *Member[T]) setRTT(ns float64) { m.avg = float32(ns) }
 
 // Addr is the endpoint's address.
 func (m *Member[T]) Addr() netip.AddrPort { return m.addr }
@@ -78,15 +81,16 @@ func (m *Member[T]) Penalize(now, d time.Duration) {
 	if s := m.set; s != nil {
 		rtt := float64(d)
 		if m.known {
-			rtt = max(rtt, s.decayed(m.rtt, now-m.at))
+			rtt = max(rtt, s.decayed(m.rtt(), now-m.at))
 		}
-		m.known, m.answers, m.rtt, m.rises, m.at = true, peakEvents, rtt, 0, now
+		m.setRTT(rtt)
+		m.known, m.answers, m.rises, m.at = true, peakEvents, 0, now
 	}
 }
 
 // Forget drops what is known of the member's answers: it is like a new one.
 func (m *Member[T]) Forget() {
-	m.known, m.answers, m.rtt, m.rises, m.low = false, 0, 0, 0, 0
+	m.known, m.answers, m.avg, m.rises, m.low = false, 0, 0, 0, 0
 }
 
 // RTT is the current estimate of the response time; 0 before the first answer.
@@ -94,7 +98,7 @@ func (m *Member[T]) RTT(now time.Duration) time.Duration {
 	if !m.known || m.set == nil {
 		return 0
 	}
-	return time.Duration(m.set.decayed(m.rtt, now-m.at))
+	return time.Duration(m.set.decayed(m.rtt(), now-m.at))
 }
 
 // Begin says that a request or connection goes to the member.
@@ -119,7 +123,7 @@ func (m *Member[T]) End(now time.Duration, o Outcome, rtt time.Duration) {
 	case Failure:
 		ns = max(ns, float64(s.cfg.DefaultRTT))
 	case Canceled:
-		if m.known && ns <= s.decayed(m.rtt, now-m.at) || !m.known && ns <= s.typical {
+		if m.known && ns <= s.decayed(m.rtt(), now-m.at) || !m.known && ns <= s.typical {
 			return // it had not waited long enough to say anything
 		}
 	}
@@ -130,25 +134,27 @@ func (m *Member[T]) End(now time.Duration, o Outcome, rtt time.Duration) {
 // learn takes an answer into the average.
 func (m *Member[T]) learn(now time.Duration, ns float64) {
 	s := m.set
-	elapsed := now - m.at
+	elapsed, began := now-m.at, now-time.Duration(ns)
+	ns = float64(float32(ns)) // as it is kept: an answer like the average is none above it
 	switch {
 	case !m.known:
 		m.known = true
-		m.rtt = ns
+		m.setRTT(ns)
 		if ns > s.typical { // one answer is no peak yet
-			m.rtt, m.rises, m.low = s.typical, 1, ns
+			m.setRTT(s.typical)
+			m.rises, m.low = 1, float32(ns)
 		}
-	case ns <= m.rtt && m.answers < peakEvents:
+	case ns <= m.rtt() && m.answers < peakEvents:
 		m.rises = 0
-		m.rtt = ns // the first answers of a process are often slow: the best of them counts
-	case ns <= m.rtt:
+		m.setRTT(ns) // the first answers of a process are often slow: the best of them counts
+	case ns <= m.rtt():
 		m.rises = 0
 		weight := evidence
 		if elapsed > s.cfg.Decay/8 { // below that, evidence is the larger
 			weight = max(weight, 1-math.Exp(-float64(elapsed)/float64(s.cfg.Decay)))
 		}
-		m.rtt += (ns - m.rtt) * weight
-	case m.rises > 0 && now-time.Duration(ns) < m.at:
+		m.setRTT(m.rtt() + (ns-m.rtt())*weight)
+	case m.rises > 0 && began < m.at:
 		return // was under way when the last one ended: the same event
 	default:
 		m.rise(ns)
@@ -159,14 +165,14 @@ func (m *Member[T]) learn(now time.Duration, ns float64) {
 
 // rise takes an answer above the average: a hint, until there were enough of them.
 func (m *Member[T]) rise(ns float64) {
-	if m.rises == 0 || ns < m.low {
-		m.low = ns
+	if m.rises == 0 || ns < float64(m.low) {
+		m.low = float32(ns)
 	}
 	if m.rises++; m.rises < peakEvents {
-		m.rtt += (min(ns, 2*m.rtt+smoothing) - m.rtt) * evidence
+		m.setRTT(m.rtt() + (min(ns, 2*m.rtt()+smoothing)-m.rtt())*evidence)
 		return
 	}
-	m.rtt, m.rises = max(m.rtt, m.low), 0
+	m.avg, m.rises = max(m.avg, m.low), 0
 }
 
 // cost is what Pick compares.
@@ -175,7 +181,7 @@ func (m *Member[T]) cost(now time.Duration) float64 {
 	rtt := s.typical
 	switch {
 	case m.known:
-		rtt = s.decayed(m.rtt, now-m.at)
+		rtt = s.decayed(m.rtt(), now-m.at)
 		if m.answers < peakEvents {
 			rtt = min(rtt, s.typical)
 		}

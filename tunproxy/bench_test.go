@@ -46,6 +46,10 @@ var (
 	podA    = netip.MustParseAddr("10.0.0.1")
 )
 
+func workloadOf(name string) discover.Workload {
+	return discover.WorkloadOf("", mtlstest.ID(name), discover.Labels{})
+}
+
 func newPair(tb testing.TB, app func(aio.Conn)) *pair {
 	tb.Helper()
 	p := &pair{tb: tb, loop: aiotest.NewLoop(), port: 40_000, app: app}
@@ -53,10 +57,10 @@ func newPair(tb testing.TB, app func(aio.Conn)) *pair {
 	ca := mtlstest.NewCA(tb)
 	p.target = discover.NewTarget(service, &discover.Snapshot{
 		Kind: discover.Service, Authority: "web.test:80", Labels: map[string]string{"service": "web"},
-		Endpoints: []discover.Endpoint{{Addr: behind, Weight: 1, Identity: mtlstest.ID("b"), Labels: discover.LabelsOf(map[string]string{"pod": "b-1"})}},
+		Endpoints: []discover.Endpoint{{Addr: behind, Weight: 1, Workload: workloadOf("b"), Own: discover.LabelsOf(map[string]string{"pod": "b-1"})}},
 	})
 	client := netip.AddrPortFrom(podA, behind.Port())
-	caller := discover.NewTarget(client, &discover.Snapshot{Kind: discover.Pod, Endpoints: []discover.Endpoint{{Addr: client, Identity: mtlstest.ID("a")}}})
+	caller := discover.NewTarget(client, &discover.Snapshot{Kind: discover.Pod, Endpoints: []discover.Endpoint{{Addr: client, Workload: workloadOf("a")}}})
 	p.a = newWorker(p.sidecar(ca, mtlstest.ID("a"), podA, p.target), p.loop)
 	p.b = newWorker(p.sidecar(ca, mtlstest.ID("b"), behind.Addr(), caller), p.loop)
 	return p

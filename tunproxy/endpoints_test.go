@@ -16,7 +16,7 @@ func manyEndpoints(first, n int) *discover.Snapshot {
 	for i := first; i < first+n; i++ {
 		addr := netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})
 		s.Endpoints = append(s.Endpoints, discover.Endpoint{
-			Addr: netip.AddrPortFrom(addr, 80), Weight: 10_000, Labels: discover.LabelsOf(map[string]string{"pod": fmt.Sprint("web-", i)}),
+			Addr: netip.AddrPortFrom(addr, 80), Weight: 10_000, Own: discover.LabelsOf(map[string]string{"pod": fmt.Sprint("web-", i)}),
 		})
 	}
 	return s
@@ -34,7 +34,7 @@ func liveHeap() int64 {
 // what was discovered; nothing of those that no request goes to, and no more after
 // they all were replaced by others, some at a time.
 func TestKeptOfManyEndpoints(t *testing.T) {
-	const n, limit = 10_000, 160
+	const n, limit = 10_000, 140
 	p := newPair(t, nil)
 	w := p.a
 	all := manyEndpoints(0, 2*n).Endpoints
@@ -114,7 +114,7 @@ func TestRest(t *testing.T) {
 // TestManyTargets: 100 targets of 100 endpoints each take what one of 10,000 takes,
 // discovered and on a loop, and little besides.
 func TestManyTargets(t *testing.T) {
-	const n, limit = 100, 5 << 20
+	const n, limit = 100, 4 << 20
 	p := newPair(t, nil)
 	before := liveHeap()
 	for i := range n {

@@ -60,7 +60,7 @@ func (o tapped) meta(x *exchange.Exchange) tap.Meta {
 		if labels == nil {
 			labels = map[string]string{}
 		}
-		maps.Copy(labels, e.from.Labels.Map())
+		maps.Copy(labels, e.from.Labels())
 		m.Destination = tap.Peer{Addr: e.up.Addr, Labels: identified(labels, "server_id", peer)}
 		m.TLS = tlsOf(peer)
 	}

@@ -308,7 +308,7 @@ func (c *control) Lookup(loop aio.Loop, dst netip.AddrPort, done func(*discover.
 	t, silent := c.w.targets[dst], c.w.silent[dst]
 	if name := c.w.pods[dst.Addr()]; t == nil && name != "" {
 		// A pod of the mesh is known by its own address, on every port.
-		t = discover.NewTarget(dst, &discover.Snapshot{Kind: discover.Pod, Endpoints: []discover.Endpoint{{Addr: dst, Weight: 10000, Identity: id(name)}}})
+		t = discover.NewTarget(dst, &discover.Snapshot{Kind: discover.Pod, Endpoints: []discover.Endpoint{{Addr: dst, Weight: 10000, Workload: discover.WorkloadOf("", id(name), discover.Labels{})}}})
 		c.w.targets[dst] = t
 	}
 	if t == nil && !silent {
@@ -384,9 +384,9 @@ func (w *world) target(addr string, s *discover.Snapshot) *discover.Target {
 // endpoint reads "IP:port" (plain) or "IP:port=name" (a pod of that name).
 func (w *world) endpoint(s string) discover.Endpoint {
 	addr, name, meshed := cut(s)
-	e := discover.Endpoint{Addr: netip.MustParseAddrPort(addr), Weight: 10000, Labels: discover.LabelsOf(map[string]string{"pod": name})}
+	e := discover.Endpoint{Addr: netip.MustParseAddrPort(addr), Weight: 10000, Own: discover.LabelsOf(map[string]string{"pod": name})}
 	if meshed {
-		e.Identity = id(name)
+		e.Workload = discover.WorkloadOf("", id(name), discover.Labels{})
 	}
 	return e
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/rpc/wire"
 )
 
-// Labels are an endpoint's, in one piece of memory: a map of each of ten thousand
+// Labels are an endpoint's or a workload's, in one piece of memory: a map of each of ten thousand
 // endpoints would take more than all the rest of them, and few are ever asked for
 // theirs. Equal labels are ==. The zero value is none.
 type Labels struct{ packed string } // sorted by name; each text with its length before it
@@ -23,28 +23,32 @@ func LabelsOf(m map[string]string) Labels {
 	return Labels{string(b)}
 }
 
-// labels packs what came; l is sorted by it.
-func (r *reader) labels(l []wire.Label) Labels {
+// own is the label that tells the endpoints of a workload apart.
+const own = "pod"
+
+// labels packs what came, an endpoint's own apart from the others; l is sorted by it.
+func (r *reader) labels(l []wire.Label) {
 	slices.SortStableFunc(l, func(a, b wire.Label) int { return bytes.Compare(a.Name, b.Name) })
-	r.pack = r.pack[:0]
+	r.own, r.others = r.own[:0], r.others[:0]
 	for i := range l {
 		if i+1 < len(l) && bytes.Equal(l[i].Name, l[i+1].Name) {
 			continue // a later one counts
 		}
-		r.pack = appendText(appendText(r.pack, l[i].Name), l[i].Value)
+		to := &r.others
+		if string(l[i].Name) == own {
+			to = &r.own
+		}
+		*to = appendText(appendText(*to, l[i].Name), l[i].Value)
 	}
-	return Labels{string(r.pack)}
 }
 
-// Map unpacks them; it is the caller's.
-func (l Labels) Map() map[string]string {
-	m := map[string]string{}
+// into unpacks them.
+func (l Labels) into(m map[string]string) {
 	for rest := l.packed; rest != ""; {
 		var name string
 		name, rest = cutText(rest)
 		m[name], rest = cutText(rest)
 	}
-	return m
 }
 
 func appendText(b, text []byte) []byte {

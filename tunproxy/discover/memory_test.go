@@ -57,10 +57,10 @@ func TestMemory(t *testing.T) {
 	u = wire.Update{}
 	live, all := memory()
 	t.Logf("an endpoint: %d bytes on the wire, %d kept, %d allocated meanwhile", len(b)/n, (live-before)/n, (all-total)/n)
-	if each := (live - before) / n; each > 280 {
+	if each := (live - before) / n; each > 128 {
 		t.Errorf("%d bytes are kept of an endpoint", each)
 	}
-	if each := (all - total) / n; each > 480 {
+	if each := (all - total) / n; each > 400 {
 		t.Errorf("%d bytes are allocated for an endpoint", each)
 	}
 
@@ -130,7 +130,7 @@ func TestMessagesAreLetGo(t *testing.T) {
 			break
 		}
 	}
-	if len(kept[0].Endpoints) != 1 || kept[0].Endpoints[0].Labels.Map()["pod"] != "api-0" {
+	if len(kept[0].Endpoints) != 1 || kept[0].Endpoints[0].Labels()["pod"] != "api-0" {
 		t.Errorf("%+v", kept[0])
 	}
 	runtime.KeepAlive(&r)

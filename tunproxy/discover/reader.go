@@ -10,17 +10,17 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/rpc/wire"
 )
 
-// maxShared bounds the zones and identities that a reader keeps, so that the
-// endpoints which have them share one. Others have their own copy.
+// maxShared bounds the workloads that a reader remembers by what came, so that they
+// are neither parsed nor looked for again. Most Services have one.
 const maxShared = 64
 
 // reader makes the snapshots of one target, and what its endpoints share. Its
 // zero value is good.
 type reader struct {
-	m     wire.Endpoint // used again for each of a message
-	pack  []byte
-	zones map[string]string
-	ids   map[string]spiffe.ID
+	m           wire.Endpoint // used again for each of a message
+	own, others []byte        // its labels
+	key         []byte
+	workloads   map[string]Workload
 }
 
 // endpoints puts and removes; it returns a new list in the old one's order.
@@ -96,44 +96,36 @@ func (r *reader) endpoint(to *Endpoint, b []byte) error {
 	if err != nil {
 		return fmt.Errorf("endpoint %s: %w", a, err)
 	}
-	*to = Endpoint{Addr: a, Weight: m.Weight, Zone: r.zone(m.Zone), Protocol: p, Labels: r.labels(m.Labels)}
-	if len(m.Identity) > 0 { // "" alone means "not meshed"; what can't be read must not
-		if to.Identity, err = r.identity(m.Identity); err != nil {
-			return fmt.Errorf("endpoint %s: %w", a, err)
-		}
+	r.labels(m.Labels)
+	w, err := r.workload(m.Zone, m.Identity)
+	if err != nil {
+		return fmt.Errorf("endpoint %s: %w", a, err)
 	}
+	*to = Endpoint{Addr: a, Weight: m.Weight, Protocol: p, Workload: w, Own: Labels{string(r.own)}}
 	return nil
 }
 
-func (r *reader) zone(b []byte) string {
-	if s, ok := r.zones[string(b)]; ok {
-		return s
+// workload is that of an endpoint whose labels were read.
+func (r *reader) workload(zone, identity []byte) (Workload, error) {
+	r.key = append(appendText(appendText(r.key[:0], zone), identity), r.others...)
+	if w, ok := r.workloads[string(r.key)]; ok {
+		return w, nil
 	}
-	s := string(b)
-	if r.zones == nil {
-		r.zones = map[string]string{}
+	var id spiffe.ID
+	if len(identity) > 0 { // "" alone means "not meshed"; what can't be read must not
+		var err error
+		if id, err = spiffe.Parse(string(identity)); err != nil {
+			return Workload{}, err
+		}
 	}
-	if len(r.zones) < maxShared {
-		r.zones[s] = s
+	w := WorkloadOf(string(zone), id, Labels{string(r.others)})
+	if r.workloads == nil {
+		r.workloads = map[string]Workload{}
 	}
-	return s
-}
-
-func (r *reader) identity(b []byte) (spiffe.ID, error) {
-	if id, ok := r.ids[string(b)]; ok {
-		return id, nil
+	if len(r.workloads) < maxShared {
+		r.workloads[string(r.key)] = w
 	}
-	id, err := spiffe.Parse(string(b))
-	if err != nil {
-		return id, err
-	}
-	if r.ids == nil {
-		r.ids = map[string]spiffe.ID{}
-	}
-	if len(r.ids) < maxShared {
-		r.ids[string(b)] = id
-	}
-	return id, nil
+	return w, nil
 }
 
 // address wants the canonical form, so that one endpoint has one spelling.

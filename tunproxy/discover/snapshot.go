@@ -65,19 +65,28 @@ type Snapshot struct {
 
 // Endpoint is a place that a target's connections go. It is comparable.
 type Endpoint struct {
-	Addr   netip.AddrPort
-	Weight uint32 // at least 1; 10000 is the default
-	Zone   string
-	// Identity is the only one accepted from this endpoint. The zero ID is the
-	// explicit statement that it speaks plain text.
-	Identity spiffe.ID
+	Addr     netip.AddrPort
+	Weight   uint32 // at least 1; 10000 is the default
 	Protocol flow.Protocol
-	// Labels of the endpoint in metrics, without "dst_".
-	Labels Labels
+	Workload Workload
+	// Own are the labels that the rest of the workload does not have.
+	Own Labels
 }
 
+// Identity is the only one accepted from this endpoint. The zero ID is the
+// explicit statement that it speaks plain text.
+func (e *Endpoint) Identity() spiffe.ID { return e.Workload.Identity() }
+
 // Meshed reports whether the endpoint has a sidecar.
-func (e *Endpoint) Meshed() bool { return !e.Identity.IsZero() }
+func (e *Endpoint) Meshed() bool { return !e.Identity().IsZero() }
+
+// Labels of the endpoint in metrics, without "dst_"; they are the caller's.
+func (e *Endpoint) Labels() map[string]string {
+	m := map[string]string{}
+	e.Workload.Labels().into(m)
+	e.Own.into(m)
+	return m
+}
 
 var errNoKind = errors.New("the target has no kind")
 

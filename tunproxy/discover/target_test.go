@@ -64,7 +64,7 @@ func TestBootstrap(t *testing.T) {
 	n := target.Load()
 	if n.Kind != discover.Service || n.Protocol != flow.HTTP2 || n.Ref != (discover.Ref{Kind: "Service", Namespace: "prod", Name: "api", Port: 80}) ||
 		n.Authority != "api.prod.svc.cluster.local:80" || n.Labels["service"] != "api" || addrs(n) != "10.1.0.1:8080 10.1.0.2:8080" ||
-		n.Endpoints[0].Identity != mtlstest.ID("api") || !n.Endpoints[0].Meshed() || n.Endpoints[0].Weight != 10000 || n.Endpoints[1].Labels.Map()["pod"] != "10.1.0.2:8080" {
+		n.Endpoints[0].Identity() != mtlstest.ID("api") || !n.Endpoints[0].Meshed() || n.Endpoints[0].Weight != 10000 || n.Endpoints[1].Labels()["pod"] != "10.1.0.2:8080" {
 		t.Errorf("snapshot %+v", n)
 	}
 	// The second time it is there at once.

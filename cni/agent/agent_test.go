@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 func config(dir string) agent.Config {
 	return agent.Config{
 		Dir: dir, Node: "n1", TrustAnchorsFile: filepath.Join(dir, "anchors.pem"),
-		Control: netip.MustParseAddrPort("10.244.0.1:8086"), ControlID: "spiffe://cluster.local/ns/tunmesh/sa/mesh-control",
+		Control: "10.244.0.1:8086", ControlID: "spiffe://cluster.local/ns/tunmesh/sa/mesh-control",
 		KeeperCommand: []string{"/proc/self/exe", "keeper"}, Version: "test", Log: slog.New(slog.DiscardHandler),
 	}
 }
@@ -274,7 +274,7 @@ func TestBadConfig(t *testing.T) {
 	for name, change := range map[string]func(*agent.Config){
 		"dir":     func(c *agent.Config) { c.Dir = "" },
 		"anchors": func(c *agent.Config) { c.TrustAnchorsFile = "" },
-		"control": func(c *agent.Config) { c.Control = netip.AddrPort{} },
+		"control": func(c *agent.Config) { c.Control = "10.244.0.1" },
 		"id":      func(c *agent.Config) { c.ControlID = "mesh-control" },
 		"keeper":  func(c *agent.Config) { c.KeeperCommand = nil },
 	} {

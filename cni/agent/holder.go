@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -62,13 +64,16 @@ func (h *holder) start() error {
 	cmd := exec.Command(h.command[0], append(append([]string(nil), h.command[1:]...), h.path)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Dir = "/"
+	// Until it has begun; then it lets go of this, as it outlives who reads it.
+	var said bytes.Buffer
+	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the keeper: %w", err)
 	}
 	h.log.Info("started the keeper", "pid", cmd.Process.Pid)
 	go func() {
 		err := cmd.Wait()
-		h.log.Warn("the keeper ended", "error", err)
+		h.log.Warn("the keeper ended", "error", err, "said", strings.TrimSpace(said.String()))
 	}()
 	return nil
 }

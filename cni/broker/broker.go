@@ -83,9 +83,11 @@ func (r *AttachRequest) validate() error {
 type Mesh struct {
 	Node         string
 	TrustAnchors string // PEM
-	Control      netip.AddrPort
-	ControlID    string // SPIFFE URI
-	Networks     []netip.Prefix
+	// Control are the control plane's addresses; a sidecar is told the first one
+	// of a family that its pod has.
+	Control   []netip.AddrPort
+	ControlID string // SPIFFE URI
+	Networks  []netip.Prefix
 }
 
 // Config of a Broker; all fields are required.

@@ -185,7 +185,7 @@ func (w *world) startBroker(t *testing.T) {
 	w.b = broker.New(broker.Config{
 		StateDir: dir, Containers: w.reg, Holder: w.hold, Log: slog.New(slog.DiscardHandler),
 		Mesh: func() (broker.Mesh, error) {
-			return broker.Mesh{Node: "n", TrustAnchors: "PEM", Control: netip.MustParseAddrPort("10.244.0.1:8086"), ControlID: "spiffe://cluster.local/ns/tunmesh/sa/mesh-control"}, nil
+			return broker.Mesh{Node: "n", TrustAnchors: "PEM", Control: []netip.AddrPort{netip.MustParseAddrPort("[fd00::1]:8086"), netip.MustParseAddrPort("10.244.0.1:8086")}, ControlID: "spiffe://cluster.local/ns/tunmesh/sa/mesh-control"}, nil
 		},
 	})
 	t.Cleanup(w.b.Close)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -237,6 +238,10 @@ func (p *pod) message() (*handover.Message, error) {
 	if err != nil {
 		return nil, fmt.Errorf("describe the mesh: %w", err)
 	}
+	control, err := reachable(mesh.Control, p.req.Addrs)
+	if err != nil {
+		return nil, fmt.Errorf("describe the mesh: %w", err)
+	}
 	return &handover.Message{
 		Version:        handover.Version,
 		Pod:            p.req.Pod,
@@ -246,9 +251,21 @@ func (p *pod) message() (*handover.Message, error) {
 		AllowProtocols: p.req.AllowProtocols,
 		Node:           mesh.Node,
 		TrustAnchors:   mesh.TrustAnchors,
-		Control:        mesh.Control,
+		Control:        control,
 		ControlID:      id,
 		Networks:       mesh.Networks,
 		Annotations:    p.req.Annotations,
 	}, nil
+}
+
+// reachable is the first address of a family that the pod has.
+func reachable(control []netip.AddrPort, pod []netip.Addr) (netip.AddrPort, error) {
+	for _, c := range control {
+		for _, a := range pod {
+			if c.Addr().Is4() == a.Is4() {
+				return c, nil
+			}
+		}
+	}
+	return netip.AddrPort{}, fmt.Errorf("the control plane is at %v, and the pod has %v: they share no family of addresses", control, pod)
 }

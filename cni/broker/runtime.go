@@ -54,7 +54,7 @@ func (r *Runtime) Verify(ctx context.Context, sandbox string, p Process) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the runtime does not say that container %s runs: %w", c.ID, ctx.Err())
+			return busyError("the runtime does not say that container " + c.ID + " runs")
 		case <-time.After(startPoll):
 		}
 	}
@@ -63,8 +63,8 @@ func (r *Runtime) Verify(ctx context.Context, sandbox string, p Process) error {
 // container is the sidecar's, if p is in its cgroup.
 func (r *Runtime) container(ctx context.Context, sandbox string, p Process) (cri.Container, error) {
 	all, err := r.cri.Containers(ctx, sandbox)
-	if err != nil {
-		return cri.Container{}, err
+	if err != nil { // it may be starting again, and the sidecar can wait for that
+		return cri.Container{}, busyError(err.Error())
 	}
 	known := false
 	for _, c := range all {

@@ -8,6 +8,16 @@ import (
 	"os"
 )
 
+// PutProgram copies the plugin, and nothing else.
+func (i *Installer) PutProgram() error {
+	unlock, err := lock(i.cfg.StateDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return i.copyProgram()
+}
+
 // copyProgram puts the plugin's program into its folder: whole or not at all,
 // and without a moment in which there is none.
 func (i *Installer) copyProgram() error {

@@ -13,15 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockName in the state folder: agents of two releases, and the plugin's last
+// LockName is a file in the state folder: agents of two releases, and the plugin's last
 // DEL, may want to edit at the same time.
-const lockName = "install.lock"
+const LockName = "install.lock"
 
 func lock(stateDir string) (unlock func(), err error) {
 	if err := os.MkdirAll(stateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("lock the installation: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(stateDir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(stateDir, LockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the installation: %w", err)
 	}

@@ -35,7 +35,7 @@ const (
 )
 
 type request struct {
-	Op    string // put, get, delete, list
+	Op    string // put, get, delete, list, end
 	Name  string
 	After string // list: names greater than this
 }
@@ -50,6 +50,7 @@ type reply struct {
 // Server is the keeper's process.
 type Server struct {
 	log *slog.Logger
+	end context.CancelFunc // ends Run
 	mu  sync.Mutex
 	fds map[string][]int
 }
@@ -65,6 +66,8 @@ func (s *Server) Run(ctx context.Context, path string) error {
 	if err != nil {
 		return fmt.Errorf("keeper: %w", err)
 	}
+	ctx, s.end = context.WithCancel(ctx)
+	defer s.end()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	defer l.Close()
@@ -118,6 +121,10 @@ func (s *Server) serve(ctx context.Context, uc *net.UnixConn) {
 			s.log.Warn("answer the agent", "op", q.Op, "name", q.Name, "error", err)
 			return
 		}
+		if q.Op == "end" {
+			s.end()
+			return
+		}
 	}
 }
 
@@ -146,6 +153,8 @@ func (s *Server) do(q request, fds []int) (reply, []int) {
 	case "delete":
 		seqpacket.CloseAll(s.fds[q.Name])
 		delete(s.fds, q.Name)
+		return reply{}, nil
+	case "end":
 		return reply{}, nil
 	case "list":
 		var names []string
@@ -234,6 +243,28 @@ func (k *Client) List() ([]string, error) {
 		}
 		after = r.Names[len(r.Names)-1]
 	}
+}
+
+// End closes everything held and ends the keeper.
+func (k *Client) End() error {
+	_, _, err := k.call(request{Op: "end"})
+	return err
+}
+
+// Detach lets go of the standard streams: they are the agent's, which reads them
+// no longer than it lives.
+func Detach() error {
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open /dev/null: %w", err)
+	}
+	defer unix.Close(null)
+	for fd := range 3 {
+		if err := unix.Dup3(null, fd, 0); err != nil {
+			return fmt.Errorf("let go of the standard streams: %w", err)
+		}
+	}
+	return nil
 }
 
 // SetNoFile raises the limit of open files to the hard limit: three to six

@@ -117,8 +117,6 @@ func Receive(ctx context.Context, addr string) (*Handover, error) {
 	}
 }
 
-var errBusy = errors.New("another process holds the queues")
-
 func once(ctx context.Context, addr string, ask Ask, fds []int) (*Handover, error) {
 	c, err := seqpacket.Dial(ctx, addr)
 	if err != nil {
@@ -149,7 +147,7 @@ func exchange(c *seqpacket.Conn, ask Ask, fds []int) (*Handover, error) {
 	}
 	switch {
 	case a.Refused != "" && a.Busy:
-		err = errBusy
+		err = fmt.Errorf("the node agent asks to wait: %s", a.Refused)
 	case a.Refused != "":
 		err = &RefusedError{Reason: a.Refused}
 	case ask.Resume:

@@ -25,36 +25,46 @@ const (
 )
 
 func (a *app) checkCommand() *cobra.Command {
-	var (
-		output string
-		wait   time.Duration
-	)
+	var f checkFlags
 	c := &cobra.Command{
-		Use:   "check --local [NAME]",
-		Short: "Check this machine and a local mesh for problems",
-		Long: `Checks what a local mesh needs of this machine and, when one is running, that it
-is healthy. Exits with 1 when a check fails; warnings do not fail.`,
-		Example: `  meshctl check --local
+		Use:   "check",
+		Short: "Check a cluster or this machine, and the mesh there, for problems",
+		Long: `Checks what a mesh needs of a Kubernetes cluster and, when one is installed, that
+it is healthy; with --local, the same of this machine and a local mesh. Exits with
+1 when a check fails; warnings do not fail. What may come right by itself, such as
+a control plane that is starting, is waited for.`,
+		Example: `  meshctl check --pre
+  meshctl check
+  meshctl check --proxy -n emojivoto
   meshctl check --local demo -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "table" && output != "json" && output != "short" {
-				return usage("-o %s: want table, json or short", output)
+			if f.output != "table" && f.output != "json" && f.output != "short" {
+				return usage("-o %s: want table, json or short", f.output)
 			}
-			deadline := time.Now().Add(wait)
-			var cats []render.CheckCategory
-			for {
-				cats = a.checks(cmd.Context())
-				if render.Passed(cats) || time.Now().After(deadline) || cmd.Context().Err() != nil {
-					break
-				}
-				time.Sleep(500 * time.Millisecond)
+			local := cmd.Flags().Changed("local") || a.env("TUNMESH_LOCAL") != ""
+			if local && (f.pre || f.proxy) {
+				return usage("--pre and --proxy are of clusters, and --local is not")
 			}
-			var err error
-			if output == "json" {
+			if f.pre && f.proxy {
+				return usage("--pre is before there are proxies: leave --proxy out")
+			}
+			if local && !cmd.Flags().Changed("wait") {
+				f.wait = 0
+			}
+			var (
+				cats []render.CheckCategory
+				err  error
+			)
+			if local {
+				cats = a.localChecks(cmd.Context(), f)
+			} else if cats, err = a.clusterChecks(cmd.Context(), f); err != nil {
+				return err
+			}
+			if f.output == "json" {
 				err = render.ChecksJSON(a.out, cats)
 			} else {
-				err = render.Checks(a.out, cats, output == "short")
+				err = render.Checks(a.out, cats, f.output == "short")
 			}
 			if err == nil && !render.Passed(cats) {
 				return &exitError{code: exitFailed}
@@ -62,9 +72,33 @@ is healthy. Exits with 1 when a check fails; warnings do not fail.`,
 			return err
 		},
 	}
-	c.Flags().StringVarP(&output, "output", "o", "table", "table, short or json")
-	c.Flags().DurationVar(&wait, "wait", 0, "try failing checks again for so long")
+	fl := c.Flags()
+	fl.StringVarP(&f.output, "output", "o", "table", "table, short or json")
+	fl.DurationVar(&f.wait, "wait", 5*time.Minute, "wait so long for what may come right by itself (with --local: 0s)")
+	fl.BoolVar(&f.pre, "pre", false, "check a cluster before anything is installed in it")
+	fl.BoolVar(&f.proxy, "proxy", false, "check the sidecars, too; those of -n, or all")
 	return c
+}
+
+type checkFlags struct {
+	output     string
+	wait       time.Duration
+	pre, proxy bool
+}
+
+// localChecks are those of this machine, again while one fails and there is time.
+func (a *app) localChecks(ctx context.Context, f checkFlags) []render.CheckCategory {
+	deadline := time.Now().Add(f.wait)
+	for {
+		cats := a.checks(ctx)
+		if render.Passed(cats) || time.Now().After(deadline) || ctx.Err() != nil {
+			return cats
+		}
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
 }
 
 func check(description, anchor string, f func() error) render.CheckResult {

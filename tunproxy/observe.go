@@ -175,7 +175,7 @@ func (m requestMetrics) End(x *exchange.Exchange, r *exchange.Result) {
 }
 
 func responseOf(a exchange.Answer) telemetry.Response {
-	r := telemetry.Response{Status: a.Status, GRPC: a.GRPCStatus, Latency: a.Total}
+	r := telemetry.Response{Status: a.Status, GRPC: a.GRPCStatus, Latency: a.Total, Redelivered: a.Redelivered}
 	switch {
 	case a.WasReset:
 		r.Error = "h2(" + a.Reset.String() + ")"

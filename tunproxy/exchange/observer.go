@@ -39,6 +39,9 @@ type Answer struct {
 	// Total is the time to the end; from the request's head for the first
 	// endpoint, else from when the request was sent to this one.
 	Total time.Duration
+	// Redelivered: the endpoint did not act on the request, as far as the
+	// protocol or the method lets one know, and it goes to another by itself.
+	Redelivered bool
 }
 
 // sent tells that the request goes to the current endpoint.

@@ -140,7 +140,9 @@ func (x *Exchange) upstreamAborted(code message.Code, err error) {
 		x.breakResponse(code, err)
 	case (!delivered || unanswered) && x.keep && len(x.tried)+1 < maxAttempts:
 		x.leaveUp()
-		x.left(x.answerOf(code, err))
+		a := x.answerOf(code, err)
+		a.Redelivered = true
+		x.left(a)
 		x.endAttempt(Undelivered)
 		if unanswered {
 			x.tried = append(x.tried, nil) // it turned nothing down

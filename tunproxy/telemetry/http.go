@@ -14,7 +14,8 @@ const NoGRPCStatus = -1
 type Requests struct{ sets *sets[httpMetrics] }
 
 type httpMetrics struct {
-	requests Counter
+	requests    Counter
+	redelivered Counter
 	// seen grows with each new kind of response and is otherwise read only.
 	seen atomic.Pointer[responses]
 	mu   sync.Mutex // for growth
@@ -52,6 +53,8 @@ type Response struct {
 	Error string
 	// Latency is from the request's head to the response's end.
 	Latency time.Duration
+	// Redelivered: nobody acted on the request here; it was sent elsewhere.
+	Redelivered bool
 }
 
 // Failure is Linkerd's default classification: a broken stream, a 5xx, or a
@@ -67,7 +70,8 @@ func (r *Response) Failure() bool {
 	return false
 }
 
-// NewRequests registers request_total, response_total and response_latency_ms.
+// NewRequests registers request_total, request_redelivered_total, response_total
+// and response_latency_ms.
 // prefix is put before the names ("", "control_").
 func NewRequests(r *Registry, prefix string) *Requests {
 	return &Requests{newSets(r, func(t *text, all []*set[httpMetrics]) { printHTTP(t, prefix, all) })}
@@ -116,6 +120,9 @@ func (h HTTP) Response(r Response) {
 	c := h.set.metrics.class(&r)
 	c.n.Inc()
 	c.status.latency.Observe(r.Latency)
+	if r.Redelivered {
+		h.set.metrics.redelivered.Inc()
+	}
 }
 
 func (m *httpMetrics) class(r *Response) *class {
@@ -195,6 +202,13 @@ func printHTTP(t *text, prefix string, all []*set[httpMetrics]) {
 	t.family(name, "Total count of HTTP requests.", counter)
 	for _, s := range all {
 		t.sample(name, s.labels, "", s.metrics.requests.Value())
+	}
+	name = prefix + "request_redelivered_total"
+	t.family(name, "Total count of HTTP requests that their endpoint did not act on and that were sent to another.", counter)
+	for _, s := range all {
+		if n := s.metrics.redelivered.Value(); n > 0 {
+			t.sample(name, s.labels, "", n)
+		}
 	}
 	name = prefix + "response_latency_ms"
 	t.family(name, "Elapsed times between a request's headers being received and its response stream completing.", histogram)

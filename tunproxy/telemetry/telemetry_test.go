@@ -483,3 +483,21 @@ func TestLargeText(t *testing.T) {
 		t.Errorf("%d bytes in one, %d in pieces", len(text), size)
 	}
 }
+
+func TestRedelivered(t *testing.T) {
+	r := telemetry.NewRegistry(telemetry.Config{})
+	m := telemetry.NewRequests(r, "")
+	h := m.Handle(outbound())
+	h.Request()
+	h.Response(telemetry.Response{Status: 200, GRPC: telemetry.NoGRPCStatus})
+	var b strings.Builder
+	if _, err := r.WriteTo(&b); err != nil || strings.Contains(b.String(), "request_redelivered_total{") {
+		t.Errorf("nothing was: %v\n%s", err, &b)
+	}
+	h.Request()
+	h.Response(telemetry.Response{GRPC: telemetry.NoGRPCStatus, Error: "h2(REFUSED_STREAM)", Redelivered: true})
+	b.Reset()
+	if _, err := r.WriteTo(&b); err != nil || !strings.Contains(b.String(), "request_redelivered_total{") || !strings.Contains(b.String(), "h2(REFUSED_STREAM)\"} 1") {
+		t.Errorf("one was: %v\n%s", err, &b)
+	}
+}

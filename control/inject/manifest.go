@@ -65,24 +65,33 @@ func Manifests(in []byte, cfg Config) (out []byte, reports []Report, err error) 
 		c.NamespaceAnnotations = inherit2(cfg.NamespaceAnnotations, namespaces[ns])
 		return c
 	}
-	return rewrite(docs, func(ns string, ann map[string]string, spec *corev1.PodSpec) (map[string]string, Reason, error) {
-		return Pod(ann, spec, of(ns))
-	}, func(ns string, ann map[string]string) []string { return Notes(ann, of(ns)) })
+	return rewrite(docs, func(o map[string]any) (*Report, bool, error) {
+		return one(o, func(ns string, ann map[string]string, spec *corev1.PodSpec) (map[string]string, Reason, error) {
+			return Pod(ann, spec, of(ns))
+		}, func(ns string, ann map[string]string) []string { return Notes(ann, of(ns)) })
+	})
 }
 
-// Unmanifests takes the sidecar out of every workload of a stream.
+// Unmanifests takes the sidecar out of every workload of a stream, or the
+// annotation that asks for one where there is none yet.
 func Unmanifests(in []byte) (out []byte, reports []Report, err error) {
 	docs, err := split(in)
 	if err != nil {
 		return nil, nil, err
 	}
-	return rewrite(docs, func(_ string, ann map[string]string, spec *corev1.PodSpec) (map[string]string, Reason, error) {
-		ann, found := Unpod(ann, spec)
-		if !found {
-			return ann, NotInjected, nil
+	return rewrite(docs, func(o map[string]any) (*Report, bool, error) {
+		r, did, err := one(o, func(_ string, ann map[string]string, spec *corev1.PodSpec) (map[string]string, Reason, error) {
+			ann, found := Unpod(ann, spec)
+			if !found {
+				return ann, NotInjected, nil
+			}
+			return ann, "", nil
+		}, nil)
+		if err != nil || r == nil || did {
+			return r, did, err
 		}
-		return ann, "", nil
-	}, nil)
+		return unannotate(o)
+	})
 }
 
 // NotInjected is why Unmanifests left a workload as it was.
@@ -162,7 +171,8 @@ func isSeparator(line []byte) bool {
 
 type change func(namespace string, ann map[string]string, spec *corev1.PodSpec) (map[string]string, Reason, error)
 
-func rewrite(docs []*document, f change, notes func(namespace string, ann map[string]string) []string) ([]byte, []Report, error) {
+// rewrite runs edit, which says whether it changed an object, over all of them.
+func rewrite(docs []*document, edit func(map[string]any) (*Report, bool, error)) ([]byte, []Report, error) {
 	var (
 		out     bytes.Buffer
 		reports []Report
@@ -171,7 +181,7 @@ func rewrite(docs []*document, f change, notes func(namespace string, ann map[st
 		changed := false
 		var failed error
 		d.each(func(o map[string]any) {
-			r, did, err := one(o, f, notes)
+			r, did, err := edit(o)
 			if err != nil && failed == nil {
 				failed = fmt.Errorf("document %d: %w", i+1, err)
 			}
@@ -201,68 +211,94 @@ func rewrite(docs []*document, f change, notes func(namespace string, ann map[st
 	return out.Bytes(), reports, nil
 }
 
-// one rewrites an object in place. The report is nil for kinds without pods.
-func one(o map[string]any, f change, notes func(string, map[string]string) []string) (*Report, bool, error) {
+// workload is an object that has pods, taken apart.
+type workload struct {
+	Report
+	namespace string
+	template  map[string]any // of pods; the object itself where that is one
+	meta      map[string]any // the template's; empty where it has none
+	specMap   map[string]any
+	spec      corev1.PodSpec
+	// said are the template's annotations; inject, where it says nothing about that, is
+	// the workload's own.
+	said map[string]string
+}
+
+// parse takes an object apart; nil for kinds without pods.
+func parse(o map[string]any) (*workload, error) {
 	kind, _ := o["kind"].(string)
 	path, ok := template(kind)
 	if !ok {
-		return nil, false, nil
+		return nil, nil
 	}
 	meta, _ := o["metadata"].(map[string]any)
 	name, _ := meta["name"].(string)
 	if name == "" {
 		name, _ = meta["generateName"].(string)
 	}
-	namespace, _ := meta["namespace"].(string)
-	if namespace == "" {
-		namespace = "default"
+	w := &workload{Report: Report{Kind: strings.ToLower(kind), Name: name}, template: o}
+	if w.namespace, _ = meta["namespace"].(string); w.namespace == "" {
+		w.namespace = "default"
 	}
-	r := &Report{Kind: strings.ToLower(kind), Name: name}
-	tmpl := o
 	for _, p := range path {
-		next, ok := tmpl[p].(map[string]any)
+		next, ok := w.template[p].(map[string]any)
 		if !ok {
-			return nil, false, fmt.Errorf("%s %q has no %s", r.Kind, name, strings.Join(path, "."))
+			return nil, fmt.Errorf("%s %q has no %s", w.Kind, name, strings.Join(path, "."))
 		}
-		tmpl = next
+		w.template = next
 	}
-	specMap, ok := tmpl["spec"].(map[string]any)
-	if !ok {
-		return nil, false, fmt.Errorf("%s %q has no pod spec", r.Kind, name)
+	if w.specMap, ok = w.template["spec"].(map[string]any); !ok {
+		return nil, fmt.Errorf("%s %q has no pod spec", w.Kind, name)
 	}
-	var spec corev1.PodSpec
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(specMap, &spec); err != nil {
-		return nil, false, fmt.Errorf("%s %q: %w", r.Kind, name, err)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(w.specMap, &w.spec); err != nil {
+		return nil, fmt.Errorf("%s %q: %w", w.Kind, name, err)
 	}
-	tmeta, _ := tmpl["metadata"].(map[string]any)
-	if tmeta == nil {
-		tmeta = map[string]any{}
+	if w.meta, _ = w.template["metadata"].(map[string]any); w.meta == nil {
+		w.meta = map[string]any{}
 	}
-	before := annotationsOf(tmeta)
-	// The workload's own annotation counts where its template says nothing.
-	if v, set := annotationsOf(meta)[annotation.Inject]; set && len(path) > 0 && before[annotation.Inject] == "" {
-		before = inherit2(before, map[string]string{annotation.Inject: v})
+	w.said = annotationsOf(w.meta)
+	if v, set := annotationsOf(meta)[annotation.Inject]; set && len(path) > 0 && w.said[annotation.Inject] == "" {
+		w.said = inherit2(w.said, map[string]string{annotation.Inject: v})
 	}
-	after, reason, err := f(namespace, before, &spec)
+	return w, nil
+}
+
+// annotate writes the template's annotations back.
+func (w *workload) annotate(all map[string]string) {
+	setAnnotations(w.meta, all)
+	if len(w.meta) > 0 {
+		w.template["metadata"] = w.meta
+	}
+}
+
+// skipped is the report of a workload that stays as it is.
+func (w *workload) skipped(reason Reason, why error) *Report {
+	w.Reason = reason
+	if why != nil {
+		w.Detail = why.Error()
+	}
+	return &w.Report
+}
+
+// one rewrites an object in place. The report is nil for kinds without pods.
+func one(o map[string]any, f change, notes func(string, map[string]string) []string) (*Report, bool, error) {
+	w, err := parse(o)
+	if w == nil {
+		return nil, false, err
+	}
+	after, reason, err := f(w.namespace, w.said, &w.spec)
 	if reason != "" {
-		r.Reason = reason
-		if err != nil {
-			r.Detail = err.Error()
-		}
-		return r, false, nil
+		return w.skipped(reason, err), false, nil
 	}
-	r.Done = true
+	w.Done = true
 	if notes != nil {
-		r.Warnings = append(r.Warnings, notes(namespace, before)...)
+		w.Warnings = append(w.Warnings, notes(w.namespace, w.said)...)
 	}
-	if v, set := annotationsOf(tmeta)[annotation.Inject]; !set || v == "" {
+	if v, set := annotationsOf(w.meta)[annotation.Inject]; !set || v == "" {
 		delete(after, annotation.Inject)
 	}
-	setAnnotations(tmeta, after)
-	if len(tmeta) > 0 {
-		tmpl["metadata"] = tmeta
-	}
-	return r, true, merge(specMap, &spec)
+	w.annotate(after)
+	return &w.Report, true, merge(w.specMap, &w.spec)
 }
 
 // merge writes back the three lists that injection touches, and leaves every

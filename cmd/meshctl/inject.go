@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,45 +15,83 @@ import (
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 
+	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/installation"
 	"github.com/tunmesh/tunmesh/control/inject"
 	"github.com/tunmesh/tunmesh/internal/version"
 )
 
 func (a *app) injectCommand() *cobra.Command {
 	var (
-		output string
-		image  string
+		output         string
+		image          string
+		manual, ignore bool
 	)
 	c := &cobra.Command{
 		Use:   "inject FILE|DIR|-",
-		Short: "Add the sidecar to the workloads of a manifest",
+		Short: "Have the workloads of a manifest get a sidecar",
 		Long: `Reads Kubernetes manifests from a file, a folder (*.yaml, *.yml, *.json) or
-standard input, adds the sidecar to every workload, and prints them.
+standard input, and prints them with the annotation tunmesh.io/inject: enabled on
+each workload's pods: the injector of the cluster adds the sidecar to them.
 
-What is added: a native sidecar container with a restricted security context, a
-projected token volume, and the annotation tunmesh.io/injected; nothing else.
+With --manual, and with --local, the sidecar is added right here: a native sidecar
+container with a restricted security context, a projected token volume, and the
+annotation tunmesh.io/injected; nothing else.
+
 A workload with tunmesh.io/inject: disabled is left alone, and so is one that
 can't be meshed; the report on standard error says why.`,
-		Example: `  meshctl inject app.yaml | kubectl apply -f -
-  kubectl get deploy -o yaml | meshctl inject - | kubectl apply -f -`,
+		Example: `  kubectl get deploy -o yaml | meshctl inject - | kubectl apply -f -
+  meshctl inject app.yaml | kubectl apply -f -
+  meshctl inject --manual app.yaml | kubectl apply -f -`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg := inject.Config{Version: version.String(), Image: image}
-			return transform(cmd, args[0], output, "injected", func(in []byte) ([]byte, []inject.Report, error) {
-				return inject.Manifests(in, cfg)
-			})
+			local := cmd.Flags().Changed("local") || a.env("TUNMESH_LOCAL") != ""
+			if image != "" && !manual && !local {
+				return usage("--proxy-image is for --manual: the injector of a cluster has its own, and the annotation config.tunmesh.io/proxy-image names another")
+			}
+			if output != "yaml" && output != "json" {
+				return usage("--output %q: want yaml or json", output)
+			}
+			f := inject.Annotate
+			if manual || local {
+				f = inject.Manifests
+			}
+			if manual && !local && !ignore {
+				there, err := a.installed(cmd.Context())
+				if err != nil {
+					return fmt.Errorf("%w; --ignore-cluster takes this program's own version", err)
+				}
+				cfg.Version = there.Version
+				if cfg.Image == "" {
+					cfg.Image = there.ProxyImage
+				}
+			}
+			return transform(cmd, args[0], output, "injected", func(in []byte) ([]byte, []inject.Report, error) { return f(in, cfg) })
 		},
 	}
 	c.Flags().StringVarP(&output, "output", "o", "yaml", "yaml or json")
-	c.Flags().StringVar(&image, "proxy-image", "", "the sidecar's image, without tag")
+	c.Flags().StringVar(&image, "proxy-image", "", "with --manual: the sidecar's image, without tag")
+	c.Flags().BoolVar(&manual, "manual", false, "add the sidecar here, and not in the cluster")
+	c.Flags().BoolVar(&ignore, "ignore-cluster", false, "with --manual: do not ask the cluster for the sidecar's version")
 	return c
+}
+
+// installed says what is installed in the cluster that the flags name.
+func (a *app) installed(ctx context.Context) (*installation.Installed, error) {
+	c, err := a.cluster()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, clusterWithin)
+	defer cancel()
+	return installation.Find(ctx, c.kube)
 }
 
 func (a *app) uninjectCommand() *cobra.Command {
 	var output string
 	c := &cobra.Command{
 		Use:     "uninject FILE|DIR|-",
-		Short:   "Remove the sidecar from the workloads of a manifest",
+		Short:   "Have the workloads of a manifest get no sidecar any more",
 		Example: `  kubectl get deploy -o yaml | meshctl uninject - | kubectl apply -f -`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -316,3 +316,52 @@ func TestInstallAsJSON(t *testing.T) {
 		t.Errorf("%v: %.100s", err, out)
 	}
 }
+
+// Versions are those of this program, of the mesh, and of sidecars by pods; without
+// a mesh there is one less to say.
+func TestVersions(t *testing.T) {
+	objects := applied(t, must(t, clusterOf(t), "install", "--set", "version=v1"))
+	for _, name := range []string{"a", "b"} {
+		objects = append(objects, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "app", Name: name, Annotations: map[string]string{annotation.Injected: "v0"}}})
+	}
+	c := clusterOf(t, objects...)
+	if out := must(t, c, "version", "--proxy"); !strings.HasSuffix(out, "\nServer version: v1\nProxy versions:\n\tv0 (2 pods)\n") {
+		t.Errorf("%q", out)
+	}
+	if out := must(t, c, "version", "--proxy", "-n", "other", "-o", "json"); !strings.HasSuffix(out, `,"server":"v1"}`+"\n") {
+		t.Errorf("%q", out)
+	}
+	if out := must(t, clusterOf(t), "version"); !strings.HasSuffix(out, "\nServer version: unavailable\n") {
+		t.Errorf("%q", out)
+	}
+	if out := must(t, c, "version", "--client"); strings.Contains(out, "Server") {
+		t.Errorf("%q", out)
+	}
+	if code, _, errOut := on(t, clusterOf(t), "version", "--proxy"); code != exitFailed || !strings.Contains(errOut, "not installed") {
+		t.Errorf("%d %q", code, errOut)
+	}
+}
+
+// In a cluster inject asks for the sidecar; --manual adds the one that the cluster
+// has, and in local mode it is added as well.
+func TestInjectIntoACluster(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "app.yaml")
+	if err := os.WriteFile(file, []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: web, image: web}]}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := clusterOf(t, applied(t, must(t, clusterOf(t), "install", "--set", "version=v7,imageRegistry=registry.example.com"))...)
+	if out := must(t, nil, "inject", file); !strings.Contains(out, "tunmesh.io/inject: enabled") || strings.Contains(out, "mesh-proxy") {
+		t.Errorf("annotated:\n%s", out)
+	}
+	if out := must(t, c, "inject", "--manual", file); !strings.Contains(out, "image: registry.example.com/mesh-proxy:v7") || !strings.Contains(out, "tunmesh.io/injected: v7") {
+		t.Errorf("by hand:\n%s", out)
+	}
+	for _, args := range [][]string{{"--local", "x", "inject", file}, {"inject", "--manual", "--ignore-cluster", file}} {
+		if out := must(t, nil, args...); !strings.Contains(out, "image: ghcr.io/tunmesh/mesh-proxy:") {
+			t.Errorf("%v:\n%s", args, out)
+		}
+	}
+	if code, _, errOut := on(t, clusterOf(t), "inject", "--manual", file); code != exitFailed || !strings.Contains(errOut, "--ignore-cluster") {
+		t.Errorf("%d %q", code, errOut)
+	}
+}

@@ -42,7 +42,7 @@ addresses, as a headless Service's name gives them. To reach a pod from here, us
 "meshctl local port-forward".
 
 A pod is meshed when it, its template or its namespace has the annotation
-tunmesh.io/inject: enabled, or when "meshctl inject" has rewritten its manifest.`
+tunmesh.io/inject: enabled, or when "meshctl inject --local" has rewritten its manifest.`
 
 func (a *app) localCommand() *cobra.Command {
 	var name string

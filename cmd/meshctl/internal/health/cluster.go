@@ -191,11 +191,18 @@ func (r *run) pre(ctx context.Context) {
 	}
 	for _, kind := range kinds {
 		resource, _ := meta.UnsafeGuessKindToResource(kind)
-		r.check(fails, "can create "+kind.Kind+"s", "pre-rights", func() error {
+		r.check(fails, "can create "+plural(kind.Kind), "pre-rights", func() error {
 			return r.may(ctx, "create", resource.Group, resource.Resource)
 		})
 	}
 	r.check(fails, "can read Secrets", "pre-rights", func() error { return r.may(ctx, "get", "", "secrets") })
+}
+
+func plural(kind string) string {
+	if stem, ok := strings.CutSuffix(kind, "y"); ok {
+		return stem + "ies"
+	}
+	return kind + "s"
 }
 
 // may asks whether whoever runs meshctl may do something.

@@ -97,11 +97,16 @@ func podReady(p *corev1.Pod) bool {
 // state says in a few words what keeps a pod from being ready.
 func state(p *corev1.Pod) string {
 	for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
-		if w := c.State.Waiting; w != nil && w.Reason != "PodInitializing" {
-			return c.Name + " waits: " + strings.TrimSuffix(w.Reason+": "+w.Message, ": ")
+		end := c.State.Terminated
+		if end == nil {
+			end = c.LastTerminationState.Terminated // a container that waits to be tried again ended for a reason
 		}
-		if t := c.State.Terminated; t != nil && t.ExitCode != 0 {
-			return fmt.Sprintf("%s ended with %d: %s", c.Name, t.ExitCode, t.Message)
+		w := c.State.Waiting
+		if end != nil && end.ExitCode != 0 && (w != nil || c.State.Terminated != nil) {
+			return fmt.Sprintf("%s ended with %d: %s", c.Name, end.ExitCode, strings.TrimSpace(end.Message))
+		}
+		if w != nil && w.Reason != "PodInitializing" {
+			return c.Name + " waits: " + strings.TrimSuffix(w.Reason+": "+w.Message, ": ")
 		}
 	}
 	for _, c := range p.Status.Conditions {

@@ -230,6 +230,17 @@ func TestWhatIsWrong(t *testing.T) {
 			breaks: func(w *world) { drop[*corev1.Pod](w, "agent-1") },
 			want:   []string{"× node agents are ready on all nodes", "node1 has none"}, waits: true,
 		},
+		"agent ends": {
+			breaks: func(w *world) {
+				p := get[*corev1.Pod](w, "agent-1")
+				p.Status.Conditions = nil
+				p.Status.ContainerStatuses = []corev1.ContainerStatus{{
+					Name: "agent", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+					LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1, Message: "no such folder\n"}},
+				}}
+			},
+			want: []string{"× node agents are ready on all nodes", "node1, agent-1: agent ended with 1: no such folder\n"}, waits: true,
+		},
 		"agents gone": {breaks: func(w *world) { drop[*appsv1.DaemonSet](w, "mesh-cni") }, want: []string{"× node agents' DaemonSet exists"}},
 		"anchors not copied": {
 			breaks: func(w *world) {

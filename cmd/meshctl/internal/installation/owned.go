@@ -77,21 +77,33 @@ func Superfluous(ctx context.Context, k kubernetes.Interface, d dynamic.Interfac
 
 // Injected lists the pods that have a sidecar and are not over, as namespace/name.
 func Injected(ctx context.Context, k kubernetes.Interface) (out []string, err error) {
+	err = eachInjected(ctx, k, metav1.NamespaceAll, func(p *corev1.Pod) { out = append(out, p.Namespace+"/"+p.Name) })
+	slices.Sort(out)
+	return out, err
+}
+
+// Sidecars counts the pods of a namespace, or of all, by the version that injected
+// them.
+func Sidecars(ctx context.Context, k kubernetes.Interface, namespace string) (map[string]int, error) {
+	out := map[string]int{}
+	return out, eachInjected(ctx, k, namespace, func(p *corev1.Pod) { out[p.Annotations[annotation.Injected]]++ })
+}
+
+func eachInjected(ctx context.Context, k kubernetes.Interface, namespace string, f func(*corev1.Pod)) error {
 	opts := metav1.ListOptions{Limit: pageSize}
 	for {
-		list, err := k.CoreV1().Pods(metav1.NamespaceAll).List(ctx, opts)
+		list, err := k.CoreV1().Pods(namespace).List(ctx, opts)
 		if err != nil {
-			return nil, fmt.Errorf("list pods: %w", err)
+			return fmt.Errorf("list pods: %w", err)
 		}
 		for i := range list.Items {
 			p := &list.Items[i]
 			if p.Annotations[annotation.Injected] != "" && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
-				out = append(out, p.Namespace+"/"+p.Name)
+				f(p)
 			}
 		}
 		if opts.Continue = list.Continue; opts.Continue == "" {
-			slices.Sort(out)
-			return out, nil
+			return nil
 		}
 	}
 }

@@ -135,14 +135,15 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 	if err := m.compare(doc, makers, workloads); err != nil {
 		return err
 	}
+	var unmeasured error // what was measured so far is written all the same
 	if f.everything() {
-		if err := m.rest(doc); err != nil {
-			return err
+		if unmeasured = m.rest(doc); cmd.Context().Err() != nil {
+			return unmeasured
 		}
 	}
 	doc.Took = time.Since(doc.Began).Seconds()
 	doc.Fill(peer.Direct)
-	return f.write(cmd, doc)
+	return errors.Join(f.write(cmd, doc), unmeasured)
 }
 
 func (f *runFlags) write(cmd *cobra.Command, doc *result.Bench) error {

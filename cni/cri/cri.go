@@ -20,8 +20,6 @@ import (
 	"net/http"
 	"strings"
 	"time"
-
-	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // maxAnswer bounds an answer, as gRPC's own default does.
@@ -74,19 +72,19 @@ func (c *Client) Containers(ctx context.Context, sandbox string) ([]Container, e
 		return nil, err
 	}
 	var out []Container
-	err = raw.each(func(n protowire.Number, v value) error {
+	err = raw.each(func(n uint64, v value) error {
 		if n != 1 {
 			return nil
 		}
 		var one Container
-		err := message(v.bytes).each(func(n protowire.Number, v value) error {
+		err := message(v.bytes).each(func(n uint64, v value) error {
 			switch n {
 			case 1:
 				one.ID = string(v.bytes)
 			case 2:
 				one.Sandbox = string(v.bytes)
 			case 3:
-				return message(v.bytes).each(func(n protowire.Number, v value) error {
+				return message(v.bytes).each(func(n uint64, v value) error {
 					if n == 1 {
 						one.Name = string(v.bytes)
 					}
@@ -114,12 +112,12 @@ func (c *Client) PID(ctx context.Context, container string) (int, error) {
 		return 0, err
 	}
 	var info string
-	err = raw.each(func(n protowire.Number, v value) error {
+	err = raw.each(func(n uint64, v value) error {
 		if n != 2 { // a map's entry
 			return nil
 		}
 		var key, val string
-		err := message(v.bytes).each(func(n protowire.Number, v value) error {
+		err := message(v.bytes).each(func(n uint64, v value) error {
 			switch n {
 			case 1:
 				key = string(v.bytes)
@@ -154,7 +152,7 @@ func (c *Client) Version(ctx context.Context) (name, version string, err error) 
 	if err != nil {
 		return "", "", err
 	}
-	err = raw.each(func(n protowire.Number, v value) error {
+	err = raw.each(func(n uint64, v value) error {
 		switch n {
 		case 2:
 			name = string(v.bytes)

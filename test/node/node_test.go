@@ -1,0 +1,433 @@
+package node_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tunmesh/tunmesh/cni/install"
+	"github.com/tunmesh/tunmesh/cni/plugin"
+	"github.com/tunmesh/tunmesh/control/identity"
+	"github.com/tunmesh/tunmesh/deploy/image"
+	"github.com/tunmesh/tunmesh/deploy/manifest"
+	"github.com/tunmesh/tunmesh/test/cluster"
+)
+
+const (
+	// limit bounds every wait: these tests wait for events, not for time.
+	limit    = 4 * time.Minute
+	netDir   = "/etc/cni/net.d"
+	binDir   = "/opt/cni/bin"
+	registry = "docker.io/tunmesh-test"
+	tag      = "v1.0.0-test"
+)
+
+// images builds the programs that run in a cluster.
+func images(t *testing.T) (tarballs []string) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, user := range map[string]string{"mesh-cni": "", "mesh-control": "2103:2103", "mesh-proxy": "2102:2102"} {
+		program := filepath.Join(dir, name)
+		cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "../../cmd/"+name)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("build %s: %v: %s", name, err, out)
+		}
+		index, err := image.Build(image.Spec{Programs: map[string]string{runtime.GOARCH: program}, Path: "/usr/local/bin/" + name, User: user})
+		tarball := program + ".tar"
+		if err == nil {
+			err = image.WriteTarball(tarball, registry+"/"+name+":"+tag, index)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		tarballs = append(tarballs, tarball)
+	}
+	return tarballs
+}
+
+// objects is the mesh as the chart has it.
+func objects(t *testing.T) manifest.Objects {
+	t.Helper()
+	anchor, key, err := identity.NewAnchor("cluster.local", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, certKey, err := identity.NewIssuer(anchor, key, "cluster.local", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := manifest.Render(manifest.Values{}.
+		With(string(anchor), "identity", "trustAnchorsPEM").
+		With(string(cert), "identity", "issuer", "certificatePEM").
+		With(string(certKey), "identity", "issuer", "keyPEM").
+		With(tag, "version").With(registry, "imageRegistry"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// mesh is a cluster of one node with the mesh in it.
+type mesh struct {
+	*cluster.Cluster
+	t *testing.T
+}
+
+func (m *mesh) apply(all manifest.Objects) {
+	m.t.Helper()
+	text, err := all.YAML()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.Apply(m.t, string(text))
+}
+
+// installed waits until the mesh is.
+func (m *mesh) installed() {
+	m.t.Helper()
+	m.WaitFor(m.t, "condition=Available", "-n", manifest.Namespace, "deployment/mesh-control")
+	m.Kubectl(m.t, "rollout", "status", "-n", manifest.CNINamespace, "daemonset/mesh-cni", "--timeout=2m")
+}
+
+// pod is a pod that serves on port 8080, with more annotations as YAML.
+func pod(name, annotations string) string {
+	return fmt.Sprintf(`
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: %[1]s, labels: {app: %[1]s}, annotations: {%[2]s}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: app
+    image: %[3]s
+    args: [serve]
+    ports: [{containerPort: 8080}]
+    readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
+`, name, annotations, cluster.TestImage)
+}
+
+const injected = "tunmesh.io/inject: enabled"
+
+// folders is every file of the node's CNI folders.
+func (m *mesh) folders() map[string]string {
+	m.t.Helper()
+	out := map[string]string{}
+	for _, dir := range []string{netDir, binDir} {
+		root := m.Node(1).Disk(dir)
+		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			info, err := d.Info()
+			if err != nil {
+				return err
+			}
+			text := info.Mode().String()
+			if dir == netDir {
+				raw, err := os.ReadFile(path)
+				if err != nil {
+					return err
+				}
+				text += " " + string(raw)
+			}
+			out[filepath.Join(dir, strings.TrimPrefix(path, root))] = text
+			return nil
+		})
+		if err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	return out
+}
+
+// conflist is the active one, on this machine.
+func (m *mesh) conflist() string {
+	m.t.Helper()
+	files, err := filepath.Glob(filepath.Join(m.Node(1).Disk(netDir), "*.conflist"))
+	if err != nil || len(files) == 0 {
+		m.t.Fatalf("no conflist: %v", err)
+	}
+	return files[0]
+}
+
+// chained waits until the plugin is the last of the chain.
+func (m *mesh) chained() {
+	m.t.Helper()
+	cluster.Eventually(m.t, limit, "the plugin is the last of the chain", func(context.Context) error {
+		raw, err := os.ReadFile(m.conflist())
+		if err != nil {
+			return err
+		}
+		if last, err := install.Chains(raw, plugin.Type); err != nil || !last {
+			return fmt.Errorf("%w: %s", err, raw)
+		}
+		return nil
+	})
+}
+
+// get asks for a URL from within a pod's app.
+func (m *mesh) get(from, url string) {
+	m.t.Helper()
+	cluster.Eventually(m.t, limit, from+" gets "+url, func(ctx context.Context) error {
+		_, err := m.Run(ctx, nil, "exec", from, "-c", "app", "--", "/testapp", "get", url)
+		return err
+	})
+}
+
+// says waits until an event of the pod has the words.
+func (m *mesh) says(namespace, pod, words string) {
+	m.t.Helper()
+	cluster.Eventually(m.t, limit, pod+" says "+words, func(ctx context.Context) error {
+		out, err := m.Run(ctx, nil, "get", "events", "-n", namespace, "--field-selector=involvedObject.name="+pod, "-o", "jsonpath={range .items[*]}{.message}{'\\n'}{end}")
+		if err == nil && !strings.Contains(out, words) {
+			err = errors.New(out)
+		}
+		return err
+	})
+}
+
+func TestNode(t *testing.T) {
+	tarballs := []string(nil)
+	if os.Getenv(cluster.Wanted) != "" {
+		tarballs = images(t)
+	}
+	m := &mesh{t: t, Cluster: cluster.Start(t, cluster.Options{Version: os.Getenv("TUNMESH_KUBERNETES"), Images: tarballs})}
+	before := m.folders()
+	all := objects(t)
+	m.apply(all)
+	m.installed()
+	m.chained()
+	for _, step := range []struct {
+		name string
+		run  func(*mesh)
+	}{
+		{"a meshed pod", testPod},
+		{"the conflist changes", testConflist},
+		{"the agent is killed", testAgentKilled},
+		{"a rollout", testRollout},
+		{"asked for and not injected", testNotInjected},
+	} {
+		t.Run(step.name, func(t *testing.T) { step.run(&mesh{t: t, Cluster: m.Cluster}) })
+	}
+	t.Run("removed with meshed pods", func(t *testing.T) { testRemoved(&mesh{t: t, Cluster: m.Cluster}, all, before) })
+}
+
+// testPod: its traffic passes through the sidecar, which was handed its queues
+// because the runtime knows it.
+func testPod(m *mesh) {
+	m.Apply(m.t, pod("web", injected)+pod("client", injected)+`
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{port: 8080}]
+`)
+	m.WaitFor(m.t, "condition=Ready", "pod/web", "pod/client")
+	m.get("client", "http://web:8080/healthz")
+	cluster.Eventually(m.t, limit, "the sidecar has counted it", func(ctx context.Context) error {
+		out, err := m.Run(ctx, nil, "get", "--raw", "/api/v1/namespaces/default/pods/web:4191/proxy/metrics")
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(out) {
+			if strings.HasPrefix(line, "request_total{") && strings.Contains(line, `direction="inbound"`) && strings.Contains(line, `tls="true"`) {
+				return nil
+			}
+		}
+		return errors.New("no request in " + out)
+	})
+	if out := m.Kubectl(m.t, "exec", "web", "-c", "app", "--", "/testapp", "id"); !strings.Contains(out, "CapEff") {
+		m.t.Error(out)
+	}
+}
+
+// testConflist: whatever becomes of the file, pods that start afterwards are in
+// the mesh.
+func testConflist(m *mesh) {
+	path := m.conflist()
+	chained, err := os.ReadFile(path)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	owners, err := install.Remove(chained, plugin.Type)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	write := func(content []byte) {
+		m.t.Helper()
+		tmp := path + ".tmp"
+		if err := errors.Join(os.WriteFile(tmp, content, 0o600), os.Chmod(tmp, info.Mode()), os.Rename(tmp, path)); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	ready := func(words string) {
+		m.t.Helper()
+		cluster.Eventually(m.t, limit, "the agent says "+words, func(ctx context.Context) error {
+			out, err := m.Node(1).Run(ctx, "curl", "-s", "http://127.0.0.1:9991/ready")
+			if err == nil && !strings.Contains(out, words) {
+				err = errors.New(out)
+			}
+			return err
+		})
+	}
+	write(owners)
+	m.chained()
+	write(owners[:len(owners)/2])
+	ready("cannot be taken as a CNI chain")
+	write(owners)
+	m.chained()
+	if err := os.Remove(path); err != nil {
+		m.t.Fatal(err)
+	}
+	ready("no CNI has written")
+	write(owners)
+	m.chained()
+	ready("ok")
+	m.Apply(m.t, pod("after", injected))
+	m.WaitFor(m.t, "condition=Ready", "pod/after")
+	m.get("after", "http://web:8080/healthz")
+}
+
+// agent is the agent's pod.
+func (m *mesh) agent() string {
+	m.t.Helper()
+	return m.Kubectl(m.t, "get", "pod", "-n", manifest.CNINamespace, "-l", "app.kubernetes.io/name=mesh-cni", "--field-selector=status.phase=Running", "-o", "jsonpath={.items[0].metadata.name}")
+}
+
+// testAgentKilled: the keeper outlives it and its pod, meshed pods keep working,
+// and a sidecar that starts again gets its queues.
+func testAgentKilled(m *mesh) {
+	keeper := m.processes("keeper")
+	if len(keeper) != 1 {
+		m.t.Fatalf("keepers: %v", keeper)
+	}
+	m.kill(m.processes("agent")...)
+	m.get("client", "http://web:8080/healthz")
+	m.Kubectl(m.t, "delete", "pod", "-n", manifest.CNINamespace, m.agent(), "--wait")
+	m.installed()
+	if now := m.processes("keeper"); len(now) != 1 || now[0] != keeper[0] {
+		m.t.Errorf("the keeper was %v, and is %v", keeper, now)
+	}
+	m.chained()
+	m.get("client", "http://web:8080/healthz")
+
+	m.kill(m.processes("mesh-proxy")...)
+	m.get("client", "http://web:8080/healthz")
+}
+
+// processes are those of the node whose command line has the word, by pid.
+func (m *mesh) processes(word string) []string {
+	m.t.Helper()
+	out, err := m.Node(1).Run(m.t.Context(), "sh", "-c", "pgrep -a -f '^[^ ]*mesh-(cni|proxy)( |$)' || [ $? = 1 ]") // 1: none
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	var pids []string
+	for line := range strings.Lines(out) {
+		if f := strings.Fields(line); len(f) > 1 && (filepath.Base(f[1]) == word || len(f) > 2 && f[2] == word) {
+			pids = append(pids, f[0])
+		}
+	}
+	return pids
+}
+
+func (m *mesh) kill(pids ...string) {
+	m.t.Helper()
+	if _, err := m.Node(1).Run(m.t.Context(), append([]string{"kill", "-9"}, pids...)...); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// many pods that start while the DaemonSet is replaced.
+const many = 100
+
+// testRollout: none of them is outside of the chain. The sidecar of one that is
+// would end with its own code.
+func testRollout(m *mesh) {
+	m.Kubectl(m.t, "rollout", "restart", "-n", manifest.CNINamespace, "daemonset/mesh-cni")
+	var text strings.Builder
+	var names []string
+	for i := range many {
+		name := fmt.Sprintf("roll-%d", i)
+		text.WriteString(pod(name, injected))
+		names = append(names, "pod/"+name)
+	}
+	m.Apply(m.t, text.String())
+	m.installed()
+	m.WaitFor(m.t, "condition=Ready", names...)
+	out := m.Kubectl(m.t, "get", "pod", "-o", "jsonpath={range .items[*]}{.metadata.name} {.status.initContainerStatuses[*].restartCount} {.metadata.annotations.tunmesh\\.io/injected}{'\\n'}{end}")
+	for line := range strings.Lines(out) {
+		f := strings.Fields(line)
+		if strings.HasPrefix(line, "roll-") && (len(f) != 3 || f[1] != "0") {
+			m.t.Errorf("a sidecar started again: %s", line)
+		}
+	}
+	m.Kubectl(m.t, append([]string{"delete", "--wait=false"}, names...)...)
+}
+
+// testNotInjected: the injector leaves kube-system out, so a pod there that asks
+// for the mesh comes without a sidecar.
+func testNotInjected(m *mesh) {
+	m.Kubectl(m.t, "run", "asks", "-n", "kube-system", "--image="+cluster.TestImage, "--annotations=tunmesh.io/inject=enabled")
+	m.says("kube-system", "asks", "was not injected")
+	m.Kubectl(m.t, "delete", "pod", "-n", "kube-system", "asks", "--wait=false")
+	m.Kubectl(m.t, "run", "asks-not", "-n", "kube-system", "--image="+cluster.TestImage)
+	m.WaitFor(m.t, "condition=Ready", "-n", "kube-system", "pod/asks-not")
+	m.Kubectl(m.t, "delete", "pod", "-n", "kube-system", "asks-not", "--wait=false")
+}
+
+// testRemoved: meshed pods keep working, one that is injected all the same is
+// told why it cannot start, and the last one takes everything with it.
+func testRemoved(m *mesh, all manifest.Objects, before map[string]string) {
+	agents := all.Of(manifest.CNI)
+	text, err := agents.Removal().YAML()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(m.t.Context(), limit)
+	defer cancel()
+	if out, err := m.Run(ctx, strings.NewReader(string(text)), "delete", "-f", "-"); err != nil {
+		m.t.Fatal(err, out)
+	}
+	cluster.Eventually(m.t, limit, "the agent has ended", func(context.Context) error {
+		if pids := m.processes("agent"); len(pids) > 0 {
+			return fmt.Errorf("it is process %v", pids)
+		}
+		return nil
+	})
+	m.chained()
+	m.get("client", "http://web:8080/healthz")
+	m.Apply(m.t, pod("late", injected))
+	m.says("default", "late", "the mesh was removed from this node")
+	m.Kubectl(m.t, "delete", "pod", "--all", "--wait=true")
+	cluster.Eventually(m.t, limit, "the node's folders are as they were", func(context.Context) error {
+		if d := cmp.Diff(before, m.folders()); d != "" {
+			return errors.New(d)
+		}
+		return nil
+	})
+	if out, err := m.Node(1).Run(m.t.Context(), "ls", "-A", "/run/tunmesh"); err == nil && strings.TrimSpace(out) != "" {
+		m.t.Errorf("left in /run/tunmesh: %s", out)
+	}
+	if pids := append(m.processes("keeper"), m.processes("mesh-cni")...); len(pids) > 0 {
+		m.t.Errorf("still running: %v", pids)
+	}
+}

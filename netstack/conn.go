@@ -285,10 +285,12 @@ func (c *conn) Remote() netip.AddrPort { return c.remote }
 // SetHandler implements aio.Conn.
 func (c *conn) SetHandler(h aio.Handler) {
 	c.h = h
-	if h == nil || c.closed || c.told {
+	if h == nil || c.closed {
 		return
 	}
-	if !c.shaking && c.ep.Readiness(waiter.ReadableEvents)&waiter.ReadableEvents != 0 {
+	if c.told { // another handler was: this one finds the end with its first Read
+		c.readable = true
+	} else if !c.shaking && c.ep.Readiness(waiter.ReadableEvents)&waiter.ReadableEvents != 0 {
 		c.readable = true
 	}
 	if c.readable || c.writable || c.gone {

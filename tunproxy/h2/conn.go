@@ -102,7 +102,6 @@ type Conn struct {
 	awake        bool   // onPassEnd is deferred
 	onPassEnd    func() // method values, made once
 	onTimer      func()
-	onResume     func()
 	doomed       []doom
 	graves       []*stream
 	tellDrain    bool
@@ -173,7 +172,7 @@ func (c *Conn) start(conn aio.Conn, cfg Config, server bool) {
 	c.enc = hpack.NewEncoder(c.cfg.HeaderTable)
 	c.lastRead = c.loop.Now()
 	c.activity = c.lastRead
-	c.onPassEnd, c.onTimer, c.onResume = c.passEnd, c.expire, c.resume
+	c.onPassEnd, c.onTimer = c.passEnd, c.expire
 	c.in.preface = server
 	if !server {
 		c.nextID = 1

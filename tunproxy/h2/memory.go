@@ -35,6 +35,7 @@ type Memory struct {
 	streams []*stream
 	strings *hpack.Interner
 
+	turns   turns
 	head    builder // of the block that is decoded
 	onField hpack.Emit
 }
@@ -43,6 +44,7 @@ type Memory struct {
 func NewMemory() *Memory {
 	m := &Memory{Bound: memory.NewBound(0), strings: hpack.NewInterner()}
 	m.onField = m.head.add
+	m.turns.bind()
 	return m
 }
 

@@ -205,6 +205,63 @@ func TestOneTurnAPass(t *testing.T) {
 	}
 }
 
+// TestTurnsOfMany: a pass has room for some turns, however many connections have
+// more to say; each has its turn before another has two, and who comes with little
+// waits for no more than those before him.
+func TestTurnsOfMany(t *testing.T) {
+	const peers, frames = 40, 3 * framesPerPass
+	mem, loop := NewMemory(), aiotest.NewLoop()
+	cfg := quiet()
+	cfg.Memory = mem
+	var ps []*rawPeer
+	for range peers {
+		p := rawClientOn(t, loop, cfg, nil)
+		p.headers(1, false, postFields...)
+		ps = append(ps, p)
+	}
+	late := rawClientOn(t, loop, cfg, nil)
+	var b []byte
+	for range frames {
+		b = frame.AppendData(b, 1, []byte("x"), false)
+	}
+	for _, p := range ps {
+		p.conn.Put(b)
+	}
+	passes, came := 0, 0
+	for last := 0; ; passes++ {
+		if passes == 1 {
+			late.conn.Put(frame.AppendHeaders(nil, 1, late.block(getFields...), true, frame.MinMaxSize))
+		}
+		loop.Pass()
+		all, least, most := 0, frames, 0
+		for _, p := range ps {
+			n := p.got[0].body.Len()
+			all, least, most = all+n, min(least, n), max(most, n)
+		}
+		if all-last > turnsPerPass {
+			t.Fatalf("%d frames in one pass", all-last)
+		}
+		if most-least > framesPerPass+1 {
+			t.Fatalf("one connection had %d frames, another %d", most, least)
+		}
+		if came == 0 && len(late.got) > 0 {
+			came = passes
+		}
+		if last = all; all == peers*frames {
+			break
+		}
+		if passes > 100 {
+			t.Fatalf("%d of %d frames arrived", all, peers*frames)
+		}
+	}
+	if least := peers * frames / againsPerPass; passes < least-2 || passes > least+5 {
+		t.Errorf("all in %d passes, not in about %d", passes, least)
+	}
+	if came != 1 {
+		t.Errorf("the late one's turn came in pass %d", came)
+	}
+}
+
 // TestTurnsOfFields: a turn is charged what header blocks decode to, not only
 // their bytes; an ordinary head counts as before.
 func TestTurnsOfFields(t *testing.T) {

@@ -38,7 +38,7 @@ type input struct {
 	waiting  bool   // for the rest of a frame or header block
 	turn     int    // frames to go until others have their turn
 	paused   bool   // held is there to be parsed: the turn is over
-	resumes  bool   // resume is posted
+	resumes  bool   // in Memory.turns
 
 	// The rest of a DATA frame.
 	left, pad int           // payload bytes to come, and padding behind them
@@ -65,13 +65,17 @@ type block struct {
 func (in *input) drop(m *Memory) {
 	m.free(in.held)
 	m.free(in.block.b)
-	*in = input{}
+	*in = input{turn: in.turn, resumes: in.resumes}
 }
 
 // Readable implements aio.Handler. What comes while the turn is over does not
 // begin another: a peer would have as many as it sends packets.
 func (c *Conn) Readable(aio.Conn) {
-	if !c.in.resumes {
+	switch {
+	case c.in.resumes:
+	case c.mem.turns.over():
+		c.mem.turns.wait(c)
+	default:
 		c.read()
 	}
 }
@@ -91,10 +95,16 @@ func (c *Conn) resume() {
 	c.read()
 }
 
+// read takes a turn.
 func (c *Conn) read() {
+	c.in.turn = framesPerPass
+	c.readTurn()
+	c.mem.turns.spend(c, framesPerPass-c.in.turn)
+}
+
+func (c *Conn) readTurn() {
 	buf := c.mem.readBuffer()
 	n := copy(buf, c.in.held)
-	c.in.turn = framesPerPass
 	if c.in.paused {
 		c.in.paused = false
 		n = c.use(buf, n)
@@ -128,7 +138,9 @@ func (c *Conn) read() {
 		}
 	}
 	c.hold(buf[:n])
-	c.in.resumes = c.loop.Post(c.onResume)
+	if !c.in.resumes { // this is not expire's look
+		c.mem.turns.pause(c)
+	}
 }
 
 // use parses the first n bytes of buf and moves what is left to its front.

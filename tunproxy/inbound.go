@@ -93,7 +93,13 @@ func (in *inbound) admit() {
 // dial connects to the app as the client, before the client hears of anything.
 // The connection is the first one used for what the client then says.
 func (in *inbound) dial() {
-	in.w.dialer.TCP(appAs(&in.flow.Flow), func(c aio.Conn, err error) {
+	w, dst := in.w, in.flow.OrigDst
+	if w.refusals.known(dst, w.loop.Now()) {
+		in.refuse(aio.ErrRefused)
+		return
+	}
+	w.dialer.TCP(appAs(&in.flow.Flow), func(c aio.Conn, err error) {
+		w.refusals.answered(dst, w.loop.Now(), errors.Is(err, aio.ErrRefused))
 		if err != nil {
 			in.refuse(err)
 			return

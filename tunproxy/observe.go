@@ -1,7 +1,9 @@
 package tunproxy
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -18,7 +20,9 @@ import (
 // refused notes a connection that reached nobody.
 func (p *Proxy) refused(f *flow.Flow, err error) {
 	p.cfg.Metrics.TCPError(f.Direction, kindOf(err))
-	p.cfg.Logger.Debug("connection refused", "direction", f.Direction, "client", f.Client, "to", f.OrigDst, "error", err)
+	if p.cfg.Logger.Enabled(context.Background(), slog.LevelDebug) { // attributes cost more than the question
+		p.cfg.Logger.Debug("connection refused", "direction", f.Direction, "client", f.Client, "to", f.OrigDst, "error", err)
+	}
 }
 
 // kindOf sorts errors into few kinds, for labels.

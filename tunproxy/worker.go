@@ -47,6 +47,7 @@ type worker struct {
 	scratch []byte        // shared by pipes and sniffers
 
 	unjudged map[*inbound]struct{} // who came before the first policy
+	refusals refusals
 
 	hops   *upstream.Hops           // byte hops to other pods
 	inHops map[*inboundHop]struct{} // and to this one

@@ -68,12 +68,24 @@ func (d *Dialer) TCP(e Endpoint, done func(aio.Conn, error)) (cancel func()) {
 		Timeout: timeout,
 		Done: func(c aio.Conn, err error) {
 			if err != nil {
-				err = fmt.Errorf("dial %s: %w", e, err)
+				err = &dialError{e, err}
 			}
 			done(c, err)
 		},
 	})
 }
+
+// dialError says where a dial went. It is put into words only for who reads them:
+// clients can cause many.
+type dialError struct {
+	to  Endpoint
+	err error
+}
+
+func (e *dialError) Error() string { return "dial " + e.to.String() + ": " + e.err.Error() }
+
+// Unwrap is the reason.
+func (e *dialError) Unwrap() error { return e.err }
 
 // Hop secures a connection that TCP made to e, for the given kind of traffic.
 // A plain endpoint's connection is ready as it is, and done called from inside.

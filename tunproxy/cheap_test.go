@@ -1,6 +1,9 @@
 package tunproxy_test
 
 import (
+	"errors"
+	"io"
+
 	"github.com/tunmesh/tunmesh/internal/aio"
 	"github.com/tunmesh/tunmesh/tunproxy/h2/frame"
 )
@@ -17,14 +20,54 @@ type cheap struct {
 	out   []byte
 }
 
-// serveCheap is the attacker's app, with answers of so many bytes.
-func (s *siege) serveCheap(bytes int) {
+// serveApp is the attacker's app.
+func (s *siege) serveApp(handler func() aio.Handler) {
 	s.apps = map[aio.Conn]struct{}{}
 	s.b.serveRaw(80, func(c aio.Conn) {
 		s.apps[c] = struct{}{}
-		c.SetHandler(&cheap{bytes: bytes, of: s})
+		c.SetHandler(handler())
 	})
 }
+
+// endless is an app that answers whatever comes with a response without an end, of
+// which it holds nothing.
+type endless struct {
+	zeros []byte // of all of them
+	begun bool
+}
+
+func endlessApp() func() aio.Handler {
+	zeros := make([]byte, 64<<10)
+	return func() aio.Handler { return &endless{zeros: zeros} }
+}
+
+func (e *endless) Readable(c aio.Conn) {
+	var buf [4 << 10]byte
+	for {
+		n, err := c.Read(buf[:])
+		if err != nil && !errors.Is(err, aio.ErrWouldBlock) {
+			c.Reset()
+			return
+		}
+		if n == 0 {
+			break
+		}
+		if !e.begun {
+			e.begun = true
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n")
+		}
+	}
+	e.Writable(c)
+}
+
+func (e *endless) Writable(c aio.Conn) {
+	for e.begun {
+		if n, err := c.Write(e.zeros); n < len(e.zeros) || err != nil {
+			return
+		}
+	}
+}
+func (*endless) Closed(c aio.Conn, _ error) { c.Reset() }
 
 // hangUp resets what the attacker's app has.
 func (s *siege) hangUp() {

@@ -20,6 +20,7 @@ type replay struct {
 	every  time.Duration // a tick; 0: all that there will be begin at once, and stay
 	atOnce int           // under way at most
 	gives  time.Duration // the attacker gives up after that; 0: never
+	deaf   bool          // it reads nothing
 }
 
 // replayed are counts of what became of the connections.
@@ -126,7 +127,7 @@ func (k *replaying) end() {
 func (k *replaying) Writable(aio.Conn) { k.write() }
 func (k *replaying) Readable(c aio.Conn) {
 	var sink [16 << 10]byte
-	for {
+	for !k.deaf {
 		if _, err := c.Read(sink[:]); err != nil {
 			if !errors.Is(err, aio.ErrWouldBlock) {
 				k.Closed(c, err)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tunmesh/tunmesh/internal/aio"
 	"github.com/tunmesh/tunmesh/internal/hop"
 	"github.com/tunmesh/tunmesh/tunproxy"
 	"github.com/tunmesh/tunmesh/tunproxy/h2/frame"
@@ -22,7 +23,8 @@ type onslaught struct {
 	name   string
 	tune   func(*tunproxy.Config)
 	attack func(s *siege) (end func())
-	serve  int // bytes of the app's answers to the attacker, which have no end
+	serve  int                // bytes of the app's answers to the attacker, which have no end
+	app    func() aio.Handler // of the app's connections; nil: it speaks HTTP/2, and takes all
 	metric string
 	labels []string
 	least  float64 // counted; 0: 1
@@ -54,7 +56,10 @@ func unraced(t *testing.T) {
 func (s *siege) withstand(c onslaught) {
 	t := s.T
 	t.Helper()
-	s.serveCheap(c.serve)
+	if c.app == nil {
+		c.app = func() aio.Handler { return &cheap{bytes: c.serve, of: s} }
+	}
+	s.serveApp(c.app)
 	c.least = max(c.least, 1)
 	at := s.b
 	if s.cutsOff != nil {
@@ -95,6 +100,7 @@ func (s *siege) withstand(c onslaught) {
 // it was counted. With a small GC percent it is little above what is live.
 func (s *siege) highest(base int64, attack func(*siege) func(), met func() bool) (top int64) {
 	defer debug.SetGCPercent(debug.SetGCPercent(20))
+	live() // the turns before left garbage: buffers of attackers and kernels, in this process
 	end := attack(s)
 	least := time.Second
 	if !judging() {
@@ -206,6 +212,10 @@ func TestFloods(t *testing.T) {
 		add(f.name, "http2_paused_total", nil, cut, func(a *attacker) { a.b = wide(3000, f.field) })
 		attacks[len(attacks)-1].line = 224 * mib // HTTP may hold 128
 	}
+	attacks = append(attacks, onslaught{name: "heads of 500 fields on 64 connections", metric: "http2_paused_total", line: 224 * mib, attack: func(s *siege) func() {
+		var n replayed
+		return replay{dst: flooded, bytes: wide(1000, "\x00\x01c\x01d"), begin: 8, every: 20 * time.Millisecond, atOnce: 64, gives: cut}.start(s.out, &n)
+	}})
 	attacks = append(attacks, onslaught{name: "tiny windows", metric: "http2_broken_total", labels: broken("empty frames"), serve: 4 << 10, attack: func(s *siege) func() {
 		a := &attacker{enc: hpack.NewEncoder(4096), id: 1}
 		a.b = frame.AppendSettingsAck(frame.AppendSettings([]byte(frame.Preface), frame.Setting{ID: frame.InitialWindowSize, Value: 1}))
@@ -295,6 +305,8 @@ func TestSlowSieges(t *testing.T) {
 			attack: hold(replay{bytes: []byte("GET / HTTP/1.1\r\n"), then: []byte("a"), gap: tick, begin: 100, every: tick, atOnce: 100})},
 		{name: "slow bodies", tune: tuned, metric: "slow_peers_total", labels: slow("body"),
 			attack: hold(replay{bytes: requests(1, false, nil, "content-length", "100000"), then: frame.AppendData(nil, 1, []byte("x"), false), gap: tick, begin: 100, every: tick, atOnce: 100})},
+		{name: "readers who read nothing", tune: small, line: 64 * mib, metric: "held_limit_total", labels: []string{`layer="tcp"`}, app: endlessApp(),
+			attack: hold(replay{bytes: []byte(helloRequest), begin: 10, every: tick, atOnce: 100, deaf: true})},
 		{name: "slow readers", tune: tuned, serve: 60 << 10, line: 64 * mib, metric: "slow_peers_total", labels: slow("reading"),
 			attack: hold(replay{bytes: requests(1, true, no), then: frame.AppendWindowUpdate(nil, 1, 1), gap: tick, begin: 100, every: tick, atOnce: 100})},
 		{name: "100,000 connections, 2,000 a second", metric: "tcp_open_total", labels: []string{`direction="inbound"`, `peer="src"`, `target_port="90"`}, least: many,

@@ -74,10 +74,14 @@ func (m *measurement) rest(doc *result.Bench) error {
 	if err != nil {
 		return err
 	}
+	dir := filepath.Join(m.dir, "features") // peers have the same names
+	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // sidecars run as another user
+		return err
+	}
 	m.say("what each feature costs")
 	doc.Features = f.document()
 	began := time.Now()
-	if err := (&measurement{ctx: m.ctx, f: f, dir: m.dir, bin: m.bin, say: m.say}).compare(doc.Features, makers, workloads); err != nil {
+	if err := (&measurement{ctx: m.ctx, f: f, dir: dir, bin: m.bin, say: m.say}).compare(doc.Features, makers, workloads); err != nil {
 		return fmt.Errorf("features: %w", err)
 	}
 	doc.Features.Took = time.Since(began).Seconds()

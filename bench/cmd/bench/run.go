@@ -28,6 +28,7 @@ type runFlags struct {
 	peers, workloads []string
 	json, out        string
 	features         bool
+	unfinished       string
 	measure          measure.Options
 	peer             peer.Options
 }
@@ -55,6 +56,7 @@ it is only what each feature costs. "bench peers" lists peers and workloads.`,
 	fs := cmd.Flags()
 	fs.BoolVar(&f.full, "full", false, "all workloads, 5 rounds of 1.5 s, what each feature costs, bench-net and Go benchmarks")
 	fs.BoolVar(&f.features, "features", false, "what each feature of tunmesh costs alone, on three workloads")
+	fs.StringVar(&f.unfinished, "continue", "", "with --full: the document of a run that ended after the comparison of peers; what comes after it is measured and added")
 	fs.StringSliceVar(&f.peers, "peers", nil, "peers to measure (default those that \"bench peers\" says)")
 	fs.StringSliceVar(&f.workloads, "workloads", nil, "workloads to run (default those of the mode)")
 	fs.IntVar(&f.measure.Rounds, "rounds", 0, "how often each workload runs through each peer (default 2; 5 with --full, 4 with --features)")
@@ -77,6 +79,9 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 	}
 	if f.features && f.full {
 		return errors.New("--full has --features in it: give one of them")
+	}
+	if f.unfinished != "" && !f.everything() {
+		return errors.New("--continue goes on with a full run: give --full, and neither --peers nor --workloads")
 	}
 	if f.features && len(f.peers) == 0 {
 		f.peers = peer.Features()
@@ -130,9 +135,15 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 	if err := build(cmd.Context(), bin, commit(), f.measure.Profile != ""); err != nil {
 		return err
 	}
+	began := time.Now()
 	m := &measurement{ctx: cmd.Context(), f: f, dir: dir, bin: bin, say: say}
 	doc := f.document()
-	if err := m.compare(doc, makers, workloads); err != nil {
+	if f.unfinished != "" {
+		if doc, err = result.Read(f.unfinished); err != nil {
+			return err
+		}
+		doc.Settings["continued"] = "what comes after the comparison of peers was measured at " + began.UTC().Format(time.RFC3339) + ", commit " + commit()
+	} else if err := m.compare(doc, makers, workloads); err != nil {
 		return err
 	}
 	var unmeasured error // what was measured so far is written all the same
@@ -141,7 +152,7 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 			return unmeasured
 		}
 	}
-	doc.Took = time.Since(doc.Began).Seconds()
+	doc.Took += time.Since(began).Seconds()
 	doc.Fill(peer.Direct)
 	return errors.Join(f.write(cmd, doc), unmeasured)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/tunmesh/tunmesh/control/identity"
 	"github.com/tunmesh/tunmesh/control/inject"
 	"github.com/tunmesh/tunmesh/control/kube"
+	"github.com/tunmesh/tunmesh/control/serving"
 )
 
 // Names of what the control plane lives from in a cluster, all in Namespace.
@@ -62,7 +63,7 @@ type cluster struct {
 	source  *kube.Source
 	live    *identity.Live
 	inject  *admission.Server
-	keeper  *admission.Keeper
+	keeper  *serving.Keeper
 	hooks   *kube.HookStore
 	events  *kube.Events
 	linkerd atomic.Bool // Linkerd's own injector is there
@@ -91,7 +92,7 @@ func newCluster(p *Plane, m *meters) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.keeper = admission.NewKeeper(c.hooks, p.log,
+	c.keeper = serving.NewKeeper(c.hooks, p.log, "the injector",
 		WebhookService+"."+Namespace+".svc", WebhookService+"."+Namespace+".svc."+p.cfg.ClusterDomain)
 	c.inject, err = admission.NewServer(admission.Config{
 		Inject:    c.injection(),

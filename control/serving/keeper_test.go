@@ -1,4 +1,4 @@
-package admission
+package serving
 
 import (
 	"context"
@@ -64,7 +64,7 @@ func (r *replica) hears(t *testing.T) error {
 
 func newReplica(s *shared, now *time.Time) *replica {
 	r := &replica{s: s}
-	r.k = NewKeeper(r, slog.New(slog.DiscardHandler), "mesh-injector.tunmesh.svc")
+	r.k = NewKeeper(r, slog.New(slog.DiscardHandler), "the injector", "mesh-injector.tunmesh.svc")
 	r.k.now = func() time.Time { return *now }
 	return r
 }

@@ -1,4 +1,4 @@
-package admission
+package serving
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Store is where the webhook's authority lives. A save that somebody else was
+// Store is where an authority lives. A save that somebody else was
 // quicker with fails; what they saved is told by Authority, and is as good.
 type Store interface {
 	// SaveAuthority keeps data for all replicas.
@@ -28,17 +28,18 @@ const (
 	settle = 10 * time.Second
 )
 
-// Keeper keeps the webhook's certificate. Each replica has a key of its own,
+// Keeper keeps the certificate of one server, the injector's for example. Each replica has a key of its own,
 // which never leaves its memory, signed by an authority that all share:
 //
-//	no authority, or an old one ──► make one, keep it in the Secret
-//	the API server's bundle is another than the Secret's ──► put it there
+//	no authority, or an old one ──► make one, keep it in the Store
+//	the API server's bundle is another than the Store's ──► put it there
 //	it believes the newest authority ──► serve with what that one signs
 //
-// Each step is safe when several do it at once: a Secret is replaced only as it
+// Each step is safe when several do it at once: what is kept is replaced only as it
 // was read, and all put the same bundle. So no replica needs to be the one.
 type Keeper struct {
 	store Store
+	what  string
 	names []string
 	log   *slog.Logger
 	now   func() time.Time
@@ -48,7 +49,7 @@ type Keeper struct {
 	fault  atomic.Pointer[string]
 
 	// What Run knows.
-	told    bool // the Secret has been told of
+	told    bool // what is kept has been told of
 	data    map[string][]byte
 	hooks   bool // the configuration has been told of
 	there   bool // and exists
@@ -64,22 +65,23 @@ type event struct {
 	bundle []byte
 }
 
-// NewKeeper returns one for a server that is known by some DNS names.
-func NewKeeper(store Store, log *slog.Logger, names ...string) *Keeper {
-	k := &Keeper{store: store, names: names, log: log, now: time.Now, events: make(chan event)}
-	unread := "the Secret of the webhook's authority has not been read yet"
+// NewKeeper returns one for a server that is known by some DNS names; what is what
+// people call it.
+func NewKeeper(store Store, log *slog.Logger, what string, names ...string) *Keeper {
+	k := &Keeper{store: store, what: what, names: names, log: log, now: time.Now, events: make(chan event)}
+	unread := "the authority of " + what + " has not been read yet"
 	k.fault.Store(&unread)
 	return k
 }
 
-// Authority says what the Secret has now; nil: there is none. It blocks until Run
+// Authority says what is kept now; nil: there is none. It blocks until Run
 // has heard, or ctx ends.
 func (k *Keeper) Authority(ctx context.Context, data map[string][]byte) {
 	k.send(ctx, event{secret: true, data: data})
 }
 
 // Bundle says what the API server believes now; exists is unset where there is no
-// webhook's configuration at all. It blocks as Authority does.
+// place for one at all. It blocks as Authority does.
 func (k *Keeper) Bundle(ctx context.Context, exists bool, bundle []byte) {
 	k.send(ctx, event{exists: exists, bundle: bundle})
 }
@@ -95,7 +97,7 @@ func (k *Keeper) send(ctx context.Context, e event) {
 func (k *Keeper) Certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c := k.leaf.Load()
 	if c == nil {
-		return nil, fmt.Errorf("the webhook has no certificate yet: %s", k.Problem())
+		return nil, fmt.Errorf("%s has no certificate yet: %s", k.what, k.Problem())
 	}
 	return c, nil
 }
@@ -108,7 +110,7 @@ func (k *Keeper) Expires() time.Time {
 	return time.Time{}
 }
 
-// Problem is what keeps the webhook from having the certificate that it should,
+// Problem is what keeps the server from having the certificate that it should,
 // "" when nothing does.
 func (k *Keeper) Problem() string { return *k.fault.Load() }
 
@@ -118,7 +120,7 @@ func (k *Keeper) fail(err error) {
 		text = err.Error()
 	}
 	if old := k.fault.Swap(&text); text != "" && *old != text {
-		k.log.Warn("webhook certificate", "problem", text)
+		k.log.Warn("serving certificate", "of", k.what, "problem", text)
 	}
 }
 
@@ -162,30 +164,30 @@ func (k *Keeper) step(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
 	defer cancel()
-	fresh, err := renew(k.data, k.now())
+	fresh, err := renew(k.what, k.data, k.now())
 	if err != nil {
 		return err
 	}
 	if fresh != nil {
 		if err := k.store.SaveAuthority(ctx, fresh); err != nil {
-			return fmt.Errorf("keep the webhook's authority: %w", err)
+			return fmt.Errorf("keep the authority of %s: %w", k.what, err)
 		}
-		k.log.Info("made an authority for the webhook")
+		k.log.Info("made an authority", "of", k.what)
 		k.data = fresh
 	}
 	c, err := parseCA(k.data)
 	if err != nil {
-		return fmt.Errorf("read the webhook's authority: %w", err)
+		return fmt.Errorf("read the authority of %s: %w", k.what, err)
 	}
 	if k.there && !whole(k.bundle, k.data[BundleKey]) {
 		if err := k.store.SaveBundle(ctx, k.data[BundleKey]); err != nil {
-			return fmt.Errorf("have the API server believe the webhook's authority: %w", err)
+			return fmt.Errorf("have the API server believe the authority of %s: %w", k.what, err)
 		}
-		k.log.Info("told the API server of the webhook's authority")
+		k.log.Info("told the API server of an authority", "of", k.what)
 		k.bundle = k.data[BundleKey]
 	}
 	if !k.there {
-		k.fail(errors.New("there is no webhook configuration: nobody asks"))
+		k.fail(errors.New(k.what + " is not registered with the API server: nobody asks"))
 	} else {
 		k.fail(nil)
 	}
@@ -211,11 +213,11 @@ func (k *Keeper) serve(c *ca) error {
 			return nil
 		}
 	}
-	leaf, err := c.issue(k.names, now)
+	leaf, err := c.issue(k.what, k.names, now)
 	if err != nil {
 		return err
 	}
 	k.leaf.Store(leaf)
-	k.log.Info("webhook certificate made", "not_after", leaf.Leaf.NotAfter)
+	k.log.Info("serving certificate made", "of", k.what, "not_after", leaf.Leaf.NotAfter)
 	return nil
 }

@@ -1,4 +1,4 @@
-package admission
+package serving
 
 import (
 	"bytes"
@@ -9,14 +9,13 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
 	"slices"
 	"time"
 )
 
-// Keys of the Secret that the webhook's authority is kept in.
+// Keys of what an authority is kept in.
 const (
 	// BundleKey holds the certificates that the API server is to believe: the
 	// newest first, older ones as long as somebody may serve with what they signed.
@@ -32,14 +31,14 @@ const (
 	backdate = 5 * time.Minute
 )
 
-// ca is the webhook's own authority: a key that signs certificates for one name,
+// ca is an authority of its own for one server: a key that signs certificates for one name,
 // and what to verify them with.
 type ca struct {
 	bundle []*x509.Certificate // newest first
 	key    *ecdsa.PrivateKey
 }
 
-// parseCA reads a Secret's data.
+// parseCA reads what is kept.
 func parseCA(data map[string][]byte) (*ca, error) {
 	c := &ca{}
 	for rest := data[BundleKey]; ; {
@@ -75,31 +74,31 @@ func parseCA(data map[string][]byte) (*ca, error) {
 // renew returns the data to keep instead of the given, nil when it is good: a new
 // authority where there is none that can be used, or its life is two thirds over.
 // Those before it stay believed until they expire.
-func renew(data map[string][]byte, now time.Time) (map[string][]byte, error) {
+func renew(what string, data map[string][]byte, now time.Time) (map[string][]byte, error) {
 	old, err := parseCA(data)
 	if err == nil && now.Before(old.bundle[0].NotAfter.Add(-caLifetime/3)) && !now.Before(old.bundle[0].NotBefore) {
 		return nil, nil
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("make the webhook's authority: %w", err)
+		return nil, fmt.Errorf("make the authority of %s: %w", what, err)
 	}
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
-		return nil, fmt.Errorf("make the webhook's authority: %w", err)
+		return nil, fmt.Errorf("make the authority of %s: %w", what, err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: "Tunmesh webhook authority " + serial.Text(36)[:8]},
+		SerialNumber: serial, Subject: pkix.Name{CommonName: "Tunmesh authority of " + what + " " + serial.Text(36)[:8]},
 		NotBefore: now.Add(-backdate), NotAfter: now.Add(caLifetime),
 		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
-		return nil, fmt.Errorf("make the webhook's authority: %w", err)
+		return nil, fmt.Errorf("make the authority of %s: %w", what, err)
 	}
 	secret, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return nil, fmt.Errorf("make the webhook's authority: %w", err)
+		return nil, fmt.Errorf("make the authority of %s: %w", what, err)
 	}
 	bundle := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	if old != nil {
@@ -115,17 +114,17 @@ func renew(data map[string][]byte, now time.Time) (map[string][]byte, error) {
 }
 
 // issue makes a server's certificate for some names.
-func (c *ca) issue(names []string, now time.Time) (*tls.Certificate, error) {
+func (c *ca) issue(what string, names []string, now time.Time) (*tls.Certificate, error) {
 	if len(names) == 0 {
-		return nil, errors.New("make the webhook's certificate: no name")
+		return nil, fmt.Errorf("make the certificate of %s: no name", what)
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("make the webhook's certificate: %w", err)
+		return nil, fmt.Errorf("make the certificate of %s: %w", what, err)
 	}
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
-		return nil, fmt.Errorf("make the webhook's certificate: %w", err)
+		return nil, fmt.Errorf("make the certificate of %s: %w", what, err)
 	}
 	end := now.Add(leafLifetime)
 	if end.After(c.bundle[0].NotAfter) {
@@ -137,11 +136,11 @@ func (c *ca) issue(names []string, now time.Time) (*tls.Certificate, error) {
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, c.bundle[0], key.Public(), c.key)
 	if err != nil {
-		return nil, fmt.Errorf("make the webhook's certificate: %w", err)
+		return nil, fmt.Errorf("make the certificate of %s: %w", what, err)
 	}
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, fmt.Errorf("make the webhook's certificate: %w", err)
+		return nil, fmt.Errorf("make the certificate of %s: %w", what, err)
 	}
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
 }

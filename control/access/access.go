@@ -26,19 +26,24 @@ import (
 // Guard lets in those that prove an identity.
 type Guard struct {
 	catalog *catalog.Catalog
-	open    map[string]bool // full method names that need no certificate
+	open    map[string]bool      // full method names that need no certificate
+	only    map[string]spiffe.ID // of a service, "/package.Service/": who alone may call it
 	now     func() time.Time
 }
 
 // New returns a guard. The full method names in open ("/package.Service/Method")
 // may be called without a client certificate.
 func New(c *catalog.Catalog, open ...string) *Guard {
-	g := &Guard{catalog: c, open: map[string]bool{}, now: time.Now}
+	g := &Guard{catalog: c, open: map[string]bool{}, only: map[string]spiffe.ID{}, now: time.Now}
 	for _, m := range open {
 		g.open[m] = true
 	}
 	return g
 }
+
+// Reserve keeps a service ("package.Service") for one caller. It is not to be
+// called while the guard is in use.
+func (g *Guard) Reserve(service string, id spiffe.ID) { g.only["/"+service+"/"] = id }
 
 // TLS returns the server's configuration: TLS 1.3, a certificate of our own, and
 // client certificates verified against the anchors of this very moment, so that
@@ -113,6 +118,9 @@ func (g *Guard) admit(ctx context.Context, method string) (context.Context, cont
 			return ctx, func() {}, nil
 		}
 		return nil, nil, status.Errorf(codes.Unauthenticated, "%s: %v", method, err)
+	}
+	if id, ok := g.only[method[:strings.LastIndexByte(method, '/')+1]]; ok && id != c.id {
+		return nil, nil, status.Errorf(codes.PermissionDenied, "%s: %s may not call it, only %s", method, c.id, id)
 	}
 	ctx = context.WithValue(ctx, callerKey{}, c)
 	ctx, cancel := context.WithDeadlineCause(ctx, c.notAfter, errExpired)

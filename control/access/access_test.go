@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/tunmesh/tunmesh/control/catalog"
+	"github.com/tunmesh/tunmesh/internal/spiffe"
 )
 
 func newGuard(t *testing.T) *Guard {
@@ -75,6 +76,32 @@ func TestGuard(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		case tc.want != "" && (status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), tc.want)):
 			t.Errorf("%s: %v, want %q", name, err, tc.want)
+		}
+	}
+}
+
+// TestReserve: a service that is one caller's is nobody else's.
+func TestReserve(t *testing.T) {
+	g := newGuard(t)
+	g.Reserve("tunmesh.query.v1.Query", spiffe.ID{TrustDomain: "cluster.local", Namespace: "tunmesh", ServiceAccount: "mesh-view"})
+	later := time.Now().Add(time.Hour)
+	for _, c := range []struct {
+		who, method string
+		want        codes.Code
+	}{
+		{"spiffe://cluster.local/ns/tunmesh/sa/mesh-view", "/tunmesh.query.v1.Query/Tap", codes.OK},
+		{"spiffe://cluster.local/ns/tunmesh/sa/mesh-control", "/tunmesh.query.v1.Query/Tap", codes.PermissionDenied},
+		{"spiffe://cluster.local/ns/app/sa/mesh-view", "/tunmesh.query.v1.Query/Health", codes.PermissionDenied},
+		{"spiffe://cluster.local/ns/app/sa/web", "/tunmesh.tap.v1.Tap/Attach", codes.OK},
+		{"", "/tunmesh.query.v1.Query/Tap", codes.Unauthenticated},
+	} {
+		ctx := peer.NewContext(t.Context(), &peer.Peer{AuthInfo: credentials.TLSInfo{}})
+		if c.who != "" {
+			ctx = from(t, later, c.who)
+		}
+		err := g.Stream(nil, fakeStream{ctx: ctx}, &grpc.StreamServerInfo{FullMethod: c.method}, func(any, grpc.ServerStream) error { return nil })
+		if status.Code(err) != c.want {
+			t.Errorf("%s by %q: %v, want %v", c.method, c.who, err, c.want)
 		}
 	}
 }

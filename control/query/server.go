@@ -5,12 +5,10 @@
 package query
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,9 +35,11 @@ type Server struct {
 	version string
 }
 
-// Config says what a Server asks; all fields but Version are required.
+// Config says what a Server asks. A part that is nil is not answered for: in a
+// cluster sidecars are attached to some processes and their figures kept by
+// another.
 type Config struct {
-	Catalog *catalog.Catalog
+	Catalog *catalog.Catalog // required
 	Metrics metrics.Querier
 	Tap     *tap.Hub
 	Trust   identity.Source
@@ -48,17 +48,35 @@ type Config struct {
 
 // New returns the service.
 func New(cfg Config) (*Server, error) {
-	if cfg.Catalog == nil || cfg.Metrics == nil || cfg.Tap == nil || cfg.Trust == nil {
-		return nil, errors.New("new query service: catalog, metrics, tap and trust are all needed")
+	if cfg.Catalog == nil {
+		return nil, errors.New("new query service: a catalog is needed")
 	}
 	return &Server{catalog: cfg.Catalog, metrics: cfg.Metrics, tap: cfg.Tap, trust: cfg.Trust, version: cfg.Version}, nil
 }
 
-// lostPeriod is how often a watcher is told of events that it missed.
-const lostPeriod = time.Second
+const (
+	// lostPeriod is how often a watcher is told of events that it missed.
+	lostPeriod = time.Second
+	// quietPeriod is after how long without an event a watcher is told that
+	// somebody is still there; so are proxies in between.
+	quietPeriod = 30 * time.Second
+)
 
 // Tap implements the wire API.
 func (s *Server) Tap(req *api.TapRequest, stream api.Query_TapServer) error {
+	return s.Watch(stream.Context(), req, stream.Send)
+}
+
+// Watch calls send for each message of a tap, one at a time, until ctx ends or
+// send fails. An empty message comes at once, when the tap runs, and whenever
+// nothing else has for half a minute.
+func (s *Server) Watch(ctx context.Context, req *api.TapRequest, send func(*api.TapMessage) error) error {
+	if s.tap == nil {
+		return status.Error(codes.Unimplemented, "tap: no sidecar is attached here")
+	}
+	if req.GetResource() == nil {
+		return status.Error(codes.InvalidArgument, "tap: no resource is named")
+	}
 	sel, err := choose(s.catalog, req.GetResource())
 	if err != nil {
 		return err
@@ -89,22 +107,34 @@ func (s *Server) Tap(req *api.TapRequest, stream api.Query_TapServer) error {
 	if pods, _ := w.Selected(); pods == 0 {
 		return status.Errorf(codes.FailedPrecondition, "tap: no pod of %s is meshed", sel.describe(req.GetResource().GetName()))
 	}
+	return relay(ctx, w, send)
+}
+
+// relay sends what a watch delivers.
+func relay(ctx context.Context, w *tap.Watch, send func(*api.TapMessage) error) error {
+	if err := send(&api.TapMessage{}); err != nil {
+		return err
+	}
 	lost := time.NewTicker(lostPeriod)
 	defer lost.Stop()
-	for {
+	for silent := time.Duration(0); ; {
+		m := &api.TapMessage{}
 		select {
 		case e := <-w.Events():
-			if err := stream.Send(&api.TapMessage{Message: &api.TapMessage_Event{Event: e}}); err != nil {
-				return err
-			}
+			m.Message = &api.TapMessage_Event{Event: e}
 		case <-lost.C:
-			if n := w.TakeLost(); n > 0 {
-				if err := stream.Send(&api.TapMessage{Message: &api.TapMessage_Lost{Lost: n}}); err != nil {
-					return err
-				}
+			n := w.TakeLost()
+			if n > 0 {
+				m.Message = &api.TapMessage_Lost{Lost: n}
+			} else if silent += lostPeriod; silent < quietPeriod {
+				continue
 			}
-		case <-stream.Context().Done():
-			return status.FromContextError(stream.Context().Err()).Err()
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
+		}
+		silent = 0
+		if err := send(m); err != nil {
+			return err
 		}
 	}
 }
@@ -180,44 +210,4 @@ func parseAuthority(s, domain string) (catalog.Key, uint16, error) {
 		return catalog.Key{}, 0, fmt.Errorf("authority %q: want name.namespace.svc.%s:port", s, domain)
 	}
 	return catalog.Key{Namespace: ns, Name: name}, uint16(port), nil
-}
-
-// Health implements the wire API.
-func (s *Server) Health(ctx context.Context, _ *api.HealthRequest) (*api.HealthResponse, error) {
-	resp := &api.HealthResponse{Version: s.version}
-	if a := s.trust.Current(); a != nil {
-		for _, c := range a.Anchors() {
-			resp.Certificates = append(resp.Certificates, &api.Certificate{Name: "trust anchor", Subject: c.Subject.String(), NotAfterUnix: c.NotAfter.Unix()})
-		}
-		resp.Certificates = append(resp.Certificates, &api.Certificate{Name: "issuer", Subject: a.Issuer().Subject.String(), NotAfterUnix: a.Issuer().NotAfter.Unix()})
-	}
-	versions, err := s.metrics.Sum(ctx, metrics.BuildInfo, nil, []string{"namespace", "pod", "version"})
-	if err != nil {
-		return nil, status.Errorf(codes.Internal, "health: %v", err)
-	}
-	expiry, err := s.metrics.Sum(ctx, metrics.CertExpiration, nil, []string{"namespace", "pod"})
-	if err != nil {
-		return nil, status.Errorf(codes.Internal, "health: %v", err)
-	}
-	for _, p := range s.catalog.Pods("") {
-		if !p.Meshed || p.Finished() {
-			continue
-		}
-		h := &api.ProxyHealth{Namespace: p.Namespace, Pod: p.Name, Connected: s.tap.Attached(p.Key), Ready: p.Ready}
-		for _, x := range versions {
-			if x.Labels["namespace"] == p.Namespace && x.Labels["pod"] == p.Name && x.Value > 0 {
-				h.Version = x.Labels["version"]
-			}
-		}
-		for _, x := range expiry {
-			if x.Labels["namespace"] == p.Namespace && x.Labels["pod"] == p.Name {
-				h.CertificateNotAfterUnix = int64(x.Value)
-			}
-		}
-		resp.Proxies = append(resp.Proxies, h)
-	}
-	slices.SortFunc(resp.Proxies, func(a, b *api.ProxyHealth) int {
-		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Pod, b.Pod))
-	})
-	return resp, nil
 }

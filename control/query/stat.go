@@ -25,6 +25,9 @@ type question struct {
 
 // Stat implements the wire API.
 func (s *Server) Stat(ctx context.Context, req *api.StatRequest) (*api.StatResponse, error) {
+	if s.metrics == nil {
+		return nil, status.Error(codes.Unimplemented, "stat: no figures are kept here")
+	}
 	sel, err := choose(s.catalog, req.GetResource())
 	if err != nil {
 		return nil, err

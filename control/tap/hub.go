@@ -36,8 +36,6 @@ const (
 	// maxQueue bounds what waits for one of them: about ten seconds at the
 	// default limit, with three events to a request.
 	maxQueue = 3000
-	// maxOpen bounds the requests of one watch that have begun and not ended.
-	maxOpen = 10000
 	// maxEvent bounds one event in bytes, and with maxQueue a watch's memory: the
 	// largest header fields that servers commonly take are 64 KB.
 	maxEvent = 96 << 10

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/proto"
 
 	api "github.com/tunmesh/tunmesh/api/tap"
@@ -39,16 +38,8 @@ type Watch struct {
 	mu       sync.Mutex
 	selected map[catalog.Key]bool
 	peers    []string // nil: any; empty: nothing matches
-	limit    *rate.Limiter
-	open     map[exchange]struct{} // requests that were let through
+	gate     *Gate[catalog.Key]
 	closed   bool
-}
-
-// exchange names a request among those of all sidecars.
-type exchange struct {
-	pod    catalog.Key
-	base   uint32
-	stream uint64
 }
 
 // Watch starts a tap. The caller closes it.
@@ -64,8 +55,7 @@ func (h *Hub) Watch(req Request) (*Watch, error) {
 	}
 	w := &Watch{
 		hub: h, req: req, events: make(chan *api.Event, maxQueue),
-		limit: rate.NewLimiter(rate.Limit(req.MaxRPS), int(req.MaxRPS)),
-		open:  map[exchange]struct{}{},
+		gate: NewGate[catalog.Key](req.MaxRPS),
 	}
 	w.refresh()
 	h.mu.Lock()
@@ -156,18 +146,9 @@ func (w *Watch) admit(pod catalog.Key, e *api.Event) bool {
 	if w.closed || !w.selected[pod] {
 		return false
 	}
-	x := exchange{pod, e.GetBase(), e.GetStream()}
-	if e.GetRequest() != nil {
-		if len(w.open) >= maxOpen || !w.limit.Allow() {
-			w.lost.Add(1)
-			return false
-		}
-		w.open[x] = struct{}{}
-		return true
-	}
-	_, ok := w.open[x] // else it began before the tap, or was left out
-	if e.GetEnd() != nil {
-		delete(w.open, x)
+	ok, lost := w.gate.Admit(pod, e)
+	if lost {
+		w.lost.Add(1)
 	}
 	return ok
 }
@@ -176,9 +157,5 @@ func (w *Watch) admit(pod catalog.Key, e *api.Event) bool {
 func (w *Watch) forget(pod catalog.Key) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for x := range w.open {
-		if x.pod == pod {
-			delete(w.open, x)
-		}
-	}
+	w.gate.Forget(pod)
 }

@@ -1,0 +1,16 @@
+// Package extension is the API by which people ask the mesh in a cluster: group
+// tunmesh.io's view, aggregated behind the API server. It owns who may ask
+// (the API server's word for who it is, a SubjectAccessReview for what he may),
+// and how a question and its answer look in HTTP. It refuses to know how an
+// answer is found (Backend) and how the cluster is asked (Authorizer).
+//
+//	GET  …/namespaces/NS/RESOURCE/NAME/stat?window=60&to=RESOURCE/NS/NAME&from=…&labelSelector=…
+//	POST …/watch/namespaces/NS/RESOURCE/NAME/tap?labelSelector=…   (a query.TapRequest)
+//	GET  …/namespaces/NS/services/NAME/endpoints?port=80
+//	GET  …/health
+//
+// NAME "-" is all of a namespace, NS "-" all namespaces. The paths are such that
+// the API server reads verb, namespace, resource, name and subresource from them
+// as it does for its own, so RBAC rules are written as for "pods/log"; and what
+// begins with watch may last for as long as somebody watches.
+package extension

@@ -1,0 +1,464 @@
+package extension
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	api "github.com/tunmesh/tunmesh/api/query"
+	tapapi "github.com/tunmesh/tunmesh/api/tap"
+)
+
+// pki is an authority, and a certificate that it signed.
+type pki struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newPKI(t *testing.T, name string, by *pki, usage ...x509.ExtKeyUsage) *pki {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: by == nil, BasicConstraintsValid: true, ExtKeyUsage: usage, KeyUsage: x509.KeyUsageDigitalSignature,
+	}
+	if by == nil {
+		tmpl.KeyUsage, by = x509.KeyUsageCertSign, &pki{tmpl, key}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, by.cert, key.Public(), by.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &pki{cert, key}
+}
+
+func (p *pki) pem() string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.cert.Raw}))
+}
+
+func (p *pki) tls() tls.Certificate {
+	return tls.Certificate{Certificate: [][]byte{p.cert.Raw}, PrivateKey: p.key}
+}
+
+// backend answers with what it was asked.
+type backend struct {
+	mu     sync.Mutex
+	asked  []string
+	events chan *api.TapMessage
+	err    error
+}
+
+func (b *backend) note(what string, m any) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.asked = append(b.asked, fmt.Sprintf("%s %v", what, m))
+	return b.err
+}
+
+func (b *backend) last() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.asked) == 0 {
+		return ""
+	}
+	return strings.Join(strings.Fields(b.asked[len(b.asked)-1]), " ")
+}
+
+func (b *backend) Stat(_ context.Context, req *api.StatRequest) (*api.StatResponse, error) {
+	return &api.StatResponse{Rows: []*api.StatRow{{Name: "web", Rps: 1.5}}}, b.note("stat", req)
+}
+
+func (b *backend) Endpoints(_ context.Context, req *api.EndpointsRequest) (*api.EndpointsResponse, error) {
+	return &api.EndpointsResponse{}, b.note("endpoints", req)
+}
+
+func (b *backend) Health(_ context.Context, req *api.HealthRequest) (*api.HealthResponse, error) {
+	return &api.HealthResponse{Version: "v1"}, b.note("health", req)
+}
+
+func (b *backend) Watch(ctx context.Context, req *api.TapRequest, send func(*api.TapMessage) error) error {
+	if err := b.note("tap", req); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case m, ok := <-b.events:
+			if !ok {
+				return status.Error(codes.Unavailable, "the replicas are gone")
+			}
+			if err := send(m); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// rig is a server whose API server is us.
+type rig struct {
+	t       *testing.T
+	backend *backend
+	server  *Server
+	url     string
+	roots   *x509.CertPool
+	front   *pki
+	client  *http.Client
+
+	mu   sync.Mutex
+	may  func(Attributes) (bool, error)
+	seen []Attributes
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{t: t, backend: &backend{events: make(chan *api.TapMessage, 4)}, may: func(Attributes) (bool, error) { return true, nil }}
+	var err error
+	r.server, err = New(Config{Backend: r.backend, Authorize: func(_ context.Context, a Attributes) (bool, string, error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.seen = append(r.seen, a)
+		ok, err := r.may(a)
+		return ok, "", err
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewUnstartedServer(r.server)
+	s.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	r.url = s.URL
+	ca := newPKI(t, "front-proxy-ca", nil)
+	r.server.SetFront(map[string]string{
+		"requestheader-client-ca-file": ca.pem(), "requestheader-allowed-names": `["aggregator"]`,
+		"requestheader-username-headers": `["X-Remote-User"]`, "requestheader-group-headers": `["X-Remote-Group"]`,
+		"requestheader-extra-headers-prefix": `["X-Remote-Extra-"]`,
+	})
+	r.front = ca
+	r.roots = x509.NewCertPool()
+	r.roots.AddCert(s.Certificate())
+	r.client = r.as(newPKI(t, "aggregator", ca, x509.ExtKeyUsageClientAuth))
+	return r
+}
+
+func (r *rig) as(p *pki) *http.Client {
+	cfg := &tls.Config{RootCAs: r.roots}
+	if p != nil {
+		cfg.Certificates = []tls.Certificate{p.tls()}
+	}
+	tr := &http.Transport{TLSClientConfig: cfg}
+	r.t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, Timeout: 10 * time.Second}
+}
+
+func (r *rig) do(c *http.Client, method, path, body string, headers ...string) (int, string) {
+	r.t.Helper()
+	req, err := http.NewRequestWithContext(r.t.Context(), method, r.url+path, strings.NewReader(body))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Add(headers[i], headers[i+1])
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return resp.StatusCode, string(raw)
+}
+
+func (r *rig) allow(f func(Attributes) (bool, error)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.may, r.seen = f, nil
+}
+
+func (r *rig) attributes() []Attributes {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.seen
+}
+
+const ann = "X-Remote-User"
+
+// TestWhoAsks: only what holds the API server's certificate names a user.
+func TestWhoAsks(t *testing.T) {
+	r := newRig(t)
+	stranger := newPKI(t, "front-proxy-ca", nil)
+	for name, c := range map[string]*http.Client{
+		"no certificate":      r.as(nil),
+		"another authority":   r.as(newPKI(t, "aggregator", stranger, x509.ExtKeyUsageClientAuth)),
+		"another name":        r.as(newPKI(t, "kubelet", r.front, x509.ExtKeyUsageClientAuth)),
+		"a server's":          r.as(newPKI(t, "aggregator", r.front, x509.ExtKeyUsageServerAuth)),
+		"no user is told":     nil,
+		"discovery, unproved": r.as(nil),
+	} {
+		t.Run(name, func(t *testing.T) {
+			path, headers := Base+"/health", []string{ann, "ann"}
+			if c == nil {
+				c, headers = r.client, nil
+			}
+			if strings.HasPrefix(name, "discovery") {
+				path = Base
+			}
+			code, text := r.do(c, "GET", path, "", headers...)
+			var s metav1.Status
+			if err := json.Unmarshal([]byte(text), &s); err != nil || code != 401 || s.Code != 401 || s.Kind != "Status" || s.Message == "" {
+				t.Errorf("%d %s %v", code, text, err)
+			}
+		})
+	}
+	if got := r.backend.last(); got != "" {
+		t.Errorf("the backend was asked: %s", got)
+	}
+	code, _ := r.do(r.client, "GET", Base+"/health", "", ann, "ann", "X-Remote-Group", "dev", "X-Remote-Group", "ops", "X-Remote-Extra-Scopes%2fx", "a")
+	if code != 200 {
+		t.Fatal(code)
+	}
+	a := r.attributes()
+	if u := a[len(a)-1].User; u.Name != "ann" || len(u.Groups) != 2 || len(u.Extra["scopes/x"]) != 1 {
+		t.Errorf("%+v", u)
+	}
+	if asked, denied := r.server.Counts(); asked != 7 || denied != 6 {
+		t.Errorf("%d asked, %d denied", asked, denied)
+	}
+}
+
+// TestPaths: what a path means, and what is asked for it.
+func TestPaths(t *testing.T) {
+	r := newRig(t)
+	for _, c := range []struct {
+		method, path, body string
+		code               int
+		asked              string // of the backend
+		right              string // verb namespace resource/sub name
+	}{
+		{"GET", "/health", "", 200, "health", "get  health/ "},
+		{"GET", "/namespaces/emojivoto/deployments/web/stat?window=30", "", 200, `stat resource:{kind:"deployment" name:"web" namespace:"emojivoto"} window_seconds:30`, "get emojivoto deployments/stat web"},
+		{"GET", "/namespaces/-/pods/-/stat?labelSelector=app%3Dx", "", 200, `stat resource:{kind:"pod" all_namespaces:true label_selector:"app=x"}`, "get  pods/stat "},
+		{"GET", "/namespaces/a/namespaces/a/stat", "", 200, `stat resource:{kind:"namespace" name:"a"}`, "get a namespaces/stat a"},
+		{"GET", "/namespaces/-/namespaces/-/stat", "", 200, `stat resource:{kind:"namespace"}`, "get  namespaces/stat "},
+		{"GET", "/namespaces/a/namespaces/-/stat", "", 200, `stat resource:{kind:"namespace" name:"a"}`, "get a namespaces/stat "},
+		{"GET", "/namespaces/a/deployments/web/stat?to=services/b/-", "", 200, `stat resource:{kind:"deployment" name:"web" namespace:"a"} to:{kind:"service" namespace:"b"}`, "get b services/stat "},
+		{"GET", "/namespaces/a/services/web/endpoints?port=80", "", 200, `endpoints authority:"web.a:80"`, "get a services/endpoints web"},
+		{"POST", "/watch/namespaces/a/pods/p/tap", "", 200, `tap resource:{kind:"pod" name:"p" namespace:"a"}`, "watch a pods/tap p"},
+		{"POST", "/watch/namespaces/a/pods/p/tap", `{"headers":true,"maxRps":7}`, 200, `tap resource:{kind:"pod" name:"p" namespace:"a"} max_rps:7 headers:true`, "watch a pods/tap/headers p"},
+		{"POST", "/watch/namespaces/a/pods/p/tap", `{"resource":{"kind":"pod","namespace":"b"}}`, 400, "", ""},
+		{"POST", "/watch/namespaces/a/pods/p/tap", `{"nonsense":1}`, 400, "", ""},
+		{"POST", "/watch/namespaces/a/pods/p/tap", strings.Repeat(" ", maxBody+1), 400, "", ""},
+		{"GET", "/watch/namespaces/a/pods/p/tap", "", 405, "", ""},
+		{"POST", "/namespaces/a/pods/p/stat", "", 405, "", ""},
+		{"POST", "", "", 405, "", ""},
+		{"GET", "/namespaces/a/pods/p/tap", "", 404, "", ""},
+		{"GET", "/watch/namespaces/a/pods/p/stat", "", 404, "", ""},
+		{"GET", "/namespaces/a/namespaces/b/stat", "", 404, "", ""},
+		{"GET", "/namespaces/a/secrets/b/stat", "", 404, "", ""},
+		{"GET", "/namespaces/a/services/-/endpoints?port=1", "", 404, "", ""},
+		{"GET", "/namespaces//pods/p/stat", "", 404, "", ""},
+		{"GET", "/namespaces/a/pods/p/stat/more", "", 404, "", ""},
+		{"GET", "/namespaces/a/pods/p/stat?windw=3", "", 400, "", ""},
+		{"GET", "/namespaces/a/pods/p/stat?window=3&window=4", "", 400, "", ""},
+		{"GET", "/namespaces/a/pods/p/stat?window=-1", "", 400, "", ""},
+		{"GET", "/namespaces/a/pods/p/stat?to=pods", "", 400, "", ""},
+		{"GET", "/namespaces/a/pods/p/stat?to=namespaces/a/b", "", 400, "", ""},
+		{"GET", "/namespaces/a/pods/p/stat?%zz", "", 400, "", ""},
+	} {
+		t.Run(c.method+" "+c.path+" "+c.body[:min(len(c.body), 20)], func(t *testing.T) {
+			r.backend.mu.Lock()
+			r.backend.asked = nil
+			r.backend.events = make(chan *api.TapMessage)
+			close(r.backend.events)
+			r.backend.mu.Unlock()
+			r.allow(func(Attributes) (bool, error) { return true, nil })
+			code, text := r.do(r.client, c.method, Base+c.path, c.body, ann, "ann")
+			if c.code == 200 && strings.HasPrefix(c.path, "/watch") {
+				c.code = 503 // the backend's end, before anything was sent
+			}
+			if code != c.code {
+				t.Fatalf("%d %s", code, text)
+			}
+			if got := strings.TrimSpace(r.backend.last()); got != c.asked {
+				t.Errorf("the backend was asked\n%s, want\n%s", got, c.asked)
+			}
+			if a := r.attributes(); c.right != "" {
+				l := a[len(a)-1]
+				if got := fmt.Sprintf("%s %s %s/%s %s", l.Verb, l.Namespace, l.Resource, l.Subresource, l.Name); got != c.right {
+					t.Errorf("right asked for: %q, want %q", got, c.right)
+				}
+			}
+		})
+	}
+}
+
+// TestRefused: who may not is told what he would need, and the backend is not asked.
+func TestRefused(t *testing.T) {
+	r := newRig(t)
+	only := func(sub string) func(Attributes) (bool, error) {
+		return func(a Attributes) (bool, error) { return a.Namespace == "a" && a.Subresource == sub, nil }
+	}
+	for _, c := range []struct {
+		may                func(Attributes) (bool, error)
+		method, path, body string
+		code               int
+		says               string
+	}{
+		{only("tap"), "GET", "/namespaces/a/pods/p/stat", "", 403, `ann may not get pods/stat in namespace a: a role with apiGroups ["view.tunmesh.io"], resources ["pods/stat"], verbs ["get"]`},
+		{only("stat"), "GET", "/namespaces/-/pods/p/stat", "", 403, "in all namespaces"},
+		{only("stat"), "GET", "/namespaces/a/pods/p/stat?to=services/b/x", "", 403, "services/stat in namespace b"},
+		{only("stat"), "GET", "/namespaces/a/pods/p/stat?from=deployments/-/-", "", 403, "deployments/stat in all namespaces"},
+		{only("tap"), "POST", "/watch/namespaces/a/pods/p/tap", `{"headers":true}`, 403, "pods/tap/headers"},
+		{only("stat"), "GET", "/health", "", 403, "get health of the mesh"},
+		{func(Attributes) (bool, error) { return false, errors.New("the API server is away") }, "GET", "/health", "", 503, "the API server is away"},
+	} {
+		t.Run(c.path, func(t *testing.T) {
+			r.allow(c.may)
+			code, text := r.do(r.client, c.method, Base+c.path, c.body, ann, "ann")
+			var s metav1.Status
+			if err := json.Unmarshal([]byte(text), &s); err != nil || code != c.code || !strings.Contains(s.Message, c.says) {
+				t.Errorf("%d %s %v", code, text, err)
+			}
+		})
+	}
+	if got := r.backend.last(); got != "" {
+		t.Errorf("the backend was asked: %s", got)
+	}
+}
+
+// TestDiscovery: what kubectl and the API server's own check of us read.
+func TestDiscovery(t *testing.T) {
+	r := newRig(t)
+	r.allow(func(Attributes) (bool, error) { return false, nil })
+	code, text := r.do(r.client, "GET", Base, "", ann, "system:kube-aggregator")
+	var list metav1.APIResourceList
+	if err := json.Unmarshal([]byte(text), &list); err != nil || code != 200 || list.GroupVersion != "view.tunmesh.io/v1alpha1" || len(list.APIResources) != 14 {
+		t.Errorf("%d %s %v", code, text, err)
+	}
+	for _, path := range []string{"/apis", "/apis/" + Group} {
+		if code, text := r.do(r.client, "GET", path, "", ann, "x"); code != 200 || !strings.Contains(text, Group+"/"+Version) {
+			t.Errorf("%s: %d %s", path, code, text)
+		}
+	}
+}
+
+// TestTap: events come as they happen, and the end says why.
+func TestTap(t *testing.T) {
+	r := newRig(t)
+	req, err := http.NewRequestWithContext(t.Context(), "POST", r.url+Base+"/watch/namespaces/a/pods/p/tap", strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set(ann, "ann")
+	r.backend.events <- &api.TapMessage{}
+	resp, err := r.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	want := func(part string) {
+		t.Helper()
+		if !lines.Scan() || !strings.Contains(strings.ReplaceAll(lines.Text(), " ", ""), part) {
+			t.Fatalf("%q %v, want %s", lines.Text(), lines.Err(), part)
+		}
+	}
+	want("{}")
+	r.backend.events <- &api.TapMessage{Message: &api.TapMessage_Event{Event: &tapapi.Event{Stream: 7}}}
+	want(`"stream":"7"`)
+	r.backend.events <- &api.TapMessage{Message: &api.TapMessage_Lost{Lost: 3}}
+	want(`"lost":"3"`)
+	close(r.backend.events)
+	want("thereplicasaregone")
+	if lines.Scan() {
+		t.Errorf("more: %q", lines.Text())
+	}
+}
+
+// TestFront: what of the API server's own ConfigMap cannot be used leaves the last
+// one in force.
+func TestFront(t *testing.T) {
+	r := newRig(t)
+	for name, data := range map[string]map[string]string{
+		"empty":          {},
+		"no certificate": {"requestheader-client-ca-file": "x", "requestheader-username-headers": `["X-Remote-User"]`},
+		"no user header": {"requestheader-client-ca-file": r.front.pem()},
+		"no JSON":        {"requestheader-client-ca-file": r.front.pem(), "requestheader-username-headers": "X-Remote-User"},
+		"bad bundle":     {"requestheader-client-ca-file": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")}))},
+	} {
+		if _, err := ParseFront(data); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		r.server.SetFront(data)
+		if code, text := r.do(r.client, "GET", Base+"/health", "", ann, "ann"); code != 200 {
+			t.Errorf("%s: %d %s", name, code, text)
+		}
+	}
+	fresh, err := New(Config{Backend: r.backend, Authorize: r.server.cfg.Authorize})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	fresh.ServeHTTP(w, httptest.NewRequest("GET", Base, nil))
+	if w.Code != 401 || fresh.Ready() == nil || r.server.Ready() != nil {
+		t.Errorf("before anything is known: %d, ready %v; after: %v", w.Code, fresh.Ready(), r.server.Ready())
+	}
+}
+
+// FuzzParse: a path is refused or means one question that its own parts spell.
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"health", "namespaces/a/pods/b/stat", "watch/namespaces/-/deployments/-/tap", "namespaces/a/services/b/endpoints", "watch//", ""} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		q, ok := parse(s)
+		if !ok || q.subresource == "" {
+			return
+		}
+		all := func(s string) string {
+			if s == "" {
+				return All
+			}
+			return s
+		}
+		again := "namespaces/" + all(q.namespace) + "/" + q.resource + "/" + all(q.name) + "/" + q.subresource
+		if q.verb == "watch" {
+			again = "watch/" + again
+		}
+		if strings.TrimPrefix(s, "/") != again {
+			t.Errorf("%q means %+v, which is %q", s, q, again)
+		}
+	})
+}

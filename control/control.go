@@ -9,6 +9,14 @@
 //	                      │  └───► query ──────────► unix socket ──► meshctl
 //	                      └──────► admission ──────► HTTPS ──► the API server
 //
+// In a cluster what people ask is answered by another process, View, which keeps
+// the figures of all sidecars and reaches the taps at all replicas of this one;
+// its loss touches no traffic, and it never sees the issuer:
+//
+//	kube ──► catalog ──► metrics ◄─────────────────────── /metrics of the sidecars
+//	             └─────► query ──► extension ──► HTTPS ──► the API server ──► meshctl
+//	                        └────► replicas ──► gRPC over TLS ──► tap of each replica
+//
 // New reads configuration and keys and opens sockets, so that what is wrong is
 // told at once; Run serves until its context ends.
 package control
@@ -150,12 +158,15 @@ func New(cfg Config) (_ *Plane, err error) {
 	policyapi.RegisterPolicyServer(p.sidecars, inbound)
 	identityapi.RegisterIdentityServer(p.sidecars, certify)
 	tapapi.RegisterTapServer(p.sidecars, p.hub)
+	if err := p.answerView(); err != nil {
+		return nil, err
+	}
 	p.people = grpc.NewServer(grpc.ChainUnaryInterceptor(m.unary), grpc.ChainStreamInterceptor(m.stream))
 	queryapi.RegisterQueryServer(p.people, ask)
 	if err := m.register(meterSources{p.ca, certify, where, inbound, p.hub, p.scraper, window, p.source, p.cluster}); err != nil {
 		return nil, err
 	}
-	p.admin = newAdmin(p, m)
+	p.admin = newAdmin(p.Ready, m.registry)
 	if err := p.listen(); err != nil {
 		return nil, err
 	}
@@ -190,6 +201,7 @@ func (p *Plane) newServer(m *meters) (*grpc.Server, error) {
 		}
 	}
 	guard := access.New(p.catalog, identityapi.Identity_Certify_FullMethodName)
+	guard.Reserve(queryapi.Query_ServiceDesc.ServiceName, ViewID(p.cfg.TrustDomain))
 	pool := func() *x509.CertPool {
 		if a := p.ca.Current(); a != nil {
 			return a.Pool()

@@ -7,11 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/netip"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -46,8 +44,7 @@ type flags struct {
 	meshNetworks    string
 	clusterNetworks string
 	hosts           []string
-	logLevel        string
-	logFormat       string
+	logs            logFlags
 	kubeconfig      string
 	cluster         control.Cluster
 	cfg             control.Config
@@ -100,8 +97,8 @@ func command(logs io.Writer) *cobra.Command {
 	fs.StringVar(&f.inboundPolicy, "default-inbound-policy", "all-unauthenticated", "all-unauthenticated, all-authenticated, cluster-unauthenticated, cluster-authenticated, deny or audit")
 	fs.DurationVar(&f.cfg.StopDelay, "stop-delay", 0, "how long to go on, not ready any more, when told to stop")
 	fs.DurationVar(&f.cfg.ScrapeInterval, "scrape-interval", 0, "time between two scrapes of a sidecar (0 = 1.5s)")
-	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
-	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	f.logs.add(fs)
+	cmd.AddCommand(viewCommand(logs))
 	return cmd
 }
 
@@ -131,18 +128,8 @@ func (f *flags) config(logs io.Writer) (control.Config, error) {
 	if cfg.ClusterNetworks, err = policy.ParseNetworks(f.clusterNetworks); err != nil {
 		return cfg, fmt.Errorf("--cluster-networks: %w", err)
 	}
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil || strings.ContainsAny(f.logLevel, "+-") {
-		return cfg, fmt.Errorf("--log-level %q is not known: use debug, info, warn or error", f.logLevel)
-	}
-	o := &slog.HandlerOptions{Level: level}
-	switch f.logFormat {
-	case "text":
-		cfg.Logger = slog.New(slog.NewTextHandler(logs, o))
-	case "json":
-		cfg.Logger = slog.New(slog.NewJSONHandler(logs, o))
-	default:
-		return cfg, fmt.Errorf("--log-format %q is not known: use text or json", f.logFormat)
+	if cfg.Logger, err = f.logs.logger(logs); err != nil {
+		return cfg, err
 	}
 	cfg.Version = version.String()
 	return cfg, nil

@@ -1,0 +1,355 @@
+package control
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+
+	queryapi "github.com/tunmesh/tunmesh/api/query"
+	"github.com/tunmesh/tunmesh/control/catalog"
+	"github.com/tunmesh/tunmesh/control/extension"
+	"github.com/tunmesh/tunmesh/control/kube"
+	"github.com/tunmesh/tunmesh/control/metrics"
+	"github.com/tunmesh/tunmesh/control/query"
+	"github.com/tunmesh/tunmesh/control/replicas"
+	"github.com/tunmesh/tunmesh/control/serving"
+	"github.com/tunmesh/tunmesh/internal/spiffe"
+)
+
+// Names of the view.
+const (
+	// ViewAccount is its ServiceAccount, ViewService where the API server finds it.
+	ViewAccount = "mesh-view"
+	ViewService = "mesh-view"
+	// ViewPort is where it listens unless told otherwise.
+	ViewPort = 8089
+	// ControlService selects the replicas of the control plane.
+	ControlService = "mesh-control"
+	// ViewAPI is the name of its APIService.
+	ViewAPI = extension.Version + "." + extension.Group
+)
+
+// ViewID is the view's identity in a trust domain.
+func ViewID(trustDomain string) spiffe.ID {
+	return spiffe.ID{TrustDomain: trustDomain, Namespace: Namespace, ServiceAccount: ViewAccount}
+}
+
+// answerView serves the view's questions about what is attached here.
+func (p *Plane) answerView() error {
+	q, err := query.New(query.Config{Catalog: p.catalog, Tap: p.hub, Trust: p.ca, Version: p.cfg.Version})
+	if err != nil {
+		return err
+	}
+	queryapi.RegisterQueryServer(p.sidecars, q)
+	return nil
+}
+
+// ViewConfig is everything that a view is told.
+type ViewConfig struct {
+	// Client is asked for everything; required.
+	Client kube.Client
+	// Listen is the address of the aggregated API. Default "0.0.0.0:8089".
+	Listen string
+	// ControlAddress is where the view has its certificate issued: the Service of
+	// the replicas. Default "mesh-control.tunmesh.svc.DOMAIN:8086".
+	ControlAddress string
+	// TokenFile has a token of the view's ServiceAccount for the mesh's audience,
+	// AnchorsFile the trust anchors, PEM; both required.
+	TokenFile, AnchorsFile string
+	// The following are as in Config.
+	AdminListen    string
+	TrustDomain    string
+	ClusterDomain  string
+	MeshNetworks   []netip.Prefix
+	HostAddresses  []netip.Addr
+	ScrapeInterval time.Duration
+	Window         time.Duration
+	Version        string
+	Logger         *slog.Logger
+}
+
+func (c ViewConfig) withDefaults() (ViewConfig, Config, error) {
+	if c.Client == nil || c.TokenFile == "" || c.AnchorsFile == "" {
+		return c, Config{}, errors.New("view: client, token file and trust anchors file are all needed")
+	}
+	common, err := Config{
+		Cluster: &Cluster{Client: c.Client}, Listen: c.Listen, AdminListen: c.AdminListen, TrustDomain: c.TrustDomain, ClusterDomain: c.ClusterDomain,
+		MeshNetworks: c.MeshNetworks, HostAddresses: c.HostAddresses, ScrapeInterval: c.ScrapeInterval, Window: c.Window, Version: c.Version, Logger: c.Logger,
+	}.withDefaults()
+	if err != nil {
+		return c, common, err
+	}
+	if c.Listen == "" {
+		c.Listen = fmt.Sprintf("0.0.0.0:%d", ViewPort)
+	}
+	if c.ControlAddress == "" {
+		c.ControlAddress = fmt.Sprintf("%s.%s.svc.%s:%d", ControlService, Namespace, common.ClusterDomain, Port)
+	}
+	return c, common, nil
+}
+
+// View is the process that people ask, in a cluster.
+type View struct {
+	cfg     ViewConfig
+	log     *slog.Logger
+	catalog *catalog.Catalog
+	source  *kube.Source
+	scraper *metrics.Scraper
+	window  *metrics.Window
+	member  *replicas.Member
+	api     *extension.Server
+	service *kube.APIService
+	keeper  *serving.Keeper
+	server  *http.Server
+	admin   *http.Server
+
+	listener net.Listener
+	adminLis net.Listener // nil: none
+}
+
+// NewView makes a view and opens its sockets; Run or Close lets go of them.
+func NewView(cfg ViewConfig) (_ *View, err error) {
+	cfg, common, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	v := &View{cfg: cfg, log: common.Logger}
+	if v.catalog, err = catalog.New(common.catalog()); err != nil {
+		return nil, err
+	}
+	m := newMeters()
+	if v.source, err = kube.NewSource(kube.SourceConfig{Client: cfg.Client, Catalog: v.catalog, Logger: v.log, Lag: m.lag}); err != nil {
+		return nil, err
+	}
+	if v.window, err = metrics.NewWindow(common.Window); err != nil {
+		return nil, err
+	}
+	if v.scraper, err = metrics.NewScraper(metrics.Config{Catalog: v.catalog, Window: v.window, Interval: common.ScrapeInterval, Logger: v.log}); err != nil {
+		return nil, err
+	}
+	q, err := query.New(query.Config{Catalog: v.catalog, Metrics: v.window, Version: cfg.Version})
+	if err != nil {
+		return nil, err
+	}
+	v.member = replicas.NewMember(replicas.MemberConfig{
+		Address: cfg.ControlAddress, ID: ViewID(common.TrustDomain), Control: ID(common.TrustDomain),
+		TokenFile: cfg.TokenFile, AnchorsFile: cfg.AnchorsFile, Logger: v.log,
+	})
+	v.api, err = extension.New(extension.Config{
+		Backend: &viewBackend{Server: q, all: replicas.NewSet(v.member, v.replicas, v.log)}, Authorize: v.may, Logger: v.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	v.service = kube.NewAPIService(cfg.Client, ViewAPI)
+	v.keeper = serving.NewKeeper(viewStore{v.service}, v.log, "the aggregated API",
+		ViewService+"."+Namespace+".svc", ViewService+"."+Namespace+".svc."+common.ClusterDomain)
+	v.server = &http.Server{
+		Handler: v.api,
+		TLSConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12, GetCertificate: v.keeper.Certificate,
+			ClientAuth: tls.RequestClientCert, // verified by what the API server says of itself at the moment
+		},
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+	}
+	if err := v.register(m); err != nil {
+		return nil, err
+	}
+	v.admin = newAdmin(v.Ready, m.registry)
+	if err := v.listen(common.AdminListen); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+func (v *View) listen(admin string) (err error) {
+	if v.listener, err = net.Listen("tcp", v.cfg.Listen); err != nil {
+		return fmt.Errorf("listen for the API server: %w", err)
+	}
+	if admin == "" {
+		return nil
+	}
+	if v.adminLis, err = net.Listen("tcp", admin); err != nil {
+		return errors.Join(fmt.Errorf("listen for admin requests: %w", err), v.listener.Close())
+	}
+	return nil
+}
+
+// Close lets go of the sockets of a view that is not run.
+func (v *View) Close() error {
+	err := v.listener.Close()
+	if v.adminLis != nil {
+		err = errors.Join(err, v.adminLis.Close())
+	}
+	return err
+}
+
+// Addr is where the aggregated API listens.
+func (v *View) Addr() net.Addr { return v.listener.Addr() }
+
+// bundlePeriod is how often the registration is looked at: somebody may have
+// applied the manifests again, without what we wrote into it.
+const bundlePeriod = 15 * time.Second
+
+// Run serves until ctx ends or a part fails. It may be called once.
+func (v *View) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return v.source.Run(ctx) })
+	g.Go(func() error { return v.scraper.Run(ctx) })
+	g.Go(func() error { return v.member.Run(ctx) })
+	g.Go(func() error { return v.keeper.Run(ctx) })
+	g.Go(func() error { v.watchRegistration(ctx); return nil })
+	g.Go(func() error {
+		kube.FollowConfigMap(ctx, v.cfg.Client, extension.FrontNamespace, extension.FrontConfigMap, v.log, func(m *corev1.ConfigMap) {
+			if m != nil {
+				v.api.SetFront(m.Data)
+			}
+		})
+		return nil
+	})
+	g.Go(func() error { return serveAPI(ctx, v.server, v.listener) })
+	if v.adminLis != nil {
+		g.Go(func() error { return serveAdmin(ctx, v.admin, v.adminLis) })
+	}
+	v.log.Info("view runs", "address", v.Addr(), "identity", v.member.ID().String(), "version", v.cfg.Version)
+	err := g.Wait()
+	v.log.Info("view has stopped", "err", err)
+	return err
+}
+
+// watchRegistration keeps the API server believing the certificate that is served.
+func (v *View) watchRegistration(ctx context.Context) {
+	v.keeper.Authority(ctx, nil) // each process makes its own: nobody else serves
+	tick := time.NewTicker(bundlePeriod)
+	defer tick.Stop()
+	for {
+		bundle, exists, err := v.service.Bundle(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				v.log.Warn("the registration of the aggregated API cannot be read", "err", err)
+			}
+		} else {
+			v.keeper.Bundle(ctx, exists, bundle)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// viewStore keeps an authority in memory only.
+type viewStore struct{ service *kube.APIService }
+
+// SaveAuthority implements serving.Store.
+func (viewStore) SaveAuthority(context.Context, map[string][]byte) error { return nil }
+
+// SaveBundle implements serving.Store.
+func (s viewStore) SaveBundle(ctx context.Context, bundle []byte) error {
+	return s.service.SaveBundle(ctx, bundle)
+}
+
+// may asks the API server whether somebody may do something.
+func (v *View) may(ctx context.Context, a extension.Attributes) (bool, string, error) {
+	return kube.May(ctx, v.cfg.Client,
+		kube.Subject{Name: a.User.Name, Groups: a.User.Groups, Extra: a.User.Extra},
+		kube.Action{Verb: a.Verb, Group: extension.Group, Version: extension.Version, Namespace: a.Namespace, Resource: a.Resource, Subresource: a.Subresource, Name: a.Name})
+}
+
+// replicas lists where the control plane's processes are.
+func (v *View) replicas() []netip.AddrPort {
+	var list []netip.AddrPort
+	for _, p := range v.catalog.Selected(catalog.Key{Namespace: Namespace, Name: ControlService}) {
+		if len(p.IPs) > 0 && !p.Finished() {
+			list = append(list, netip.AddrPortFrom(p.IPs[0], Port))
+		}
+	}
+	return list
+}
+
+// Ready says what keeps the view from answering, nil when nothing does.
+func (v *View) Ready() error {
+	select {
+	case <-v.catalog.Synced():
+	default:
+		if err := v.source.Problem(); err != nil {
+			return fmt.Errorf("the cluster has never been usable: %w", err)
+		}
+		return errors.New("the cluster has not been read yet")
+	}
+	if err := v.api.Ready(); err != nil {
+		return err
+	}
+	if _, err := v.keeper.Certificate(nil); err != nil {
+		return err
+	}
+	return nil
+}
+
+// register adds the view's metrics to a registry.
+func (v *View) register(m *meters) error {
+	for _, c := range []prometheus.Collector{
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		counter("scrapes_total", "Scrapes of sidecars.", func() float64 { n, _ := v.scraper.Counts(); return float64(n) }),
+		counter("scrapes_failed_total", "Scrapes of sidecars that failed.", func() float64 { _, n := v.scraper.Counts(); return float64(n) }),
+		gauge("metrics_window_series", "Series of sidecars in memory.", func() float64 { _, n, _ := v.window.Size(); return float64(n) }),
+		counter("metrics_window_dropped_total", "Samples beyond the bound of series.", func() float64 { _, _, n := v.window.Size(); return float64(n) }),
+		counter("view_requests_total", "Requests to the aggregated API.", func() float64 { n, _ := v.api.Counts(); return float64(n) }),
+		counter("view_requests_denied_total", "Of these, refused to who asked.", func() float64 { _, n := v.api.Counts(); return float64(n) }),
+		gauge("view_certificate_ttl_seconds", "Time until the view's own certificate expires.", func() float64 {
+			if end := v.member.Expires(); !end.IsZero() {
+				return time.Until(end).Seconds()
+			}
+			return 0
+		}),
+	} {
+		if err := m.registry.Register(c); err != nil {
+			return fmt.Errorf("register the view's metrics: %w", err)
+		}
+	}
+	return nil
+}
+
+// viewBackend answers with the figures kept here and what the replicas know.
+type viewBackend struct {
+	*query.Server
+	all *replicas.Set
+}
+
+// Watch implements extension.Backend.
+func (b *viewBackend) Watch(ctx context.Context, req *queryapi.TapRequest, send func(*queryapi.TapMessage) error) error {
+	return b.all.Watch(ctx, req, send)
+}
+
+// Health implements extension.Backend.
+func (b *viewBackend) Health(ctx context.Context, req *queryapi.HealthRequest) (*queryapi.HealthResponse, error) {
+	resp, err := b.Server.Health(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	connected := map[catalog.Key]bool{}
+	for _, r := range b.all.Health(ctx) {
+		resp.Certificates = r.GetCertificates() // all replicas have the same
+		for _, p := range r.GetProxies() {
+			if p.GetConnected() {
+				connected[catalog.Key{Namespace: p.GetNamespace(), Name: p.GetPod()}] = true
+			}
+		}
+	}
+	for _, p := range resp.GetProxies() {
+		p.Connected = connected[catalog.Key{Namespace: p.GetNamespace(), Name: p.GetPod()}]
+	}
+	return resp, nil
+}

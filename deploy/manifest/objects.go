@@ -30,7 +30,7 @@ func KeyOf(o *unstructured.Unstructured) Key {
 func order() []string {
 	return []string{
 		"Namespace", "ServiceAccount", "Secret", "ConfigMap", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
-		"NetworkPolicy", "PodDisruptionBudget", "Service", "DaemonSet", "Deployment", "MutatingWebhookConfiguration",
+		"NetworkPolicy", "PodDisruptionBudget", "Service", "DaemonSet", "Deployment", "APIService", "MutatingWebhookConfiguration",
 	}
 }
 
@@ -90,7 +90,8 @@ func (all Objects) Without(others Objects) (out Objects) {
 // Removal are the objects' names alone, in the order in which they can be taken
 // away: first who asks for others, namespaces last.
 func (all Objects) Removal() Objects {
-	first := []string{"MutatingWebhookConfiguration", "DaemonSet", "Deployment"}
+	// While a registered API has no server, no namespace can end.
+	first := []string{"MutatingWebhookConfiguration", "APIService", "DaemonSet", "Deployment"}
 	rank := func(o *unstructured.Unstructured) int {
 		if i := slices.Index(first, o.GetKind()); i >= 0 {
 			return i

@@ -36,6 +36,7 @@ const ComponentLabel = "tunmesh.io/component"
 const (
 	Control = "control"
 	CNI     = "cni"
+	View    = "view"
 )
 
 // Render returns the chart's objects, in the order in which they can be made.

@@ -2,7 +2,6 @@ package health
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"strconv"
@@ -40,11 +39,9 @@ type seen struct {
 	control   *appsv1.Deployment // nil: there is none
 	replicas  []corev1.Pod
 	webhook   *admissionregistrationv1.MutatingWebhookConfiguration // nil: there is none
-	issuer    *x509.Certificate                                     // nil: there is none that can be read
-	anchors   []*x509.Certificate
 }
 
-func (r *run) api(context.Context) {
+func (r *run) api(ctx context.Context) {
 	r.category("kubernetes-api")
 	var server string
 	r.check(fatal, "can query the Kubernetes API", "api", func() error {

@@ -1,0 +1,37 @@
+package health
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tunmesh/tunmesh/control"
+	"github.com/tunmesh/tunmesh/control/extension"
+	"github.com/tunmesh/tunmesh/deploy/manifest"
+)
+
+// view checks what people ask the mesh by, where it is installed.
+func (r *run) view(ctx context.Context) {
+	d, err := r.Kube.AppsV1().Deployments(manifest.Namespace).Get(ctx, control.ViewService, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return
+	}
+	r.category("tunmesh-view")
+	r.check(waits, "mesh-view is ready", "view", func() error {
+		if err != nil {
+			return err
+		}
+		if d.Status.AvailableReplicas < 1 || d.Status.ObservedGeneration < d.Generation {
+			return fmt.Errorf("%d of 1 replicas are ready, of generation %d of %d", d.Status.AvailableReplicas, d.Status.ObservedGeneration, d.Generation)
+		}
+		return nil
+	})
+	r.check(waits, "the API server reaches mesh-view", "view", func() error {
+		if _, err := r.Kube.Discovery().ServerResourcesForGroupVersion(extension.Group + "/" + extension.Version); err != nil {
+			return fmt.Errorf("the aggregated API %s does not answer: %w", control.ViewAPI, err)
+		}
+		return nil
+	})
+}

@@ -3,11 +3,55 @@ package main
 import (
 	"fmt"
 
+	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/tunmesh/tunmesh/api/query"
+	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/viewclient"
 )
+
+// asked is the mesh that a question is about.
+type asked struct {
+	namespace string // of resources that name none
+	connect   func() (c query.QueryClient, closer func(), err error)
+}
+
+// asked finds the mesh that a command asks: the local one where it is named, or
+// where one runs and nothing names a cluster; else the cluster's.
+func (a *app) asked(cmd *cobra.Command) (asked, error) {
+	if a.asksLocal(cmd) {
+		n := *a.kube.Namespace
+		if n == "" {
+			n = "default"
+		}
+		return asked{n, a.query}, nil
+	}
+	n, err := a.namespace()
+	return asked{n, a.view}, err
+}
+
+// asksLocal reports whether the command line means a local mesh.
+func (a *app) asksLocal(cmd *cobra.Command) bool {
+	if cmd.Flags().Changed("local") || a.env("TUNMESH_LOCAL") != "" {
+		return true
+	}
+	if a.fake != nil || cmd.Flags().Changed("kubeconfig") || cmd.Flags().Changed("context") || a.env("KUBECONFIG") != "" {
+		return false
+	}
+	d, err := a.mesh()
+	return err == nil && d.Held()
+}
+
+// view asks the mesh in the cluster, through its API server.
+func (a *app) view() (query.QueryClient, func(), error) {
+	cfg, err := a.kube.ToRESTConfig()
+	if err != nil {
+		return nil, nil, fmt.Errorf("find the cluster (for a local mesh, name it with --local): %w", err)
+	}
+	c, err := viewclient.New(cfg)
+	return c, func() {}, err
+}
 
 // query reaches the query API of the local mesh that the flags name: a unix
 // socket that root alone may open.

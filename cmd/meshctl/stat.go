@@ -13,9 +13,9 @@ import (
 const askWithin = 10 * time.Second
 
 type statFlags struct {
-	namespace, to, toNamespace, from, fromNamespace, output, labels string
-	window                                                          time.Duration
-	all                                                             bool
+	to, toNamespace, from, fromNamespace, output, labels string
+	window                                               time.Duration
+	all                                                  bool
 }
 
 func (a *app) statCommand() *cobra.Command {
@@ -34,13 +34,17 @@ as the client's side saw them. TLS is the share of requests under mTLS.`,
   meshctl stat po -A -o json`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			reqs, err := f.requests(args)
+			at, err := a.asked(cmd)
+			if err != nil {
+				return err
+			}
+			reqs, err := f.requests(args, at.namespace)
 			if err != nil {
 				return err
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), askWithin)
 			defer cancel()
-			q, done, err := a.query()
+			q, done, err := at.connect()
 			if err != nil {
 				return err
 			}
@@ -49,7 +53,6 @@ as the client's side saw them. TLS is the share of requests under mTLS.`,
 		},
 	}
 	fl := c.Flags()
-	fl.StringVarP(&f.namespace, "namespace", "n", "default", "namespace of the resource")
 	fl.BoolVarP(&f.all, "all-namespaces", "A", false, "resources of all namespaces")
 	fl.StringVarP(&f.labels, "selector", "l", "", "label selector, as kubectl's")
 	fl.DurationVarP(&f.window, "time-window", "t", time.Minute, "how far back to look, at most 1m")
@@ -82,7 +85,7 @@ func (f *statFlags) run(ctx context.Context, cmd *cobra.Command, q query.QueryCl
 	})
 }
 
-func (f *statFlags) requests(args []string) ([]*query.StatRequest, error) {
+func (f *statFlags) requests(args []string, namespace string) ([]*query.StatRequest, error) {
 	switch {
 	case f.output != "table" && f.output != "wide" && f.output != "json":
 		return nil, usage("--output %q: want table, wide or json", f.output)
@@ -91,15 +94,15 @@ func (f *statFlags) requests(args []string) ([]*query.StatRequest, error) {
 	case f.to != "" && f.from != "":
 		return nil, usage("--to and --from can't be combined")
 	}
-	sel, err := parseResources(args, f.namespace, f.all, f.labels)
+	sel, err := parseResources(args, namespace, f.all, f.labels)
 	if err != nil {
 		return nil, err
 	}
-	to, err := parseOne("to", f.to, orElse(f.toNamespace, f.namespace))
+	to, err := parseOne("to", f.to, orElse(f.toNamespace, namespace))
 	if err != nil {
 		return nil, err
 	}
-	from, err := parseOne("from", f.from, orElse(f.fromNamespace, f.namespace))
+	from, err := parseOne("from", f.from, orElse(f.fromNamespace, namespace))
 	if err != nil {
 		return nil, err
 	}

@@ -16,9 +16,9 @@ import (
 )
 
 type tapFlags struct {
-	namespace, to, toNamespace, output, labels string
-	match                                      tap.Match
-	maxRPS                                     float32
+	to, toNamespace, output, labels string
+	match                           tap.Match
+	maxRPS                          float32
 }
 
 func (a *app) tapCommand() *cobra.Command {
@@ -35,11 +35,15 @@ events, and is told how many.`,
   meshctl tap ns/emojivoto -o json | jq .requestInitEvent.path`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req, err := f.request(args)
+			at, err := a.asked(cmd)
 			if err != nil {
 				return err
 			}
-			q, done, err := a.query()
+			req, err := f.request(args, at.namespace)
+			if err != nil {
+				return err
+			}
+			q, done, err := at.connect()
 			if err != nil {
 				return err
 			}
@@ -52,7 +56,6 @@ events, and is told how many.`,
 		},
 	}
 	fl := c.Flags()
-	fl.StringVarP(&f.namespace, "namespace", "n", "default", "namespace of the resource")
 	fl.StringVarP(&f.labels, "selector", "l", "", "label selector, as kubectl's")
 	fl.StringVar(&f.to, "to", "", "only requests to this resource (TYPE or TYPE/NAME)")
 	fl.StringVar(&f.toNamespace, "to-namespace", "", "namespace of --to (default: of the resource)")
@@ -65,7 +68,7 @@ events, and is told how many.`,
 	return c
 }
 
-func (f *tapFlags) request(args []string) (*query.TapRequest, error) {
+func (f *tapFlags) request(args []string, namespace string) (*query.TapRequest, error) {
 	if f.output != "" && f.output != "wide" && f.output != "json" {
 		return nil, usage("--output %q: want wide or json", f.output)
 	}
@@ -75,11 +78,11 @@ func (f *tapFlags) request(args []string) (*query.TapRequest, error) {
 	if f.match.PathPrefix != "" && !strings.HasPrefix(f.match.PathPrefix, "/") {
 		return nil, usage("--path %q: a path begins with /", f.match.PathPrefix)
 	}
-	sel, err := parseResources(args, f.namespace, false, f.labels)
+	sel, err := parseResources(args, namespace, false, f.labels)
 	if err != nil {
 		return nil, err
 	}
-	to, err := parseOne("to", f.to, orElse(f.toNamespace, f.namespace))
+	to, err := parseOne("to", f.to, orElse(f.toNamespace, namespace))
 	if err != nil {
 		return nil, err
 	}

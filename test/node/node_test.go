@@ -216,8 +216,11 @@ func TestNode(t *testing.T) {
 		{"a meshed pod", testPod},
 		{"the conflist changes", testConflist},
 		{"the agent is killed", testAgentKilled},
+		{"the same program in another container", testThief},
+		{"the runtime is restarted", testRuntime},
 		{"a rollout", testRollout},
 		{"asked for and not injected", testNotInjected},
+		{"a reboot", testReboot},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.run(&mesh{t: t, Cluster: m.Cluster}) })
 	}
@@ -356,12 +359,84 @@ func (m *mesh) kill(pids ...string) {
 	}
 }
 
-// many pods that start while the DaemonSet is replaced.
-const many = 100
+// testThief: the sidecar's own program, with its uid and in its pod, gets nothing
+// in another container, however often it asks and whoever holds the queues. The
+// same program in a pod outside of the chain says so with a code of its own.
+func testThief(m *mesh) {
+	thief := fmt.Sprintf(`
+  - name: thief
+    image: %s/mesh-proxy:%s
+    securityContext: {runAsUser: 2102, runAsGroup: 2102, capabilities: {add: [NET_ADMIN, SYS_PTRACE]}}
+    terminationMessagePolicy: FallbackToLogsOnError
+`, registry, tag)
+	m.Apply(m.t, pod("robbed", injected)+thief+`
+---
+apiVersion: v1
+kind: Service
+metadata: {name: robbed}
+spec:
+  selector: {app: robbed}
+  publishNotReadyAddresses: true
+  ports: [{port: 8080}]
+`)
+	outside := pod("outside", "") + thief
+	m.Apply(m.t, strings.ReplaceAll(outside, "name: outside", "namespace: kube-system, name: outside"))
+	ended := func(namespace, pod string, code int, words string) {
+		m.t.Helper()
+		cluster.Eventually(m.t, limit, fmt.Sprintf("it ends with %d in %s", code, pod), func(ctx context.Context) error {
+			out, err := m.Run(ctx, nil, "get", "pod", "-n", namespace, pod, "-o", `jsonpath={.status.containerStatuses[?(@.name=="thief")]}`)
+			if err == nil && (!strings.Contains(out, fmt.Sprintf(`"exitCode":%d,`, code)) || !strings.Contains(out, words)) {
+				err = errors.New(out)
+			}
+			return err
+		})
+	}
+	ended("default", "robbed", 4, "the process is not in container mesh-proxy")
+	ended("kube-system", "outside", 3, "without the tunmesh CNI plugin")
+	for range 2 { // the kubelet waits longer each time
+		m.kill(m.processes("mesh-proxy")...)
+		m.get("client", "http://robbed.default.svc:8080/healthz")
+	}
+	ended("default", "robbed", 4, "refused the queues")
+	m.Kubectl(m.t, "delete", "pod,service", "robbed", "--wait=false")
+	m.Kubectl(m.t, "delete", "pod", "-n", "kube-system", "outside", "--wait=false")
+}
 
-// testRollout: none of them is outside of the chain. The sidecar of one that is
-// would end with its own code.
+// testRuntime: containerd and the kubelet start again, and the agent finds the
+// new one at its socket.
+func testRuntime(m *mesh) {
+	for _, name := range []string{"containerd", "kubelet"} {
+		if err := m.Node(1).Process(name).Restart(m.t.Context()); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	m.get("client", "http://web:8080/healthz")
+	m.Apply(m.t, pod("restarted", injected))
+	m.WaitFor(m.t, "condition=Ready", "pod/restarted")
+	m.get("restarted", "http://web:8080/healthz")
+	m.Kubectl(m.t, "delete", "pod", "restarted", "--wait=false")
+}
+
+// testReboot: every namespace of the node is gone, its disk is not.
+func testReboot(m *mesh) {
+	if err := m.Node(1).Reboot(m.t.Context()); err != nil {
+		m.t.Fatal(err)
+	}
+	m.get("client", "http://web:8080/healthz")
+	m.installed()
+	m.chained()
+	if keepers := m.processes("keeper"); len(keepers) != 1 {
+		m.t.Errorf("keepers: %v", keepers)
+	}
+}
+
+// testRollout: of many pods that start while the DaemonSet is replaced none is
+// outside of the chain. The sidecar of one that is would end with its own code.
 func testRollout(m *mesh) {
+	many := 100
+	if testing.Short() {
+		many = 20
+	}
 	m.Kubectl(m.t, "rollout", "restart", "-n", manifest.CNINamespace, "daemonset/mesh-cni")
 	var text strings.Builder
 	var names []string

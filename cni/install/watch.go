@@ -18,6 +18,8 @@ const (
 	// poll is for what no event tells of: a folder that was removed and made again,
 	// a program that was removed, a network file system.
 	poll = 5 * time.Second
+	// pollOften is for a node whose inotify instances are used up.
+	pollOften = 500 * time.Millisecond
 	// quarrel: an edit so soon after the last one is a sign that somebody else
 	// insists on another content; then each waits twice as long as the one before,
 	// up to quarrelMost, so that two installers do not wear the disk out.
@@ -62,13 +64,14 @@ func (w *Watcher) Run(ctx context.Context) {
 		w.log.Warn("remove what was left half written", "error", err)
 	}
 	events, err := fsnotify.NewWatcher()
+	every := poll
 	if err != nil {
-		w.log.Warn("nobody tells of changes of the CNI folder: look from time to time only", "error", err)
-		events = &fsnotify.Watcher{}
+		w.log.Warn("nobody tells of changes of the CNI folder: look at it often", "error", err)
+		events, every = &fsnotify.Watcher{}, pollOften // nobody sends
 	} else {
 		defer events.Close()
 	}
-	tick := time.NewTicker(poll)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		if err == nil {

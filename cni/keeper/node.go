@@ -109,7 +109,7 @@ func place(c cgroup, mountinfo string) (dir string, ok bool) {
 			continue
 		}
 		rel, err := filepath.Rel(root, c.path)
-		if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
+		if err != nil || rel == ".." || strings.HasPrefix(rel, "../") || !filepath.IsAbs(point) {
 			continue // another part of the hierarchy is mounted there
 		}
 		return filepath.Join(point, rel), true

@@ -1,9 +1,32 @@
 package keeper
 
 import (
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
+
+// FuzzPlace: a cgroup is below a mount point, or nowhere.
+func FuzzPlace(f *testing.F) {
+	f.Add("0::/init.scope\n", "26 25 0:23 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n")
+	f.Add("5:cpu,cpuacct:/a/../..\n", "31 26 0:27 /a /sys/fs/cgroup/cpu rw shared:5 - cgroup cgroup rw,cpu,cpuacct\n")
+	f.Fuzz(func(t *testing.T, cgroups, mounts string) {
+		for _, c := range parseCgroups(cgroups) {
+			dir, ok := place(c, mounts)
+			if !ok {
+				continue
+			}
+			below := func(line string) bool {
+				f := strings.Fields(line)
+				return len(f) > 4 && (dir == filepath.Clean(f[4]) || strings.HasPrefix(dir, strings.TrimSuffix(filepath.Clean(f[4]), "/")+"/"))
+			}
+			if !slices.ContainsFunc(strings.Split(mounts, "\n"), below) {
+				t.Errorf("%q is below no mount point of %q", dir, mounts)
+			}
+		}
+	})
+}
 
 func TestPlace(t *testing.T) {
 	const (

@@ -59,10 +59,12 @@ func (p *Plugin) Check(_ context.Context, args *skel.CmdArgs) error {
 	return nil
 }
 
-// Status answers STATUS: ADD of an injected pod needs the agent.
+// Status answers STATUS: ADD of an injected pod needs the agent. In a chain of
+// somebody else's that is no reason to fail: the runtime would take the whole
+// node for not ready, and pods that are not meshed need no agent.
 func (p *Plugin) Status(ctx context.Context, args *skel.CmdArgs) error {
 	conf, err := parseConf(args.StdinData)
-	if err != nil {
+	if err != nil || conf.Journal != "" {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusWithin)

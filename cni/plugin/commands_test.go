@@ -217,6 +217,12 @@ func TestAgentDown(t *testing.T) {
 		t.Errorf("the pod's namespace is changed:\n%s", d)
 	}
 	wantError(t, pl.Status(t.Context(), c.skel(t)), types.ErrPluginNotAvailable, "does not answer")
+	// In a chain of somebody else's the node would not be ready for any pod.
+	c.conf["journal"] = filepath.Join(w.dir, "tunmesh.journal")
+	if err := pl.Status(t.Context(), c.skel(t)); err != nil {
+		t.Errorf("STATUS in another CNI's chain: %v", err)
+	}
+	delete(c.conf, "journal")
 	// And a pod is removed without it.
 	a.failAttach = nil
 	w.mustAdd(a, c)

@@ -2,6 +2,7 @@ package install
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,7 +16,7 @@ import (
 // meshed pod.
 const Networks = "networks"
 
-// Config of an Installer; all fields but KeepProgram are required.
+// Config of an Installer; all fields but KeepProgram and DamagedFor are required.
 type Config struct {
 	// NetDir and BinDir are the runtime's folders of conflists and of plugins.
 	NetDir, BinDir string
@@ -29,8 +30,13 @@ type Config struct {
 	StateDir string
 	// KeepProgram: see Journal.
 	KeepProgram bool
-	Log         *slog.Logger
+	// DamagedFor is how long a conflist must have been damaged, without a change,
+	// until the journal's text is written again; 30 s when 0.
+	DamagedFor time.Duration
+	Log        *slog.Logger
 }
+
+const damagedFor = 30 * time.Second
 
 // Status says how the node's chain stands.
 type Status struct {
@@ -49,10 +55,20 @@ type Installer struct {
 	net     folder
 	bin     folder
 	program fs.FileInfo // the copy as it was written
+	damaged damage
+}
+
+// damage is a conflist that is no JSON, and since when.
+type damage struct {
+	file, sum string
+	since     time.Time
 }
 
 // New makes an Installer that has changed nothing.
 func New(cfg Config) *Installer {
+	if cfg.DamagedFor == 0 {
+		cfg.DamagedFor = damagedFor
+	}
 	return &Installer{cfg: cfg, net: folder{cfg.NetDir}, bin: folder{cfg.BinDir}}
 }
 
@@ -119,11 +135,18 @@ func (i *Installer) editList(j *Journal, name string) (edited bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	e := j.edit(name)
 	want, err := Append(was, i.cfg.Entry, i.cfg.Known)
+	if err != nil && e != nil && i.staysDamaged(name, was) {
+		i.cfg.Log.Warn("the conflist is damaged: write again what it was", "file", i.net.join(name), "error", err)
+		if want, err = i.remembered(*e); err == nil {
+			return true, i.net.replace(name, was, want, o)
+		}
+	}
 	if err != nil {
 		return false, i.unusable(name, err)
 	}
-	e := j.edit(name)
+	i.damaged = damage{}
 	if bytes.Equal(want, was) && e != nil && e.Result == sum(was) {
 		return false, nil
 	}
@@ -149,6 +172,28 @@ func (i *Installer) editList(j *Journal, name string) (edited bool, err error) {
 	}
 	i.cfg.Log.Info("the mesh is in the CNI chain", "file", i.net.join(name))
 	return true, nil
+}
+
+// staysDamaged: a file that is no JSON may be half written, but not for long. An
+// empty one is what a node that lost its power finds.
+func (i *Installer) staysDamaged(name string, content []byte) bool {
+	if json.Valid(content) {
+		i.damaged = damage{}
+		return false
+	}
+	d := damage{file: name, sum: sum(content), since: time.Now()}
+	if d.file != i.damaged.file || d.sum != i.damaged.sum {
+		i.damaged = d
+	}
+	return time.Since(i.damaged.since) >= i.cfg.DamagedFor
+}
+
+// remembered is a conflist with our entry as the journal has it.
+func (i *Installer) remembered(e Edit) ([]byte, error) {
+	if e.From != "" {
+		return i.converted(e.Original)
+	}
+	return Append(e.Original, i.cfg.Entry, i.cfg.Known)
 }
 
 // convert makes a conflist of a single plugin's file, in its place. Until the
@@ -210,7 +255,7 @@ func (i *Installer) recreate(j *Journal) (st Status, err error) {
 		if e.From == "" {
 			continue
 		}
-		want, err := i.converted(e.Original)
+		want, err := i.remembered(e)
 		if err != nil {
 			return st, i.unusable(e.From, err)
 		}

@@ -363,6 +363,58 @@ func TestRemovedListOfASinglePlugin(t *testing.T) {
 	}
 }
 
+// A conflist that stays damaged is written again as it was; one that is being
+// written, or that nobody knows, is not.
+func TestDamaged(t *testing.T) {
+	const single = `{"cniVersion":"1.0.0","name":"x","type":"ptp"}`
+	for _, c := range []struct{ file, content, list string }{
+		{"10-flannel.conflist", flannel, "10-flannel.conflist"},
+		{"05-x.conf", single, "05-x.conflist"},
+	} {
+		for _, damaged := range []string{"", `{"name":`} {
+			n := newNode(t)
+			n.write(c.file, c.content)
+			before := n.picture()
+			n.reconcile()
+			n.write(c.list, damaged)
+			if st, err := install.New(n.cfg).Reconcile(); err == nil || st.Edited {
+				t.Errorf("%s, %q: %+v, %v", c.file, damaged, st, err)
+			}
+			n.cfg.DamagedFor = time.Nanosecond
+			if st := n.reconcile(); !st.Edited || !st.Installed {
+				t.Errorf("%s, %q: %+v", c.file, damaged, st)
+			}
+			n.chained(c.list)
+			if st := n.reconcile(); st.Edited {
+				t.Errorf("%s, %q: a second look: %+v", c.file, damaged, st)
+			}
+			n.withdraw()
+			if d := cmp.Diff(before, n.picture()); d != "" {
+				t.Errorf("%s, %q: not as it was: %s", c.file, damaged, d)
+			}
+		}
+	}
+
+	// Every change begins the time anew.
+	n := newNode(t)
+	n.write("10-flannel.conflist", flannel)
+	n.cfg.DamagedFor = time.Hour
+	in := install.New(n.cfg)
+	for _, content := range []string{flannel, "{", `{"`, "{"} {
+		n.write("10-flannel.conflist", content)
+		if _, err := in.Reconcile(); (err == nil) != (content == flannel) {
+			t.Errorf("%q: %v", content, err)
+		}
+	}
+	// And what nobody knows is left alone.
+	m := newNode(t)
+	m.cfg.DamagedFor = time.Nanosecond
+	m.write("10-other.conflist", "{")
+	if st, err := install.New(m.cfg).Reconcile(); err == nil || st.Edited {
+		t.Errorf("a damaged conflist that was never whole: %+v, %v", st, err)
+	}
+}
+
 // What cannot be a chain stays as it is, and is named.
 func TestLeftAlone(t *testing.T) {
 	for name, c := range map[string]struct{ file, content, want string }{

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -155,5 +156,28 @@ func TestInCgroup(t *testing.T) {
 	}
 	if inCgroup("0::/", "") || inCgroup("0::/short", "short") {
 		t.Error("what is no id was found")
+	}
+}
+
+func TestReachable(t *testing.T) {
+	four, six := netip.MustParseAddrPort("10.96.0.9:8086"), netip.MustParseAddrPort("[fd00::9]:8086")
+	for name, c := range map[string]struct {
+		control []netip.AddrPort
+		pod     string
+		want    netip.AddrPort // zero: refused
+	}{
+		"IPv4":              {[]netip.AddrPort{six, four}, "10.244.0.2", four},
+		"IPv6":              {[]netip.AddrPort{four, six}, "fd00:244::2", six},
+		"both, as it comes": {[]netip.AddrPort{six, four}, "10.244.0.2 fd00:244::2", six},
+		"none in common":    {[]netip.AddrPort{four}, "fd00:244::2", netip.AddrPort{}},
+		"none known":        {nil, "10.244.0.2", netip.AddrPort{}},
+	} {
+		var pod []netip.Addr
+		for a := range strings.FieldsSeq(c.pod) {
+			pod = append(pod, netip.MustParseAddr(a))
+		}
+		if got, err := reachable(c.control, pod); got != c.want || (err == nil) != c.want.IsValid() {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
 	}
 }

@@ -115,6 +115,10 @@ rss: need-root need-go ## Print the sidecars' resident memory: in the demo after
 chaos: need-root need-go ## Kill, add, stop, slow and break endpoints at random under load, for CHAOS (10m); SEED=N chooses the same again
 	TUNMESH_CHAOS=$(CHAOS) TUNMESH_CHAOS_SEED=$(SEED) $(GO) test -count=1 -v -timeout 24h -run 'TestChaos$$' ./test/endurance
 
+.PHONY: scale
+scale: need-root need-go ## Measure the control plane before 1,000 Services, 10,000 endpoints and 1,000 sidecars (SCALE_OUT=FILE for the figures)
+	TUNMESH_SCALE=1 TUNMESH_SCALE_OUT=$(SCALE_OUT) $(GO) test -count=1 -v -timeout 60m ./test/scale
+
 .PHONY: soak
 soak: need-root need-go ## 1,000 requests a second for SOAK (30m): nothing grows, everything is counted
 	TUNMESH_SOAK=$(SOAK) $(GO) test -count=1 -v -timeout 24h -run 'TestSoak$$' ./test/endurance

@@ -74,7 +74,7 @@ func (m *measurement) rest(doc *result.Bench) error {
 	if err != nil {
 		return err
 	}
-	dir := filepath.Join(m.dir, "features") // peers have the same names
+	dir := filepath.Join(m.dir, "features")      // peers have the same names
 	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // sidecars run as another user
 		return err
 	}

@@ -94,9 +94,11 @@ need-cluster: need-root need-tools
 	@pkg-config --exists libseccomp || { echo 'libseccomp is missing: apt-get install libseccomp-dev' >&2; exit 1; }
 
 .PHONY: cluster
-cluster: need-cluster ## Run a Kubernetes cluster on this machine (CLUSTER_FLAGS="-nodes 3 -dual-stack"; Ctrl-C ends it)
+cluster: need-cluster build ## Run a Kubernetes cluster on this machine, with the mesh and the sample in it (CLUSTER_FLAGS="-nodes 3 -dual-stack"; Ctrl-C ends it)
+	@$(GO) run ./deploy/images -o $(BIN)/images -version $(VERSION) -arch $$($(GO) env GOARCH)
 	@$(GO) build -o $(BIN)/test-cluster ./test/cluster/cmd/cluster
-	@$(BIN)/test-cluster up $(if $(KUBERNETES),-kubernetes $(KUBERNETES)) $(CLUSTER_FLAGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" VERSION=$(VERSION) $(BIN)/test-cluster up $(if $(KUBERNETES),-kubernetes $(KUBERNETES)) \
+	  $(foreach i,mesh-proxy mesh-control mesh-cni emojivoto,-image $(BIN)/images/$i.tar) -run test/cluster/mesh.sh $(CLUSTER_FLAGS)
 
 .PHONY: e2e
 e2e: need-cluster ## Run the tests that need Kubernetes, in clusters of their own (KUBERNETES=1.32 for another version)

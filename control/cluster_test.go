@@ -39,6 +39,7 @@ import (
 	identityapi "github.com/tunmesh/tunmesh/api/identity"
 	"github.com/tunmesh/tunmesh/control"
 	"github.com/tunmesh/tunmesh/control/identity"
+	"github.com/tunmesh/tunmesh/control/kube"
 	"github.com/tunmesh/tunmesh/control/sourcetest"
 	"github.com/tunmesh/tunmesh/internal/annotation"
 )
@@ -79,6 +80,12 @@ func issuer(cert, key []byte) *corev1.Secret {
 
 func startCluster(t *testing.T, objects ...runtime.Object) *inCluster {
 	t.Helper()
+	return startThrough(t, func(c *fake.Clientset) kube.Client { return c }, objects...)
+}
+
+// startThrough starts a plane whose way to the cluster is what through returns.
+func startThrough(t *testing.T, through func(*fake.Clientset) kube.Client, objects ...runtime.Object) *inCluster {
+	t.Helper()
 	c := &inCluster{t: t, ended: make(chan error, 1)}
 	c.client = fake.NewClientset(append(objects,
 		&admissionregistrationv1.MutatingWebhookConfiguration{
@@ -88,7 +95,7 @@ func startCluster(t *testing.T, objects ...runtime.Object) *inCluster {
 		sourcetest.Pod("a", "10.1.0.1"), sourcetest.Service("web", "10.96.0.1"))...)
 	c.client.PrependReactor("create", "tokenreviews", c.review)
 	plane, err := control.New(control.Config{
-		Cluster: &control.Cluster{Client: c.client, WebhookListen: "127.0.0.1:0", CNINamespace: "tunmesh-cni"},
+		Cluster: &control.Cluster{Client: through(c.client), WebhookListen: "127.0.0.1:0", CNINamespace: "tunmesh-cni"},
 		Listen:  "127.0.0.1:0", AdminListen: "127.0.0.1:0", Version: "v9", StopDelay: 300 * time.Millisecond,
 	})
 	if err != nil {
@@ -316,48 +323,60 @@ func (c *inCluster) scrape() string {
 	return string(text)
 }
 
-func TestClusterWebhook(t *testing.T) {
-	anchor, _, cert, key := authority(t)
-	c := startCluster(t, anchors(anchor), issuer(cert, key))
-	var bundle []byte
+// believed waits until the API server believes the webhook, and returns by what.
+func (c *inCluster) believed() (bundle []byte) {
+	c.t.Helper()
 	c.eventually("the API server believes the webhook", func() bool {
 		w, err := c.client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(context.Background(), control.WebhookConfiguration, metav1.GetOptions{})
 		if err != nil {
-			t.Fatal(err)
+			c.t.Fatal(err)
 		}
 		bundle = w.Webhooks[0].ClientConfig.CABundle
 		return len(bundle) > 0 && c.plane.Ready() == nil
 	})
+	return bundle
+}
+
+// ask asks the webhook about a pod, JSON, as the API server does.
+func (c *inCluster) ask(bundle []byte, namespace, pod string) *admissionv1.AdmissionResponse {
+	c.t.Helper()
 	client := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
-		TLSClientConfig:   &tls.Config{RootCAs: poolOf(t, bundle), ServerName: "mesh-injector.tunmesh.svc", MinVersion: tls.VersionTLS13},
+		TLSClientConfig:   &tls.Config{RootCAs: poolOf(c.t, bundle), ServerName: "mesh-injector.tunmesh.svc", MinVersion: tls.VersionTLS13},
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, network, c.plane.WebhookAddr().String())
 		},
 	}}
+	body, err := json.Marshal(admissionv1.AdmissionReview{
+		TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},
+		Request: &admissionv1.AdmissionRequest{
+			UID: "q", Kind: metav1.GroupVersionKind{Version: "v1", Kind: "Pod"}, Operation: admissionv1.Create, Namespace: namespace,
+			Object: runtime.RawExtension{Raw: []byte(pod)},
+		},
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	resp, err := client.Post("https://mesh-injector.tunmesh.svc/inject", "application/json", bytes.NewReader(body))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var review admissionv1.AdmissionReview
+	if err := json.NewDecoder(resp.Body).Decode(&review); err != nil || review.Response == nil {
+		c.t.Fatalf("%d: %v", resp.StatusCode, err)
+	}
+	return review.Response
+}
+
+func TestClusterWebhook(t *testing.T) {
+	anchor, _, cert, key := authority(t)
+	c := startCluster(t, anchors(anchor), issuer(cert, key))
+	bundle := c.believed()
 	ask := func(pod string) *admissionv1.AdmissionResponse {
 		t.Helper()
-		body, err := json.Marshal(admissionv1.AdmissionReview{
-			TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},
-			Request: &admissionv1.AdmissionRequest{
-				UID: "q", Kind: metav1.GroupVersionKind{Version: "v1", Kind: "Pod"}, Operation: admissionv1.Create, Namespace: "default",
-				Object: runtime.RawExtension{Raw: []byte(pod)},
-			},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := client.Post("https://mesh-injector.tunmesh.svc/inject", "application/json", bytes.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		var review admissionv1.AdmissionReview
-		if err := json.NewDecoder(resp.Body).Decode(&review); err != nil || review.Response == nil {
-			t.Fatalf("%d: %v", resp.StatusCode, err)
-		}
-		return review.Response
+		return c.ask(bundle, "default", pod)
 	}
 	if resp := ask(`{"metadata":{"name":"x"},"spec":{"containers":[{"name":"app"}]}}`); !strings.Contains(string(resp.Patch), `"mesh-proxy"`) || !strings.Contains(string(resp.Patch), ":v9") {
 		t.Errorf("%s", resp.Patch)

@@ -16,12 +16,15 @@ import (
 // shells in admin_wire.go and admin_local.go own how the question arrives.
 type admin struct {
 	// ready says why the sidecar can't serve yet; nil: it can.
-	ready    func() error
-	metrics  func() [][]byte
-	config   any // printed as JSON
-	level    *slog.LevelVar
-	shutdown func()
-	draining *atomic.Bool
+	ready   func() error
+	metrics func() [][]byte
+	// certificate is the workload's, with its chain, and anchors are those in force,
+	// PEM; nil before the first.
+	certificate, anchors func() []byte
+	config               any // printed as JSON
+	level                *slog.LevelVar
+	shutdown             func()
+	draining             *atomic.Bool
 }
 
 // question is a request to the admin port.
@@ -55,7 +58,7 @@ func text(status int, format string, args ...any) reply {
 	return reply{Status: status, Type: "text/plain; charset=utf-8", Body: whole(fmt.Appendf(nil, format+"\n", args...))}
 }
 
-// answer is the admin interface: three paths for everybody, the rest for those
+// answer is the admin interface: five paths for everybody, the rest for those
 // inside the pod.
 func (a *admin) answer(q question) reply {
 	switch q.Path {
@@ -65,9 +68,13 @@ func (a *admin) answer(q question) reply {
 		return get(q, a.readiness)
 	case "/metrics":
 		return get(q, a.scrape)
+	case "/certificate":
+		return get(q, func() reply { return certificates(a.certificate()) })
+	case "/trust-anchors":
+		return get(q, func() reply { return certificates(a.anchors()) })
 	}
 	if !q.Local {
-		return text(404, "not found here: the wire side serves /live, /ready and /metrics")
+		return text(404, "not found here: the wire side serves /live, /ready, /metrics, /certificate and /trust-anchors")
 	}
 	switch q.Path {
 	case "/config":
@@ -83,7 +90,7 @@ func (a *admin) answer(q question) reply {
 		a.shutdown()
 		return text(200, "draining")
 	}
-	return text(404, "not found: try /live /ready /metrics /config /log-level /shutdown /debug/goroutines")
+	return text(404, "not found: try /live /ready /metrics /certificate /trust-anchors /config /log-level /shutdown /debug/goroutines")
 }
 
 func get(q question, f func() reply) reply {
@@ -105,6 +112,15 @@ func (a *admin) readiness() reply {
 
 func (a *admin) scrape() reply {
 	return reply{Status: 200, Type: telemetry.ContentType, Body: a.metrics()}
+}
+
+// certificates says what any client learns in a handshake, to those who have no
+// business to shake hands: they are no secret.
+func certificates(pem []byte) reply {
+	if len(pem) == 0 {
+		return text(503, "there is none yet")
+	}
+	return reply{Status: 200, Type: "application/x-pem-file", Body: whole(pem)}
 }
 
 func (a *admin) printConfig() reply {

@@ -19,6 +19,7 @@ import (
 type adminRig struct {
 	*admin
 	notReady  error
+	chain     []byte
 	shutdowns atomic.Int32
 }
 
@@ -29,18 +30,24 @@ func newAdminRig() *adminRig {
 		metrics: func() [][]byte {
 			return [][]byte{[]byte("request_total 1\n"), []byte(strings.Repeat("#", 5*pieceSize))}
 		},
-		config:   map[string]string{"pod": "ns/web-0"},
-		level:    new(slog.LevelVar),
-		shutdown: func() { r.shutdowns.Add(1) },
-		draining: new(atomic.Bool),
+		certificate: func() []byte { return r.chain },
+		anchors:     func() []byte { return r.chain },
+		config:      map[string]string{"pod": "ns/web-0"},
+		level:       new(slog.LevelVar),
+		shutdown:    func() { r.shutdowns.Add(1) },
+		draining:    new(atomic.Bool),
 	}
 	return r
 }
 
 func TestAdminServesLittleOnTheWire(t *testing.T) {
 	a := newAdminRig()
+	if got := a.answer(question{Method: "GET", Path: "/certificate"}).Status; got != 503 {
+		t.Errorf("without a certificate: %d", got)
+	}
+	a.chain = []byte("-----BEGIN CERTIFICATE-----\n")
 	for path, want := range map[string]int{
-		"/live": 200, "/ready": 200, "/metrics": 200,
+		"/live": 200, "/ready": 200, "/metrics": 200, "/certificate": 200, "/trust-anchors": 200,
 		"/config": 404, "/log-level": 404, "/shutdown": 404, "/debug/goroutines": 404, "/": 404,
 	} {
 		for _, method := range []string{"GET", "POST", "PUT"} {

@@ -128,12 +128,14 @@ func New(cfg Config) (*Proxy, error) {
 		p.byLoop[l] = w
 	}
 	p.admin = &admin{
-		ready:    cfg.Control.Ready,
-		metrics:  cfg.Metrics.Registry.Pieces,
-		config:   cfg.Describe,
-		level:    p.cfg.Level,
-		shutdown: p.Shutdown,
-		draining: &p.draining,
+		ready:       cfg.Control.Ready,
+		metrics:     cfg.Metrics.Registry.Pieces,
+		certificate: cfg.Identity.CertificatePEM,
+		anchors:     cfg.Identity.AnchorsPEM,
+		config:      cfg.Describe,
+		level:       p.cfg.Level,
+		shutdown:    p.Shutdown,
+		draining:    &p.draining,
 	}
 	return p, nil
 }

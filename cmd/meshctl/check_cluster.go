@@ -23,7 +23,7 @@ func (a *app) clusterChecks(ctx context.Context, f checkFlags) ([]render.CheckCa
 	if err != nil {
 		return nil, err
 	}
-	cfg := health.Config{Kube: c.kube, Pre: f.pre, Proxy: f.proxy, Namespace: *a.kube.Namespace, Version: version.String(), Now: time.Now}
+	cfg := health.Config{Kube: c.kube, Get: c.get, Pre: f.pre, Proxy: f.proxy, Namespace: *a.kube.Namespace, Version: version.String(), Now: time.Now}
 	deadline := time.Now().Add(f.wait)
 	p := a.progress()
 	defer p.done()

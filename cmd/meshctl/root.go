@@ -69,6 +69,8 @@ with its command's code.`,
 		a.statCommand(),
 		a.tapCommand(),
 		a.checkCommand(),
+		a.identityCommand(),
+		a.diagnosticsCommand(),
 		a.versionCommand(),
 	)
 	argErrors(c)

@@ -40,6 +40,7 @@ func TestCommandsAreHelpful(t *testing.T) {
 	silent := map[string]bool{
 		"meshctl local exec": true, "meshctl local logs": true, "meshctl local port-forward": true,
 		"meshctl local up": true, "meshctl local down": true,
+		"meshctl diagnostics controller-metrics": true, "meshctl diagnostics proxy-metrics": true,
 	}
 	all := leaves((&app{}).root())
 	if len(all) < 15 {

@@ -102,6 +102,19 @@ func TestAnnotate(t *testing.T) {
 	}
 }
 
+// What kubectl get printed can be applied when the object's status has changed since;
+// what is left alone stays as it was.
+func TestResourceVersionsGo(t *testing.T) {
+	const deploy = "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\n  resourceVersion: \"7\"\nspec:\n  template:\n    spec:\n      containers:\n      - name: web\n"
+	const service = "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  resourceVersion: \"8\"\n"
+	for name, f := range map[string]func([]byte, inject.Config) ([]byte, []inject.Report, error){"annotate": inject.Annotate, "inject": inject.Manifests} {
+		out, _, err := f([]byte(deploy+"---\n"+service), inject.Config{Version: "v1"})
+		if err != nil || strings.Contains(string(out), `resourceVersion: "7"`) || !strings.Contains(string(out), `resourceVersion: "8"`) {
+			t.Errorf("%s (%v):\n%s", name, err, out)
+		}
+	}
+}
+
 // A sidecar that is there is taken out, and what the workload asked for stays.
 func TestUninjectPrefersTheSidecar(t *testing.T) {
 	in, _, err := inject.Manifests([]byte(annotateIn), inject.Config{Version: "v1"})

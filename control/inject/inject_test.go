@@ -250,5 +250,15 @@ func FuzzManifests(f *testing.F) {
 		if string(again) != string(out) {
 			t.Fatalf("injecting twice changes something:\n%s\n---- then\n%s", out, again)
 		}
+		asked, _, err := inject.Annotate(in, cfg)
+		if err != nil {
+			t.Fatalf("injected, and not annotated: %v", err)
+		}
+		if again, _, err = inject.Annotate(asked, cfg); err != nil || string(again) != string(asked) {
+			t.Fatalf("annotating twice changes something (%v):\n%s\n---- then\n%s", err, asked, again)
+		}
+		if _, _, err := inject.Unmanifests(asked); err != nil {
+			t.Fatalf("annotated, and not uninjected: %v\n%s", err, asked)
+		}
 	})
 }

@@ -186,6 +186,9 @@ func rewrite(docs []*document, edit func(map[string]any) (*Report, bool, error))
 				failed = fmt.Errorf("document %d: %w", i+1, err)
 			}
 			changed = changed || did
+			if did {
+				unversion(o)
+			}
 			if r != nil {
 				reports = append(reports, *r)
 			}
@@ -209,6 +212,15 @@ func rewrite(docs []*document, edit func(map[string]any) (*Report, bool, error))
 		out.Write(text)
 	}
 	return out.Bytes(), reports, nil
+}
+
+// unversion takes away which version of the object kubectl get printed: the object
+// may have another by the time that it is applied, as its status changes, and what is
+// applied here is no less right for it.
+func unversion(o map[string]any) {
+	if m, ok := o["metadata"].(map[string]any); ok {
+		delete(m, "resourceVersion")
+	}
 }
 
 // workload is an object that has pods, taken apart.

@@ -76,3 +76,23 @@ func equalDER(a, b [][]byte) bool {
 	}
 	return true
 }
+
+// CertificatePEM is the workload's certificate with what leads from it to an anchor,
+// as every client that shakes hands sees it; nil before the first.
+func (s *Store) CertificatePEM() []byte {
+	n := s.current.Load()
+	if n.cert == nil {
+		return nil
+	}
+	return toPEM(n.cert.Certificate)
+}
+
+// AnchorsPEM are the trust anchors in force; nil where there are none yet.
+func (s *Store) AnchorsPEM() []byte { return toPEM(s.current.Load().anchorsDER) }
+
+func toPEM(ders [][]byte) (out []byte) {
+	for _, der := range ders {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	return out
+}

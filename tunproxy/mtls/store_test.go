@@ -1,6 +1,9 @@
 package mtls_test
 
 import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"testing"
 	"time"
@@ -70,5 +73,29 @@ func TestParsePEM(t *testing.T) {
 		if _, err := mtls.ParsePEM(text); err == nil {
 			t.Errorf("%q: accepted", text)
 		}
+	}
+}
+
+// What the admin port shows is what peers see and what is believed, and there is
+// nothing before the first.
+func TestCertificatePEM(t *testing.T) {
+	ca := mtlstest.NewCA(t)
+	if empty := mtls.NewStore(mtls.Config{}); empty.CertificatePEM() != nil || empty.AnchorsPEM() != nil {
+		t.Errorf("before the first: %q, %q", empty.CertificatePEM(), empty.AnchorsPEM())
+	}
+	s := ca.Store(t, web, mtls.Config{})
+	block, _ := pem.Decode(s.CertificatePEM())
+	if block == nil {
+		t.Fatal("no PEM")
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != web.String() || !leaf.NotAfter.Equal(s.NotAfter()) {
+		t.Errorf("%v until %s", leaf.URIs, leaf.NotAfter)
+	}
+	if block, _ = pem.Decode(s.AnchorsPEM()); block == nil || !bytes.Equal(block.Bytes, ca.Anchors()[0]) {
+		t.Errorf("trust anchors: %q", s.AnchorsPEM())
 	}
 }

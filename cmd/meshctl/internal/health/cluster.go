@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"strconv"
@@ -39,9 +40,11 @@ type seen struct {
 	control   *appsv1.Deployment // nil: there is none
 	replicas  []corev1.Pod
 	webhook   *admissionregistrationv1.MutatingWebhookConfiguration // nil: there is none
+	issuer    *x509.Certificate                                     // nil: there is none that can be read
+	anchors   []*x509.Certificate
 }
 
-func (r *run) api(ctx context.Context) {
+func (r *run) api(context.Context) {
 	r.category("kubernetes-api")
 	var server string
 	r.check(fatal, "can query the Kubernetes API", "api", func() error {

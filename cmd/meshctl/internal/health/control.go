@@ -197,7 +197,7 @@ func (r *run) agents(ctx context.Context) {
 		if err != nil {
 			return err
 		}
-		if !sameAnchors(want.Data[control.AnchorsKey], have.Data[control.AnchorsKey]) {
+		if !sameAnchors(want.Data[control.AnchorsKey], have.Data[control.AnchorsKey], r.Now()) {
 			return fmt.Errorf("ConfigMap %s/%s has others than %s/%s", manifest.CNINamespace, control.AnchorsConfigMap, manifest.Namespace, control.AnchorsConfigMap)
 		}
 		return nil

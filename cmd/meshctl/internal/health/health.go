@@ -5,9 +5,9 @@ package health
 
 import (
 	"context"
-	"errors"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/render"
@@ -22,6 +22,8 @@ const soon = 60 * 24 * time.Hour
 // Config says what to check.
 type Config struct {
 	Kube kubernetes.Interface
+	// Get asks a pod for a path of a port.
+	Get func(ctx context.Context, p *corev1.Pod, port, path string) ([]byte, error)
 	// Pre checks a cluster before anything is installed in it.
 	Pre bool
 	// Proxy checks the sidecars, too; of Namespace, or all.
@@ -38,9 +40,6 @@ type Result struct {
 	// Waiting is what may come right by itself, when nothing else fails; else "".
 	Waiting string
 }
-
-// errFatal is of a check that leaves nothing to check after it.
-var errFatal = errors.New("") //nolint:gochecknoglobals // a sentinel
 
 // run is one run of the checks.
 type run struct {

@@ -2,6 +2,14 @@ package health_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"math/big"
 	"slices"
 	"strings"
 	"testing"
@@ -33,6 +41,8 @@ const release = "v1"
 // world is a cluster as its objects, by kind and name, before it is asked.
 type world struct {
 	t       *testing.T
+	proxy   string // what sidecars say their certificate is
+	anchors string // and what they say they believe
 	server  string
 	denied  string // a resource that may not be made
 	objects []runtime.Object
@@ -47,6 +57,8 @@ func healthy(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.proxy = leaf(t, v.Text("identity", "issuer", "certificatePEM"), v.Text("identity", "issuer", "keyPEM"))
+	w.anchors = v.Text("identity", "trustAnchorsPEM")
 	all, err := installation.Objects(v, release)
 	if err != nil {
 		t.Fatal(err)
@@ -111,6 +123,24 @@ func bare(t *testing.T) *world {
 	return &world{t: t, server: "v1.36.4", objects: []runtime.Object{node, lease}}
 }
 
+// leaf is a certificate that an authority, PEM, signs.
+func leaf(t *testing.T, cert, key string) string {
+	t.Helper()
+	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}, pair.Leaf, own.Public(), pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
 // get finds the first object of a type and a name.
 func get[T runtime.Object](w *world, name string) T {
 	w.t.Helper()
@@ -142,6 +172,16 @@ func (w *world) run(cfg health.Config) (health.Result, string) {
 		return true, review, nil
 	})
 	cfg.Kube, cfg.Version = client, release
+	cfg.Get = func(_ context.Context, p *corev1.Pod, port, path string) ([]byte, error) {
+		switch {
+		case p.Name != "web" || port != "4191":
+		case path == "certificate":
+			return []byte(w.proxy), nil
+		case path == "trust-anchors":
+			return []byte(w.anchors), nil
+		}
+		return nil, errors.New("nobody answers")
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -275,11 +315,10 @@ func TestWhatIsWrong(t *testing.T) {
 		},
 		"issuer of another": {
 			breaks: func(w *world) {
-				a, key, err := identity.NewAnchor("cluster.local", time.Now())
+				a, _, err := identity.NewAnchor("cluster.local", time.Now())
 				if err != nil {
 					w.t.Fatal(err)
 				}
-				_ = key
 				for _, o := range w.objects {
 					if m, ok := o.(*corev1.ConfigMap); ok && m.Name == "tunmesh-trust-anchors" {
 						m.Data["ca-bundle.crt"] = string(a)
@@ -319,6 +358,30 @@ func TestWhatIsWrong(t *testing.T) {
 		"sidecar of old": {
 			cfg: health.Config{Proxy: true}, breaks: func(w *world) { get[*corev1.Pod](w, "web").Annotations[annotation.Injected] = "v0" },
 			want: []string{"‼ data plane is up-to-date", "app/web has v0", "‼ data plane and cli versions match"},
+		},
+		"sidecar with a certificate of old": {
+			cfg: health.Config{Proxy: true}, breaks: func(w *world) {
+				a, key, err := identity.NewAnchor("cluster.local", time.Now())
+				if err != nil {
+					w.t.Fatal(err)
+				}
+				w.proxy = leaf(w.t, string(a), string(key))
+			},
+			want: []string{"‼ data plane proxies have certificates of the issuer and the trust anchors in force", "1 of 1 have not", "app/web has one of CN=Tunmesh trust anchor"},
+		},
+		"sidecar that believes more": {
+			cfg: health.Config{Proxy: true}, breaks: func(w *world) {
+				a, _, err := identity.NewAnchor("cluster.local", time.Now())
+				if err != nil {
+					w.t.Fatal(err)
+				}
+				w.anchors += "\n" + string(a)
+			},
+			want: []string{"‼ data plane proxies have certificates of the issuer and the trust anchors in force", "app/web believes other trust anchors"},
+		},
+		"sidecar that says nothing": {
+			cfg: health.Config{Proxy: true}, breaks: func(w *world) { w.proxy = "" },
+			want: []string{"‼ data plane proxies have certificates of the issuer and the trust anchors in force", "app/web says what is no certificate"},
 		},
 		"no namespace": {cfg: health.Config{Proxy: true, Namespace: "nowhere"}, want: []string{"× data plane namespace exists"}},
 	} {

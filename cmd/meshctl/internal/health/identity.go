@@ -44,21 +44,22 @@ func certificates(text []byte) (out []*x509.Certificate, err error) {
 	}
 }
 
-// sameAnchors reports whether all certificates of the second PEM are the first's,
-// and there are some; who copies leaves out those that have expired.
-func sameAnchors(want, have string) bool {
+// sameAnchors is same of two PEMs.
+func sameAnchors(want, have string, now time.Time) bool {
 	all, err1 := certificates([]byte(want))
 	some, err2 := certificates([]byte(have))
-	if err1 != nil || err2 != nil || len(some) == 0 {
-		return false
-	}
-	now := time.Now()
-	for _, c := range all {
-		if now.Before(c.NotAfter) && !slices.ContainsFunc(some, c.Equal) {
+	return err1 == nil && err2 == nil && same(all, some, now)
+}
+
+// same reports whether those who believe have are in step with want: they have all
+// of it but for what has expired, and nothing else.
+func same(want, have []*x509.Certificate, now time.Time) bool {
+	for _, c := range want {
+		if now.Before(c.NotAfter) && !slices.ContainsFunc(have, c.Equal) {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(some, func(c *x509.Certificate) bool { return !slices.ContainsFunc(all, c.Equal) })
+	return len(have) > 0 && !slices.ContainsFunc(have, func(c *x509.Certificate) bool { return !slices.ContainsFunc(want, c.Equal) })
 }
 
 // identity checks the trust anchors and the issuer.
@@ -100,6 +101,7 @@ func (r *run) identity(ctx context.Context) {
 	if broken {
 		return
 	}
+	r.seen.issuer, r.seen.anchors = chain[0], roots
 	now := r.Now()
 	r.check(fails, "trust anchors are within their validity period", "certificates", func() error {
 		if slices.ContainsFunc(roots, func(c *x509.Certificate) bool { return within(c, now) == nil }) {

@@ -2,11 +2,15 @@ package health
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
+	"golang.org/x/sync/errgroup"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,8 +20,12 @@ import (
 	"github.com/tunmesh/tunmesh/internal/annotation"
 )
 
-// pageSize bounds what one answer of the API server has.
-const pageSize = 500
+const (
+	// pageSize bounds what one answer of the API server has.
+	pageSize = 500
+	// askAtOnce is how many sidecars are asked at the same time.
+	askAtOnce = 16
+)
 
 // versions checks that the parts are of one version, and replicas apart.
 func (r *run) versions(ctx context.Context) {
@@ -125,7 +133,10 @@ func (r *run) proxies(ctx context.Context) {
 			return err
 		})
 	}
-	var unready, old, other []string
+	var (
+		unready, old, other []string
+		ready               []*corev1.Pod
+	)
 	r.check(fails, "can list the data plane's pods", "api", func() error {
 		return r.eachPod(ctx, r.Namespace, func(p *corev1.Pod) {
 			v := p.Annotations[annotation.Injected]
@@ -135,6 +146,8 @@ func (r *run) proxies(ctx context.Context) {
 			name := p.Namespace + "/" + p.Name
 			if why := sidecarState(p); why != "" {
 				unready = append(unready, name+": "+why)
+			} else {
+				ready = append(ready, p)
 			}
 			if v != r.seen.installed.Version {
 				old = append(old, name+" has "+v)
@@ -147,6 +160,67 @@ func (r *run) proxies(ctx context.Context) {
 	r.check(waits, "data plane proxies are ready", "proxies", func() error { return listed(unready) })
 	r.check(warns, "data plane is up-to-date", "proxy-versions", func() error { return listed(old) })
 	r.check(warns, "data plane and cli versions match", "proxy-versions", func() error { return listed(other) })
+	r.check(warns, "data plane proxies have certificates of the issuer and the trust anchors in force", "proxy-certificates", func() error {
+		if r.seen.issuer == nil {
+			return nil // said above
+		}
+		return r.proxyCertificates(ctx, ready)
+	})
+}
+
+// proxyCertificates names pods whose sidecar has a certificate that another issuer
+// signed, or believes other anchors, after counting them: they renew within half a
+// minute of a rotation.
+func (r *run) proxyCertificates(ctx context.Context, pods []*corev1.Pod) error {
+	said := make([]string, len(pods))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(askAtOnce)
+	for i, p := range pods {
+		g.Go(func() error {
+			if why := r.proxyCertificate(ctx, p); why != "" {
+				said[i] = p.Namespace + "/" + p.Name + " " + why
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	bad := slices.DeleteFunc(said, func(s string) bool { return s == "" })
+	if len(bad) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d of %d have not:\n%w", len(bad), len(pods), listed(bad))
+}
+
+// proxyCertificate says what is old about a sidecar's certificates.
+func (r *run) proxyCertificate(ctx context.Context, p *corev1.Pod) string {
+	ask := func(path string) ([]*x509.Certificate, string) {
+		text, err := r.Get(ctx, p, strconv.Itoa(annotation.AdminPort), path)
+		if err != nil {
+			return nil, "does not say: " + err.Error()
+		}
+		list, err := certificates(text)
+		if err != nil || len(list) == 0 {
+			return nil, "says what is no certificate"
+		}
+		return list, ""
+	}
+	chain, why := ask("certificate")
+	if why != "" {
+		return why
+	}
+	if chain[0].CheckSignatureFrom(r.seen.issuer) != nil {
+		return "has one of " + chain[0].Issuer.String() + ", until " + chain[0].NotAfter.UTC().Format(time.RFC3339)
+	}
+	believed, why := ask("trust-anchors")
+	if why != "" {
+		return why
+	}
+	if !same(r.seen.anchors, believed, r.Now()) {
+		return "believes other trust anchors"
+	}
+	return ""
 }
 
 // sidecarState is what keeps a pod's sidecar from being ready, "" when nothing does.

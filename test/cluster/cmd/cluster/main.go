@@ -12,7 +12,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -90,6 +92,17 @@ func build(ctx context.Context, args []string) error {
 	return nil
 }
 
+// runScript runs a script as a person would in another terminal.
+func runScript(ctx context.Context, c *cluster.Cluster, script string) error {
+	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", script)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr // what is printed afterwards is for people to copy
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig(), "PATH="+c.Bin()+":"+os.Getenv("PATH"), "KUBECACHEDIR="+filepath.Join(filepath.Dir(c.Kubeconfig()), "kubectl-cache"))
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("run %s: %w", script, err)
+	}
+	return nil
+}
+
 func up(ctx context.Context, args []string) (err error) {
 	fs := flag.NewFlagSet("cluster up", flag.ContinueOnError)
 	var o cluster.Options
@@ -98,6 +111,7 @@ func up(ctx context.Context, args []string) (err error) {
 	fs.BoolVar(&o.DualStack, "dual-stack", false, "IPv6 beside IPv4")
 	fs.BoolVar(&o.Verbose, "v", false, "details in the logs")
 	fs.Func("image", "tarball of an image for every node; may be repeated", func(s string) error { o.Images = append(o.Images, s); return nil })
+	script := fs.String("run", "", "shell script to run in the cluster when it is up, with kubectl and KUBECONFIG set")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -107,6 +121,11 @@ func up(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Down(ctx, err != nil)) }()
+	if *script != "" {
+		if err := runScript(ctx, c, *script); err != nil {
+			return err
+		}
+	}
 	fmt.Printf(`
 Kubernetes %s runs. In another terminal:
 

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tunmesh/tunmesh/internal/annotation"
+)
+
+// getWithin bounds a question to one pod.
+const getWithin = 10 * time.Second
+
+// get asks a pod for a path of one of its ports, by way of the API server, which
+// asks whether whoever types this may (get of pods/proxy).
+func (c *cluster) get(ctx context.Context, p *corev1.Pod, port, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, getWithin)
+	defer cancel()
+	out, err := c.kube.CoreV1().Pods(p.Namespace).ProxyGet("http", p.Name, port, path, nil).DoRaw(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ask pod %s/%s for %s: %w", p.Namespace, p.Name, path, err)
+	}
+	return out, nil
+}
+
+// podsOf lists the pods that TYPE/NAME, POD or nothing (all of the namespace) means.
+func (c *cluster) podsOf(ctx context.Context, namespace, what, selector string) ([]corev1.Pod, error) {
+	kind, name, typed := strings.Cut(what, "/")
+	if !typed {
+		kind, name = "pod", what
+	}
+	k, ok := kindOf(kind)
+	if !ok {
+		return nil, usage("unknown resource type %q: want po, deploy, sts or ds", kind)
+	}
+	apps, get := c.kube.AppsV1(), metav1.GetOptions{}
+	var (
+		of  *metav1.LabelSelector
+		err error
+	)
+	switch {
+	case k == "pod" && name == "":
+		return c.listPods(ctx, namespace, selector)
+	case k == "pod":
+		p, err := c.kube.CoreV1().Pods(namespace).Get(ctx, name, get)
+		if err != nil {
+			return nil, fmt.Errorf("find %s: %w", what, err)
+		}
+		return []corev1.Pod{*p}, nil
+	case k == "deployment":
+		d, e := apps.Deployments(namespace).Get(ctx, name, get)
+		if err = e; e == nil {
+			of = d.Spec.Selector
+		}
+	case k == "statefulset":
+		s, e := apps.StatefulSets(namespace).Get(ctx, name, get)
+		if err = e; e == nil {
+			of = s.Spec.Selector
+		}
+	case k == "daemonset":
+		d, e := apps.DaemonSets(namespace).Get(ctx, name, get)
+		if err = e; e == nil {
+			of = d.Spec.Selector
+		}
+	default:
+		return nil, usage("%s: want po, deploy, sts or ds", what)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find %s: %w", what, err)
+	}
+	return c.listPods(ctx, namespace, metav1.FormatLabelSelector(of))
+}
+
+// listPods lists the running pods that a label selector means, by name.
+func (c *cluster) listPods(ctx context.Context, namespace, selector string) ([]corev1.Pod, error) {
+	list, err := c.kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
+	if err != nil {
+		return nil, fmt.Errorf("list pods of %s: %w", namespace, err)
+	}
+	out := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return p.Status.Phase != corev1.PodRunning })
+	slices.SortFunc(out, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// meshed are the pods that have a sidecar.
+func meshed(all []corev1.Pod) []corev1.Pod {
+	return slices.DeleteFunc(slices.Clone(all), func(p corev1.Pod) bool { return p.Annotations[annotation.Injected] == "" })
+}

@@ -112,6 +112,10 @@ func TestResourceVersionsGo(t *testing.T) {
 		if err != nil || strings.Contains(string(out), `resourceVersion: "7"`) || !strings.Contains(string(out), `resourceVersion: "8"`) {
 			t.Errorf("%s (%v):\n%s", name, err, out)
 		}
+		const list = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata:\n    name: web\n    resourceVersion: \"8\"\n"
+		if out, _, err := f([]byte(list), inject.Config{Version: "v1"}); err != nil || strings.Contains(string(out), "resourceVersion") {
+			t.Errorf("%s, a list (%v):\n%s", name, err, out)
+		}
 	}
 }
 

@@ -117,16 +117,22 @@ func (d *document) each(f func(map[string]any)) {
 	if d.obj == nil {
 		return
 	}
-	items, ok := d.obj["items"].([]any)
-	if kind, _ := d.obj["kind"].(string); !ok || !strings.HasSuffix(kind, "List") {
+	if !d.isList() {
 		f(d.obj)
 		return
 	}
+	items, _ := d.obj["items"].([]any)
 	for _, it := range items {
 		if o, ok := it.(map[string]any); ok {
 			f(o)
 		}
 	}
+}
+
+func (d *document) isList() bool {
+	_, ok := d.obj["items"].([]any)
+	kind, _ := d.obj["kind"].(string)
+	return ok && strings.HasSuffix(kind, "List")
 }
 
 // split cuts a stream at its "---" lines; everything else stays byte for byte.
@@ -185,10 +191,11 @@ func rewrite(docs []*document, edit func(map[string]any) (*Report, bool, error))
 			if err != nil && failed == nil {
 				failed = fmt.Errorf("document %d: %w", i+1, err)
 			}
-			changed = changed || did
-			if did {
-				unversion(o)
+			// A list is what kubectl get printed, and is applied as a whole.
+			if did || d.isList() {
+				did = unversion(o) || did
 			}
+			changed = changed || did
 			if r != nil {
 				reports = append(reports, *r)
 			}
@@ -217,10 +224,13 @@ func rewrite(docs []*document, edit func(map[string]any) (*Report, bool, error))
 // unversion takes away which version of the object kubectl get printed: the object
 // may have another by the time that it is applied, as its status changes, and what is
 // applied here is no less right for it.
-func unversion(o map[string]any) {
-	if m, ok := o["metadata"].(map[string]any); ok {
-		delete(m, "resourceVersion")
+func unversion(o map[string]any) bool {
+	m, ok := o["metadata"].(map[string]any)
+	if _, set := m["resourceVersion"]; !ok || !set {
+		return false
 	}
+	delete(m, "resourceVersion")
+	return true
 }
 
 // workload is an object that has pods, taken apart.

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -118,15 +119,27 @@ func (w *walk) restarts() string {
 	return w.Kubectl(w.t, "-n", "emojivoto", "get", "pods", "-o", `jsonpath={range .items[*]}{.metadata.name}{range .status.initContainerStatuses[*]} {.restartCount}{end}{range .status.containerStatuses[*]} {.restartCount}{end}{"\n"}{end}`)
 }
 
-// TestWalk is the walk of every introduction, other values on the way, and back:
-// afterwards nothing of the mesh is left in the cluster or on its nodes.
-func TestWalk(t *testing.T) {
-	w := &walk{t: t, bin: t.TempDir(), dir: t.TempDir()}
+func TestInstall(t *testing.T) {
+	bin := t.TempDir()
 	var tarballs []string
 	if os.Getenv(cluster.Wanted) != "" {
-		tarballs = build(t, w.bin)
+		tarballs = build(t, bin)
 	}
-	w.Cluster = cluster.Start(t, cluster.Options{Version: os.Getenv("TUNMESH_KUBERNETES"), Images: tarballs})
+	start := func(t *testing.T, nodes int) *walk {
+		t.Helper()
+		return &walk{t: t, bin: bin, dir: t.TempDir(), Cluster: cluster.Start(t, cluster.Options{
+			Version: os.Getenv("TUNMESH_KUBERNETES"), Nodes: nodes, Images: tarballs,
+		})}
+	}
+	t.Run("walk", func(t *testing.T) { testWalk(start(t, 1)) })
+	t.Run("three replicas", func(t *testing.T) { testReplicas(start(t, 3)) })
+}
+
+// testWalk is the walk of every introduction, other values and certificates on the
+// way, and back: afterwards nothing of the mesh is left in the cluster or on its
+// node, and it can be installed again.
+func testWalk(w *walk) {
+	t := w.t
 	sample := bytes.ReplaceAll(deploy.Emojivoto(), []byte("emojivoto:latest"), []byte("emojivoto:"+release))
 	if err := os.WriteFile(filepath.Join(w.dir, "emojivoto.yaml"), sample, 0o600); err != nil {
 		t.Fatal(err)
@@ -159,15 +172,39 @@ func TestWalk(t *testing.T) {
 	}
 
 	w.run("remove.sh")
-	if out := w.Kubectl(t, "get", "ns,clusterroles,clusterrolebindings,mutatingwebhookconfigurations", "-o", "name"); strings.Contains(out, "mesh") {
-		t.Errorf("left in the cluster:\n%s", out)
+	w.gone(before)
+	w.run("again.sh")
+	w.gone(before)
+}
+
+// gone makes sure that nothing of the mesh is left.
+func (w *walk) gone(before map[string]string) {
+	w.t.Helper()
+	if out := w.Kubectl(w.t, "get", "ns,clusterroles,clusterrolebindings,mutatingwebhookconfigurations", "-o", "name"); strings.Contains(out, "mesh") {
+		w.t.Errorf("left in the cluster:\n%s", out)
 	}
-	cluster.Eventually(t, time.Minute, "the nodes' CNI folders are as they were", func(context.Context) error {
+	cluster.Eventually(w.t, time.Minute, "the nodes' CNI folders are as they were", func(context.Context) error {
 		if d := cmp.Diff(before, w.folders()); d != "" {
 			return errors.New(d)
 		}
 		return nil
 	})
+}
+
+// testReplicas: each replica is on a node of its own, and all may be lost at once.
+func testReplicas(w *walk) {
+	out := w.run("apart.sh")
+	if n := strings.Count(out, "\nStatus check results are √\n"); n != 2 || strings.Contains(out, "‼") {
+		w.t.Errorf("%d of 2 checks are well:\n%s", n, out)
+	}
+	on := strings.Fields(w.Kubectl(w.t, "-n", "tunmesh", "get", "pods", "-o", "jsonpath={.items[*].spec.nodeName}"))
+	slices.Sort(on)
+	if n := len(slices.Compact(on)); n != 3 {
+		w.t.Errorf("three replicas are on %d nodes", n)
+	}
+	if out := w.run("lost.sh"); strings.Contains(out, "‼") {
+		w.t.Errorf("after all replicas were lost:\n%s", out)
+	}
 }
 
 // sidecars looks at the processes of the sample's pods: none has a capability, and

@@ -102,7 +102,7 @@ cluster: need-cluster build ## Run a Kubernetes cluster on this machine, with th
 
 .PHONY: e2e
 e2e: need-cluster ## Run the tests that need Kubernetes, in clusters of their own (KUBERNETES=1.32 for another version)
-	TUNMESH_CLUSTER=1 TUNMESH_KUBERNETES=$(KUBERNETES) $(GO) test -count=1 -timeout 60m -p 1 $(RACE_FLAGS) ./test/cluster/... ./test/node
+	TUNMESH_CLUSTER=1 TUNMESH_KUBERNETES=$(KUBERNETES) $(GO) test -count=1 -timeout 60m -p 1 $(RACE_FLAGS) ./test/cluster/... ./test/node ./test/install
 
 .PHONY: e2e-range
 e2e-range: need-cluster ## Run e2e with the oldest and the newest supported version of Kubernetes

@@ -96,11 +96,10 @@ func healthy(t *testing.T) *world {
 		Status:     *ready.DeepCopy(),
 	}
 	pod.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: annotation.SidecarContainer, Ready: true}}
-	anchors := get[*corev1.ConfigMap](w, "tunmesh-trust-anchors").DeepCopy()
-	anchors.Namespace = "tunmesh-cni"
+	anchors := get[*corev1.ConfigMap](w, "tunmesh-trust-anchors")
 	ca := []byte(anchors.Data["ca-bundle.crt"]) // a certificate as good as any
 	get[*admissionregistrationv1.MutatingWebhookConfiguration](w, "tunmesh-injector").Webhooks[0].ClientConfig.CABundle = ca
-	w.objects = append(w.objects, control, agent, pod, anchors,
+	w.objects = append(w.objects, control, agent, pod,
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "app", Labels: map[string]string{"kubernetes.io/metadata.name": "app"}}},
 		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "tunmesh", Name: "tunmesh-injector-ca"}, Data: map[string][]byte{"ca.crt": ca}})
 	return w

@@ -3,13 +3,13 @@ package hold
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tunmesh/tunmesh/test/cluster/internal/group"
 	"github.com/tunmesh/tunmesh/test/cluster/internal/layout"
 )
 
@@ -65,15 +65,12 @@ func sweep(dir string, now time.Time) error {
 	return Remove(c, false)
 }
 
-// emptyTime bounds the wait for the kernel to end the cluster's processes.
-const emptyTime = 2 * time.Minute
-
 // Remove removes all of a cluster that does not run: its cgroups and its
 // folder, or all of it but the logs.
 func Remove(c layout.Cluster, logs bool) error {
 	var errs []error
 	for _, n := range c.AllNodes() {
-		errs = append(errs, removeGroups(n.Group()))
+		errs = append(errs, group.Remove(n.Group()))
 	}
 	if logs {
 		errs = append(errs, os.RemoveAll(c.Dir))
@@ -87,52 +84,4 @@ func Remove(c layout.Cluster, logs bool) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// removeGroups removes a cgroup and those in it, in all hierarchies, as soon as
-// the kernel lets go of their processes.
-func removeGroups(name string) error {
-	var dirs []string
-	for _, pattern := range []string{"/sys/fs/cgroup/" + name, "/sys/fs/cgroup/*/" + name} {
-		found, _ := filepath.Glob(pattern)
-		dirs = append(dirs, found...)
-	}
-	end := time.Now().Add(emptyTime)
-	for _, dir := range dirs {
-		for {
-			err := removeTree(dir)
-			if err == nil || errors.Is(err, os.ErrNotExist) {
-				break
-			}
-			if time.Now().After(end) {
-				return fmt.Errorf("remove the cgroup %s: %w", dir, err)
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
-	}
-	return nil
-}
-
-// removeTree removes the folders of a cgroup, the deepest first: its files
-// can't be removed and needn't be.
-func removeTree(dir string) error {
-	var all []string
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			all = append(all, path)
-		}
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for i := len(all) - 1; i >= 0; i-- {
-		if err := unix.Rmdir(all[i]); err != nil && !errors.Is(err, unix.ENOENT) {
-			return err
-		}
-	}
-	return nil
 }

@@ -448,11 +448,16 @@ func testRollout(m *mesh) {
 	m.Apply(m.t, text.String())
 	m.installed()
 	m.WaitFor(m.t, "condition=Ready", names...)
-	out := m.Kubectl(m.t, "get", "pod", "-o", "jsonpath={range .items[*]}{.metadata.name} {.status.initContainerStatuses[*].restartCount} {.metadata.annotations.tunmesh\\.io/injected}{'\\n'}{end}")
+	out := m.Kubectl(m.t, "get", "pod", "-o", `jsonpath={range .items[*]}{.metadata.name} injected {.metadata.annotations.tunmesh\.io/injected} ended {.status.initContainerStatuses[*].lastState.terminated}{"\n"}{end}`)
 	for line := range strings.Lines(out) {
-		f := strings.Fields(line)
-		if strings.HasPrefix(line, "roll-") && (len(f) != 3 || f[1] != "0") {
-			m.t.Errorf("a sidecar started again: %s", line)
+		if !strings.HasPrefix(line, "roll-") {
+			continue
+		}
+		if !strings.Contains(line, "injected "+tag+" ") || strings.Contains(line, `"exitCode":3,`) {
+			m.t.Errorf("outside of the chain: %s", line)
+		}
+		if strings.Contains(line, `"exitCode"`) {
+			m.t.Logf("a sidecar started again: %s", line)
 		}
 	}
 	m.Kubectl(m.t, append([]string{"delete", "--wait=false"}, names...)...)

@@ -21,7 +21,7 @@ func TestRulesAreTheTable(t *testing.T) {
 		atLeast int
 	}{
 		manifest.Control: {"../../docs/design/0009-kubernetes-source.md", 15},
-		manifest.View:    {"../../docs/design/0012-view.md", 8},
+		manifest.View:    {"../../docs/design/0013-view.md", 8},
 	} {
 		t.Run(component, func(t *testing.T) { compareRules(t, component, table.design, table.atLeast) })
 	}

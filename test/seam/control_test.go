@@ -153,7 +153,7 @@ func TestSidecarLearnsOfItsTargets(t *testing.T) {
 	if snap.Kind != discover.Service || len(snap.Endpoints) != 1 || snap.Authority != "web.default.svc.cluster.local:80" || snap.Labels["service"] != "web" {
 		t.Fatalf("the service: %+v", snap)
 	}
-	if e := snap.Endpoints[0]; e.Addr.String() != "10.1.0.1:8080" || e.Identity().String() != "spiffe://cluster.local/ns/default/sa/web" || e.Weight != 10000 || e.Labels().Map()["deployment"] != "web" {
+	if e := snap.Endpoints[0]; e.Addr.String() != "10.1.0.1:8080" || e.Identity().String() != "spiffe://cluster.local/ns/default/sa/web" || e.Weight != 10000 || e.Labels()["deployment"] != "web" {
 		t.Errorf("its endpoint: %+v", e)
 	}
 	for addr, want := range map[string]discover.Kind{"10.1.0.1:9": discover.Pod, "10.1.7.7:80": discover.None, "192.0.2.1:443": discover.External} {

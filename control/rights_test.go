@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -141,7 +142,25 @@ func TestRightsAreEnoughAndNotTooMany(t *testing.T) {
 		g.rights[r] = false
 	}
 	anchor, _, cert, key := authority(t)
-	c := startThrough(t, g.through, anchors(anchor), issuer(cert, key))
+	c := startThrough(t, func(to *fake.Clientset) kube.Client {
+		// The first event is there from another replica.
+		var twice atomic.Bool
+		to.PrependReactor("create", "events", func(a clienttesting.Action) (bool, runtime.Object, error) {
+			if twice.Swap(true) {
+				return false, nil, nil
+			}
+			ev := a.(clienttesting.CreateAction).GetObject().(*corev1.Event)
+			if err := to.Tracker().Add(ev.DeepCopy()); err != nil {
+				return true, nil, err
+			}
+			return true, nil, apierrors.NewAlreadyExists(a.GetResource().GroupResource(), ev.Name)
+		})
+		// A namespace that comes with its pod; the watch is told by hand, and later.
+		to.PrependReactor("get", "namespaces", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return true, sourcetest.Namespace("new", "tunmesh.io/inject", "enabled"), nil
+		})
+		return g.through(to)
+	}, anchors(anchor), issuer(cert, key))
 	bundle := c.believed()
 	pool := poolOf(t, anchor)
 	if _, err := c.certify("a uid-a", ouraud, ownID, pool); err != nil {
@@ -150,24 +169,7 @@ func TestRightsAreEnoughAndNotTooMany(t *testing.T) {
 	if _, err := c.certify("gone uid-gone", ouraud, ownID, pool); err == nil {
 		t.Error("a pod that nobody knows is certified")
 	}
-	// The first event is there from another replica.
-	twice := false
-	c.client.PrependReactor("create", "events", func(a clienttesting.Action) (bool, runtime.Object, error) {
-		if twice {
-			return false, nil, nil
-		}
-		twice = true
-		ev := a.(clienttesting.CreateAction).GetObject().(*corev1.Event)
-		if err := c.client.Tracker().Add(ev.DeepCopy()); err != nil {
-			return true, nil, err
-		}
-		return true, nil, apierrors.NewAlreadyExists(a.GetResource().GroupResource(), ev.Name)
-	})
 	c.ask(bundle, "default", `{"metadata":{"name":"x","annotations":{"config.tunmesh.io/nope":"1"}},"spec":{"containers":[{"name":"app"}]}}`)
-	// A namespace that comes with its pod; the watch is told by hand, and later.
-	c.client.PrependReactor("get", "namespaces", func(clienttesting.Action) (bool, runtime.Object, error) {
-		return true, sourcetest.Namespace("new", "tunmesh.io/inject", "enabled"), nil
-	})
 	if resp := c.ask(bundle, "new", `{"metadata":{"name":"x"},"spec":{"containers":[{"name":"app"}]}}`); len(resp.Patch) == 0 {
 		t.Errorf("a pod of a new namespace: %+v", resp)
 	}

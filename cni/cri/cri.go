@@ -170,27 +170,40 @@ func (c *Client) Version(ctx context.Context) (name, version string, err error) 
 // call is a unary call: one length-prefixed message each way, the outcome in
 // the trailers.
 func (c *Client) call(ctx context.Context, method string, ask message) (message, error) {
-	body := make([]byte, 5, 5+len(ask))
-	binary.BigEndian.PutUint32(body[1:], uint32(len(ask)))
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://runtime/runtime.v1.RuntimeService/"+method, bytes.NewReader(append(body, ask...)))
-	if err != nil {
-		return nil, fmt.Errorf("ask the container runtime (%s): %w", method, err)
-	}
-	req.Header.Set("Content-Type", "application/grpc")
-	req.Header.Set("Te", "trailers")
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("ask the container runtime (%s): %w", method, err)
-	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+6))
-	if err == nil {
-		raw, err = unwrap(resp, raw)
+	raw, broken, err := c.try(ctx, method, ask)
+	if broken && ctx.Err() == nil {
+		// A connection that was kept may be one to a runtime before its restart. All
+		// calls only ask: once more is as good.
+		c.http.CloseIdleConnections()
+		raw, _, err = c.try(ctx, method, ask)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ask the container runtime (%s): %w", method, err)
 	}
 	return raw, nil
+}
+
+// try makes a call; broken says that the connection ended before the answer.
+func (c *Client) try(ctx context.Context, method string, ask message) (answer message, broken bool, err error) {
+	body := make([]byte, 5, 5+len(ask))
+	binary.BigEndian.PutUint32(body[1:], uint32(len(ask)))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://runtime/runtime.v1.RuntimeService/"+method, bytes.NewReader(append(body, ask...)))
+	if err != nil {
+		return nil, false, err
+	}
+	req.Header.Set("Content-Type", "application/grpc")
+	req.Header.Set("Te", "trailers")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, true, err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+6))
+	if err != nil {
+		return nil, true, err
+	}
+	raw, err = unwrap(resp, raw)
+	return raw, false, err
 }
 
 func unwrap(resp *http.Response, raw []byte) ([]byte, error) {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"os/signal"
 	"syscall"
@@ -41,9 +40,8 @@ const (
 type flags struct {
 	source          string
 	inboundPolicy   string
-	meshNetworks    string
 	clusterNetworks string
-	hosts           []string
+	networks        networkFlags
 	logs            logFlags
 	kubeconfig      string
 	cluster         control.Cluster
@@ -91,8 +89,7 @@ func command(logs io.Writer) *cobra.Command {
 	fs.StringVar(&f.cfg.QuerySocket, "query-socket", "", "path of the unix socket of the query API, mode 0600; empty for none")
 	fs.StringVar(&f.cfg.TrustDomain, "trust-domain", "cluster.local", "trust domain of all identities")
 	fs.StringVar(&f.cfg.ClusterDomain, "cluster-domain", "cluster.local", "domain of all names")
-	fs.StringVar(&f.meshNetworks, "mesh-networks", "", "comma-separated ranges of pods' and Services' addresses: one of them that is nobody's is refused")
-	fs.StringSliceVar(&f.hosts, "host-addresses", nil, "comma-separated addresses within --mesh-networks that are the nodes' own, such as a bridge's")
+	f.networks.add(fs)
 	fs.StringVar(&f.clusterNetworks, "cluster-networks", policy.DefaultNetworks, "comma-separated ranges that cluster-* inbound policies take for the cluster")
 	fs.StringVar(&f.inboundPolicy, "default-inbound-policy", "all-unauthenticated", "all-unauthenticated, all-authenticated, cluster-unauthenticated, cluster-authenticated, deny or audit")
 	fs.DurationVar(&f.cfg.StopDelay, "stop-delay", 0, "how long to go on, not ready any more, when told to stop")
@@ -115,15 +112,8 @@ func (f *flags) config(logs io.Writer) (control.Config, error) {
 	if cfg.DefaultInboundPolicy, err = policy.ParseDefault(f.inboundPolicy); err != nil {
 		return cfg, fmt.Errorf("--default-inbound-policy: %w", err)
 	}
-	if cfg.MeshNetworks, err = policy.ParseNetworks(f.meshNetworks); err != nil {
-		return cfg, fmt.Errorf("--mesh-networks: %w", err)
-	}
-	for _, s := range f.hosts {
-		ip, err := netip.ParseAddr(s)
-		if err != nil {
-			return cfg, fmt.Errorf("--host-addresses: %w", err)
-		}
-		cfg.HostAddresses = append(cfg.HostAddresses, ip)
+	if cfg.MeshNetworks, cfg.HostAddresses, err = f.networks.read(); err != nil {
+		return cfg, err
 	}
 	if cfg.ClusterNetworks, err = policy.ParseNetworks(f.clusterNetworks); err != nil {
 		return cfg, fmt.Errorf("--cluster-networks: %w", err)

@@ -3,23 +3,20 @@ package main
 import (
 	"fmt"
 	"io"
-	"net/netip"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tunmesh/tunmesh/control"
 	"github.com/tunmesh/tunmesh/control/kube"
-	"github.com/tunmesh/tunmesh/control/policy"
 	"github.com/tunmesh/tunmesh/internal/version"
 )
 
 // viewFlags are the flags of the view as they are written.
 type viewFlags struct {
-	cfg          control.ViewConfig
-	kubeconfig   string
-	meshNetworks string
-	hosts        []string
-	logs         logFlags
+	cfg        control.ViewConfig
+	kubeconfig string
+	networks   networkFlags
+	logs       logFlags
 }
 
 func viewCommand(logs io.Writer) *cobra.Command {
@@ -55,8 +52,7 @@ replicas of the control plane. Its loss touches no traffic.`,
 	fs.StringVar(&f.cfg.AnchorsFile, "trust-anchors-file", "/var/run/tunmesh/trust-anchors/"+control.AnchorsKey, "the trust anchors, PEM; read whenever they are needed")
 	fs.StringVar(&f.cfg.TrustDomain, "trust-domain", "cluster.local", "trust domain of all identities")
 	fs.StringVar(&f.cfg.ClusterDomain, "cluster-domain", "cluster.local", "domain of all names")
-	fs.StringVar(&f.meshNetworks, "mesh-networks", "", "comma-separated ranges of pods' and Services' addresses")
-	fs.StringSliceVar(&f.hosts, "host-addresses", nil, "comma-separated addresses within --mesh-networks that are the nodes' own, such as a bridge's")
+	f.networks.add(fs)
 	fs.DurationVar(&f.cfg.ScrapeInterval, "scrape-interval", 0, "time between two scrapes of a sidecar (0 = 1.5s)")
 	f.logs.add(fs)
 	return cmd
@@ -66,15 +62,8 @@ replicas of the control plane. Its loss touches no traffic.`,
 func (f *viewFlags) config(logs io.Writer) (control.ViewConfig, error) {
 	cfg := f.cfg
 	var err error
-	if cfg.MeshNetworks, err = policy.ParseNetworks(f.meshNetworks); err != nil {
-		return cfg, fmt.Errorf("--mesh-networks: %w", err)
-	}
-	for _, s := range f.hosts {
-		ip, err := netip.ParseAddr(s)
-		if err != nil {
-			return cfg, fmt.Errorf("--host-addresses: %w", err)
-		}
-		cfg.HostAddresses = append(cfg.HostAddresses, ip)
+	if cfg.MeshNetworks, cfg.HostAddresses, err = f.networks.read(); err != nil {
+		return cfg, err
 	}
 	if cfg.Logger, err = f.logs.logger(logs); err != nil {
 		return cfg, err

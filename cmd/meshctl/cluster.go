@@ -21,8 +21,7 @@ const clusterWithin = time.Minute
 type cluster struct {
 	kube    kubernetes.Interface
 	dynamic dynamic.Interface
-	config  *rest.Config // nil in tests
-	server  string       // its address, for people
+	server  string // its address, for people
 }
 
 // kubeFlags are kubectl's global flags.
@@ -40,11 +39,9 @@ func addKubeFlags(fs *pflag.FlagSet, k *genericclioptions.ConfigFlags) {
 	fs.AddFlagSet(own)
 }
 
-// cluster connects to the cluster that the flags name, or kubectl's configuration.
-func (a *app) cluster() (*cluster, error) {
-	if a.fake != nil {
-		return a.fake, nil
-	}
+// restConfig is how the API server is asked of the cluster that the flags name, or
+// kubectl's configuration.
+func (a *app) restConfig() (*rest.Config, error) {
 	cfg, err := a.kube.ToRESTConfig()
 	if err != nil {
 		return nil, fmt.Errorf("find the cluster: %w", err)
@@ -52,7 +49,19 @@ func (a *app) cluster() (*cluster, error) {
 	cfg = rest.CopyConfig(cfg)
 	cfg.UserAgent = "meshctl/" + version.String()
 	cfg.QPS, cfg.Burst = 50, 100 // one person's commands: a dozen lists, and then nothing
-	c := &cluster{config: cfg, server: cfg.Host}
+	return cfg, nil
+}
+
+// cluster connects to the cluster that the flags name, or kubectl's configuration.
+func (a *app) cluster() (*cluster, error) {
+	if a.fake != nil {
+		return a.fake, nil
+	}
+	cfg, err := a.restConfig()
+	if err != nil {
+		return nil, err
+	}
+	c := &cluster{server: cfg.Host}
 	if c.kube, err = kubernetes.NewForConfig(cfg); err != nil {
 		return nil, fmt.Errorf("connect to the cluster: %w", err)
 	}

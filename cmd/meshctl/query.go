@@ -45,9 +45,9 @@ func (a *app) asksLocal(cmd *cobra.Command) bool {
 
 // view asks the mesh in the cluster, through its API server.
 func (a *app) view() (query.QueryClient, func(), error) {
-	cfg, err := a.kube.ToRESTConfig()
+	cfg, err := a.restConfig()
 	if err != nil {
-		return nil, nil, fmt.Errorf("find the cluster (for a local mesh, name it with --local): %w", err)
+		return nil, nil, fmt.Errorf("%w (a local mesh is named by --local)", err)
 	}
 	c, err := viewclient.New(cfg)
 	return c, func() {}, err

@@ -118,7 +118,7 @@ type View struct {
 	adminLis net.Listener // nil: none
 }
 
-// NewView makes a view and opens its sockets; Run or Close lets go of them.
+// NewView makes a view and opens its sockets; Run lets go of them.
 func NewView(cfg ViewConfig) (_ *View, err error) {
 	cfg, common, err := cfg.withDefaults()
 	if err != nil {
@@ -184,15 +184,6 @@ func (v *View) listen(admin string) (err error) {
 		return errors.Join(fmt.Errorf("listen for admin requests: %w", err), v.listener.Close())
 	}
 	return nil
-}
-
-// Close lets go of the sockets of a view that is not run.
-func (v *View) Close() error {
-	err := v.listener.Close()
-	if v.adminLis != nil {
-		err = errors.Join(err, v.adminLis.Close())
-	}
-	return err
 }
 
 // Addr is where the aggregated API listens.

@@ -156,7 +156,7 @@ func statusOf(err error, body []byte) error {
 		code = codes.PermissionDenied
 	case http.StatusNotFound:
 		code = codes.NotFound
-		if absent(err, body) {
+		if !mesh(body) { // the API server itself, in plain text: nobody serves the API
 			code, text = codes.Unavailable, "the cluster has no "+extension.Version+"."+extension.Group+" API: is the mesh installed? See meshctl check"
 		}
 	case http.StatusConflict:
@@ -176,9 +176,5 @@ func statusOf(err error, body []byte) error {
 
 // mesh reports whether an error is the mesh's own, not of the API server before it.
 func mesh(body []byte) bool { return len(body) > 0 && body[0] == '{' }
-
-// absent reports whether nobody serves the API: the API server says so in plain
-// text.
-func absent(err error, body []byte) bool { return apierrors.IsNotFound(err) && !mesh(body) }
 
 var _ query.QueryClient = (*Client)(nil)

@@ -20,13 +20,13 @@ type guard struct {
 	moved                   time.Duration
 
 	// Bound once: each would be an allocation.
-	onRequest, onResponse, onIdle, onTry, onPause, onPassEnd func()
+	onRequest, onResponse, onIdle, onTry, onPause, onHeld func()
 }
 
 func newGuard(x *Exchange) *guard {
 	g := &guard{x: x}
 	g.onRequest, g.onResponse, g.onIdle = g.requestExpired, g.responseExpired, g.idleExpired
-	g.onTry, g.onPause, g.onPassEnd = g.tryExpired, g.reopen, g.releaseHead
+	g.onTry, g.onPause, g.onHeld = g.tryExpired, g.reopen, g.releaseHead
 	return g
 }
 
@@ -34,7 +34,7 @@ func newGuard(x *Exchange) *guard {
 func (g *guard) clear() {
 	g.terms = nil
 	r := &g.retry
-	*r = retrying{failed: emptied(r.failed), head: message.Head{Fields: emptied(r.head.Fields)}, pause: r.pause, try: r.try}
+	*r = retrying{failed: emptied(r.failed), head: message.Head{Fields: emptied(r.head.Fields)}, pause: r.pause, try: r.try, hold: r.hold}
 	g.answer, g.moved = answer{}, 0
 }
 
@@ -99,7 +99,7 @@ func (g *guard) stop() {
 		stop(g.idle)
 		stop(g.retry.try)
 		stop(g.retry.pause)
-		g.retry.held = false
+		g.dropHead()
 	}
 }
 

@@ -12,16 +12,22 @@ import (
 // retrying is a guard's part that sends requests again.
 //
 //	sent ──head that asks for it, broken, or too late──▶ pause ──▶ Opener.Open ──▶ sent
-//	 └─ gRPC: a head alone says nothing; it is held to the end of the loop's pass,
-//	    for trailers that came with it
+//	 └─ gRPC: a head alone says nothing; it is held until something follows it, for
+//	    headHold at most
 type retrying struct {
 	n      int        // how often the request was sent again
 	failed []Endpoint // those that answered and did not satisfy
 	pause  aio.Timer  // this and the next: as a guard's
 	try    aio.Timer
+	hold   aio.Timer
 	held   bool
 	head   message.Head // while held
 }
+
+// headHold is how long a gRPC call's head waits for what follows it. Servers that
+// set header fields and then fail send a head and trailers in two writes, between
+// which a busy machine may lie.
+const headHold = 50 * time.Millisecond
 
 // Failed reports whether an endpoint has had this request, and did not satisfy.
 func (x *Exchange) Failed(e Endpoint) bool {
@@ -67,7 +73,7 @@ func (g *guard) takesTrailers(f []message.Field) bool {
 		return false
 	}
 	if g.judgeCode(f) {
-		g.retry.held = false
+		g.dropHead()
 		return true
 	}
 	g.releaseHead()
@@ -96,19 +102,30 @@ func (g *guard) releaseHead() {
 	if g == nil || !g.retry.held {
 		return
 	}
-	g.retry.held = false
+	g.dropHead()
 	if !g.x.over {
 		g.satisfied()
 		g.x.respond(&g.retry.head, false)
 	}
 }
 
-// hold keeps a head to the end of the loop's pass.
+// dropHead ends the holding of a head, which is not sent.
+func (g *guard) dropHead() {
+	stop(g.retry.hold)
+	g.retry.held = false
+}
+
+// hold keeps a head for what follows it. A client that has more to say may wait for
+// the head before it does: then no longer than to the end of the loop's pass.
 func (g *guard) hold(h *message.Head) {
 	fields := append(g.retry.head.Fields[:0], h.Fields...)
 	g.retry.head, g.retry.held = *h, true
 	g.retry.head.Fields = fields
-	g.x.cfg.Loop.Defer(g.onPassEnd)
+	if g.x.reqEnd {
+		g.arm(&g.retry.hold, headHold, g.onHeld)
+		return
+	}
+	g.x.cfg.Loop.Defer(g.onHeld)
 }
 
 // takesBreak decides about an endpoint that broke without a response: it counts
@@ -117,7 +134,7 @@ func (g *guard) takesBreak(code message.Code, err error) bool {
 	if g == nil || g.terms.Policy.Retry == nil {
 		return false
 	}
-	g.retry.held = false
+	g.dropHead()
 	r := g.terms.Policy.Retry
 	if g.x.isGRPC() {
 		return r.Code(brokenCode(code, err)) && g.again(Failure, 0, g.x.answerOf(code, err))

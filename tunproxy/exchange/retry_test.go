@@ -149,7 +149,7 @@ func TestRetryOfGRPC(t *testing.T) {
 		}
 		up := w.ups[1]
 		w.respond(up, 200, false)
-		w.loop.Run(t)
+		w.loop.Advance(t, headHold)
 		if w.down.head == nil {
 			t.Fatal("the head of a call that goes on is held for ever")
 		}
@@ -170,6 +170,34 @@ func TestRetryOfGRPC(t *testing.T) {
 	w.respond(w.ups[0], 200, false)
 	w.ups[0].r.Trailers(w.ups[0], unavailable)
 	good(w)
+
+	w = grpc() // trailers after their head
+	w.respond(w.ups[0], 200, false)
+	w.loop.Advance(t, headHold/2)
+	w.ups[0].r.Trailers(w.ups[0], unavailable)
+	good(w)
+
+	w = grpc() // a message after its head: neither waits
+	w.respond(w.ups[0], 200, false)
+	w.loop.Run(t)
+	if w.down.head != nil {
+		t.Fatal("a head went down before anything followed it")
+	}
+	w.reply(w.ups[0], "m", false)
+	if w.down.head == nil || string(w.down.data) != "m" {
+		t.Fatalf("head %v, data %q", w.down.head, w.down.data)
+	}
+	w.ups[0].r.Trailers(w.ups[0], []message.Field{{Name: "grpc-status", Value: "0"}})
+	w.over(Success)
+	w.quiet()
+
+	w = under(t, resilience.Policy{Retry: retrying5xx()}) // a client with more to say
+	w.get(false, "content-type", "application/grpc")
+	w.respond(w.ups[0], 200, false)
+	w.loop.Run(t)
+	if w.down.head == nil {
+		t.Fatal("a client that may wait for a head waits for it")
+	}
 
 	w = grpc() // a head, and broken
 	w.respond(w.ups[0], 200, false)

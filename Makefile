@@ -95,7 +95,7 @@ need-cluster: need-root need-tools
 
 .PHONY: cluster
 cluster: need-cluster build ## Run a Kubernetes cluster on this machine, with the mesh and the sample in it (CLUSTER_FLAGS="-nodes 3 -dual-stack"; Ctrl-C ends it)
-	@$(GO) run ./deploy/images -o $(BIN)/images -version $(VERSION) -arch $$($(GO) env GOARCH)
+	@$(GO) run ./deploy/images -o $(BIN)/images -version $(VERSION) -arch $$($(GO) env GOARCH) -compress=false
 	@$(GO) build -o $(BIN)/test-cluster ./test/cluster/cmd/cluster
 	@PATH="$(CURDIR)/$(BIN):$$PATH" VERSION=$(VERSION) $(BIN)/test-cluster up $(if $(KUBERNETES),-kubernetes $(KUBERNETES)) \
 	  $(foreach i,mesh-proxy mesh-control mesh-cni emojivoto,-image $(BIN)/images/$i.tar) -run test/cluster/mesh.sh $(CLUSTER_FLAGS)

@@ -45,6 +45,7 @@ func products() []product {
 type config struct {
 	out, version, repository, push string
 	archs                          []string
+	compress                       bool
 	created                        time.Time
 	say                            io.Writer
 }
@@ -66,6 +67,7 @@ func run(ctx context.Context, args []string, say io.Writer) error {
 	fs.StringVar(&cfg.version, "version", "latest", "the images' tag, and the version of the programs")
 	fs.StringVar(&cfg.repository, "repository", "ghcr.io/tunmesh", "what the images' names begin with")
 	fs.StringVar(&cfg.push, "push", "", "write the images to this registry and path, too (as registry.example.com/tunmesh)")
+	fs.BoolVar(&cfg.compress, "compress", true, "compress layers; what stays on one machine is faster without")
 	archs := fs.String("arch", "amd64,arm64", "architectures")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -131,7 +133,7 @@ func (c config) compile(ctx context.Context, arch, to string) error {
 
 func (c config) product(ctx context.Context, p product, programs string) error {
 	spec := image.Spec{
-		Programs: map[string]string{}, Path: "/usr/local/bin/" + p.name, User: p.user, Compress: true, Created: c.created, Labels: c.labels(p),
+		Programs: map[string]string{}, Path: "/usr/local/bin/" + p.name, User: p.user, Compress: c.compress, Created: c.created, Labels: c.labels(p),
 	}
 	sboms := map[string][]byte{}
 	for _, arch := range c.archs {

@@ -1,16 +1,10 @@
 package install
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
-	"fmt"
-	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -18,99 +12,24 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/tunmesh/tunmesh/deploy"
-	"github.com/tunmesh/tunmesh/deploy/image"
 	"github.com/tunmesh/tunmesh/test/cluster"
+	"github.com/tunmesh/tunmesh/test/cluster/meshed"
 )
 
-const (
-	release  = "v1.0.0-test"
-	registry = "ghcr.io/tunmesh" // what install asks for when nobody says otherwise
-	// scriptTime bounds one script: the longest waits for images, rollouts and a vote.
-	scriptTime = 8 * time.Minute
-)
-
-// build makes meshctl in dir, and tarballs of the images.
-func build(t *testing.T, dir string) (tarballs []string) {
-	t.Helper()
-	for name, user := range map[string]string{"meshctl": "", "mesh-cni": "", "mesh-control": "2103:2103", "mesh-proxy": "2102:2102", "emojivoto": "65534:65534"} {
-		program := filepath.Join(dir, name)
-		cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", program,
-			"-ldflags", "-s -w -X github.com/tunmesh/tunmesh/internal/version.number="+release, "../../cmd/"+name)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("build %s: %v: %s", name, err, out)
-		}
-		if name == "meshctl" {
-			continue
-		}
-		index, err := image.Build(image.Spec{Programs: map[string]string{runtime.GOARCH: program}, Path: "/usr/local/bin/" + name, User: user})
-		if err == nil {
-			err = image.WriteTarball(program+".tar", registry+"/"+name+":"+release, index)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		tarballs = append(tarballs, program+".tar")
-	}
-	return tarballs
-}
-
-// walk is a cluster, and a folder from which somebody works on it.
+// walk is a cluster, and who works on it.
 type walk struct {
-	*cluster.Cluster
-	t   *testing.T
-	bin string // meshctl
-	dir string // where scripts run
+	*meshed.Mesh
+	t *testing.T
 }
 
 // run runs a script word for word and returns what it printed.
 func (w *walk) run(script string) string {
 	w.t.Helper()
-	file, err := filepath.Abs(filepath.Join("testdata", script))
+	text, err := os.ReadFile(filepath.Join("testdata", script))
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(w.t.Context(), scriptTime)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", file)
-	cmd.Dir = w.dir
-	cmd.Env = append(os.Environ(), "PATH="+w.bin+":"+w.Bin()+":"+os.Getenv("PATH"), "KUBECONFIG="+w.Kubeconfig(), "KUBECACHEDIR="+filepath.Join(w.dir, "cache"))
-	cmd.WaitDelay = time.Second
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		pods, _ := w.Run(w.t.Context(), nil, "get", "pods", "-A", "-o", "wide")
-		events, _ := w.Run(w.t.Context(), nil, "get", "events", "-A", "--sort-by=.lastTimestamp")
-		w.t.Fatalf("%s: %v\n%s\n%s\n%s", script, err, out, pods, events)
-	}
-	return string(out)
-}
-
-// folders are the sums of everything in the node's CNI folders.
-func (w *walk) folders() map[string]string {
-	w.t.Helper()
-	out := map[string]string{}
-	for _, n := range w.Nodes() {
-		for _, dir := range []string{"/etc/cni/net.d", "/opt/cni/bin"} {
-			root := n.Disk(dir)
-			err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-				if err != nil || d.IsDir() {
-					return err
-				}
-				info, err := d.Info()
-				if err != nil {
-					return err
-				}
-				text, err := os.ReadFile(path)
-				out[n.Name()+strings.TrimPrefix(path, n.Disk(""))] = fmt.Sprintf("%s %x", info.Mode(), sha256.Sum256(text))
-				return err
-			})
-			if err != nil {
-				w.t.Fatal(err)
-			}
-		}
-	}
-	return out
+	return w.Script(w.t, string(text))
 }
 
 // restarts are the sample's pods with their restarts.
@@ -120,19 +39,9 @@ func (w *walk) restarts() string {
 }
 
 func TestInstall(t *testing.T) {
-	bin := t.TempDir()
-	var tarballs []string
-	if os.Getenv(cluster.Wanted) != "" {
-		tarballs = build(t, bin)
-	}
-	start := func(t *testing.T, nodes int) *walk {
-		t.Helper()
-		return &walk{t: t, bin: bin, dir: t.TempDir(), Cluster: cluster.Start(t, cluster.Options{
-			Version: os.Getenv("TUNMESH_KUBERNETES"), Nodes: nodes, Images: tarballs,
-		})}
-	}
-	t.Run("walk", func(t *testing.T) { testWalk(start(t, 1)) })
-	t.Run("three replicas", func(t *testing.T) { testReplicas(start(t, 3)) })
+	p := meshed.Build(t)
+	t.Run("walk", func(t *testing.T) { testWalk(&walk{t: t, Mesh: meshed.Boot(t, p, meshed.Options{})}) })
+	t.Run("three replicas", func(t *testing.T) { testReplicas(&walk{t: t, Mesh: meshed.Boot(t, p, meshed.Options{Nodes: 3})}) })
 }
 
 // testWalk is the walk of every introduction, other values and certificates on the
@@ -140,17 +49,16 @@ func TestInstall(t *testing.T) {
 // node, and it can be installed again.
 func testWalk(w *walk) {
 	t := w.t
-	sample := bytes.ReplaceAll(deploy.Emojivoto(), []byte("emojivoto:latest"), []byte("emojivoto:"+release))
-	if err := os.WriteFile(filepath.Join(w.dir, "emojivoto.yaml"), sample, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(w.Dir, "emojivoto.yaml"), []byte(w.Sample()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	before := w.folders()
+	before := w.Folders(t)
 
 	out := w.run("walk.sh")
 	if n := strings.Count(out, "\nStatus check results are √\n"); n != 3 {
 		t.Errorf("%d of 3 checks are well:\n%s", n, out)
 	}
-	if want := "Proxy versions:\n\t" + release + " (4 pods)\n"; !strings.Contains(out, want) {
+	if want := "Proxy versions:\n\t" + w.Programs.Release + " (4 pods)\n"; !strings.Contains(out, want) {
 		t.Errorf("no %q in:\n%s", want, out)
 	}
 	if n := strings.Count(out, "URI:spiffe://cluster.local/ns/emojivoto/sa/"); n != 4 {
@@ -184,7 +92,7 @@ func (w *walk) gone(before map[string]string) {
 		w.t.Errorf("left in the cluster:\n%s", out)
 	}
 	cluster.Eventually(w.t, time.Minute, "the nodes' CNI folders are as they were", func(context.Context) error {
-		if d := cmp.Diff(before, w.folders()); d != "" {
+		if d := cmp.Diff(before, w.Folders(w.t)); d != "" {
 			return errors.New(d)
 		}
 		return nil

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -17,80 +14,18 @@ import (
 
 	"github.com/tunmesh/tunmesh/cni/install"
 	"github.com/tunmesh/tunmesh/cni/plugin"
-	"github.com/tunmesh/tunmesh/control/identity"
-	"github.com/tunmesh/tunmesh/deploy/image"
 	"github.com/tunmesh/tunmesh/deploy/manifest"
 	"github.com/tunmesh/tunmesh/test/cluster"
+	"github.com/tunmesh/tunmesh/test/cluster/meshed"
 )
 
-const (
-	// limit bounds every wait: these tests wait for events, not for time.
-	limit    = 4 * time.Minute
-	netDir   = "/etc/cni/net.d"
-	binDir   = "/opt/cni/bin"
-	registry = "docker.io/tunmesh-test"
-	tag      = "v1.0.0-test"
-)
-
-// images builds the programs that run in a cluster.
-func images(t *testing.T) (tarballs []string) {
-	t.Helper()
-	dir := t.TempDir()
-	for name, user := range map[string]string{"mesh-cni": "", "mesh-control": "2103:2103", "mesh-proxy": "2102:2102"} {
-		program := filepath.Join(dir, name)
-		cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "../../cmd/"+name)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("build %s: %v: %s", name, err, out)
-		}
-		index, err := image.Build(image.Spec{Programs: map[string]string{runtime.GOARCH: program}, Path: "/usr/local/bin/" + name, User: user})
-		tarball := program + ".tar"
-		if err == nil {
-			err = image.WriteTarball(tarball, registry+"/"+name+":"+tag, index)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		tarballs = append(tarballs, tarball)
-	}
-	return tarballs
-}
-
-// objects is the mesh as the chart has it.
-func objects(t *testing.T) manifest.Objects {
-	t.Helper()
-	anchor, key, err := identity.NewAnchor("cluster.local", time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, certKey, err := identity.NewIssuer(anchor, key, "cluster.local", time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := manifest.Render(manifest.Values{}.
-		With(string(anchor), "identity", "trustAnchorsPEM").
-		With(string(cert), "identity", "issuer", "certificatePEM").
-		With(string(certKey), "identity", "issuer", "keyPEM").
-		With(tag, "version").With(registry, "imageRegistry"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
+// limit bounds every wait: these tests wait for events, not for time.
+const limit = 4 * time.Minute
 
 // mesh is a cluster of one node with the mesh in it.
 type mesh struct {
-	*cluster.Cluster
+	*meshed.Mesh
 	t *testing.T
-}
-
-func (m *mesh) apply(all manifest.Objects) {
-	m.t.Helper()
-	text, err := all.YAML()
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	m.Apply(m.t, string(text))
 }
 
 // installed waits until the mesh is.
@@ -120,42 +55,10 @@ spec:
 
 const injected = "tunmesh.io/inject: enabled"
 
-// folders is every file of the node's CNI folders.
-func (m *mesh) folders() map[string]string {
-	m.t.Helper()
-	out := map[string]string{}
-	for _, dir := range []string{netDir, binDir} {
-		root := m.Node(1).Disk(dir)
-		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
-				return err
-			}
-			info, err := d.Info()
-			if err != nil {
-				return err
-			}
-			text := info.Mode().String()
-			if dir == netDir {
-				raw, err := os.ReadFile(path)
-				if err != nil {
-					return err
-				}
-				text += " " + string(raw)
-			}
-			out[filepath.Join(dir, strings.TrimPrefix(path, root))] = text
-			return nil
-		})
-		if err != nil {
-			m.t.Fatal(err)
-		}
-	}
-	return out
-}
-
 // conflist is the active one, on this machine.
 func (m *mesh) conflist() string {
 	m.t.Helper()
-	files, err := filepath.Glob(filepath.Join(m.Node(1).Disk(netDir), "*.conflist"))
+	files, err := filepath.Glob(filepath.Join(m.Node(1).Disk(meshed.NetDir), "*.conflist"))
 	if err != nil || len(files) == 0 {
 		m.t.Fatalf("no conflist: %v", err)
 	}
@@ -199,15 +102,9 @@ func (m *mesh) says(namespace, pod, words string) {
 }
 
 func TestNode(t *testing.T) {
-	tarballs := []string(nil)
-	if os.Getenv(cluster.Wanted) != "" {
-		tarballs = images(t)
-	}
-	m := &mesh{t: t, Cluster: cluster.Start(t, cluster.Options{Version: os.Getenv("TUNMESH_KUBERNETES"), Images: tarballs})}
-	before := m.folders()
-	all := objects(t)
-	m.apply(all)
-	m.installed()
+	m := &mesh{t: t, Mesh: meshed.Boot(t, meshed.Build(t), meshed.Options{})}
+	before := m.Folders(t)
+	m.Install(t)
 	m.chained()
 	for _, step := range []struct {
 		name string
@@ -222,9 +119,9 @@ func TestNode(t *testing.T) {
 		{"asked for and not injected", testNotInjected},
 		{"a reboot", testReboot},
 	} {
-		t.Run(step.name, func(t *testing.T) { step.run(&mesh{t: t, Cluster: m.Cluster}) })
+		t.Run(step.name, func(t *testing.T) { step.run(&mesh{t: t, Mesh: m.Mesh}) })
 	}
-	t.Run("removed with meshed pods", func(t *testing.T) { testRemoved(&mesh{t: t, Cluster: m.Cluster}, all, before) })
+	t.Run("removed with meshed pods", func(t *testing.T) { testRemoved(&mesh{t: t, Mesh: m.Mesh}, before) })
 }
 
 // testPod: its traffic passes through the sidecar, which was handed its queues
@@ -368,7 +265,7 @@ func testThief(m *mesh) {
     image: %s/mesh-proxy:%s
     securityContext: {runAsUser: 2102, runAsGroup: 2102, capabilities: {add: [NET_ADMIN, SYS_PTRACE]}}
     terminationMessagePolicy: FallbackToLogsOnError
-`, registry, tag)
+`, m.Programs.Registry, m.Programs.Release)
 	m.Apply(m.t, pod("robbed", injected)+thief+`
 ---
 apiVersion: v1
@@ -453,11 +350,13 @@ func testRollout(m *mesh) {
 		if !strings.HasPrefix(line, "roll-") {
 			continue
 		}
-		if !strings.Contains(line, "injected "+tag+" ") || strings.Contains(line, `"exitCode":3,`) {
+		if !strings.Contains(line, "injected "+m.Programs.Release+" ") || strings.Contains(line, `"exitCode":3,`) {
 			m.t.Errorf("outside of the chain: %s", line)
 		}
 		if strings.Contains(line, `"exitCode"`) {
-			m.t.Logf("a sidecar started again: %s", line)
+			name, _, _ := strings.Cut(line, " ")
+			said, _ := m.Run(m.t.Context(), nil, "logs", name, "-c", "mesh-proxy", "--previous")
+			m.t.Logf("a sidecar started again: %s%s", line, said)
 		}
 	}
 	m.Kubectl(m.t, append([]string{"delete", "--wait=false"}, names...)...)
@@ -476,17 +375,9 @@ func testNotInjected(m *mesh) {
 
 // testRemoved: meshed pods keep working, one that is injected all the same is
 // told why it cannot start, and the last one takes everything with it.
-func testRemoved(m *mesh, all manifest.Objects, before map[string]string) {
-	agents := all.Of(manifest.CNI)
-	text, err := agents.Removal().YAML()
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(m.t.Context(), limit)
-	defer cancel()
-	if out, err := m.Run(ctx, strings.NewReader(string(text)), "delete", "-f", "-"); err != nil {
-		m.t.Fatal(err, out)
-	}
+func testRemoved(m *mesh, before map[string]string) {
+	// The DaemonSet first, as uninstall has it: while it stands, an end of its pods with their namespace looks like a restart.
+	m.Script(m.t, "kubectl -n tunmesh-cni delete daemonset mesh-cni --wait=false\nmeshctl install-cni | kubectl delete --ignore-not-found -f -")
 	cluster.Eventually(m.t, limit, "the agent has ended", func(context.Context) error {
 		if pids := m.processes("agent"); len(pids) > 0 {
 			return fmt.Errorf("it is process %v", pids)
@@ -499,7 +390,7 @@ func testRemoved(m *mesh, all manifest.Objects, before map[string]string) {
 	m.says("default", "late", "the mesh was removed from this node")
 	m.Kubectl(m.t, "delete", "pod", "--all", "--wait=true")
 	cluster.Eventually(m.t, limit, "the node's folders are as they were", func(context.Context) error {
-		if d := cmp.Diff(before, m.folders()); d != "" {
+		if d := cmp.Diff(before, m.Folders(m.t)); d != "" {
 			return errors.New(d)
 		}
 		return nil

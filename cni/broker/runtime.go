@@ -85,8 +85,11 @@ func (r *Runtime) container(ctx context.Context, sandbox string, p Process) (cri
 // container's first process.
 func (r *Runtime) same(ctx context.Context, c cri.Container, p Process) error {
 	pid, err := r.cri.PID(ctx, c.ID)
-	if err != nil {
+	switch {
+	case errors.Is(err, cri.ErrUntold):
 		return err
+	case err != nil: // as for the list
+		return busyError(err.Error())
 	}
 	first, err := r.look(pid)
 	if err != nil {

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"strings"
@@ -19,7 +20,8 @@ type node struct {
 	pids       map[string]int
 	procs      map[int]Process
 	lists      int
-	err        error
+	err        error // of lists
+	pidErr     error
 }
 
 func (n *node) Containers(context.Context, string) ([]cri.Container, error) {
@@ -35,8 +37,11 @@ func (n *node) Containers(context.Context, string) ([]cri.Container, error) {
 }
 
 func (n *node) PID(_ context.Context, id string) (int, error) {
+	if n.pidErr != nil {
+		return 0, n.pidErr
+	}
 	if n.pids[id] == 0 {
-		return 0, errors.New("the runtime does not tell")
+		return 0, fmt.Errorf("the runtime does not tell: %w", cri.ErrUntold)
 	}
 	return n.pids[id], nil
 }
@@ -73,34 +78,36 @@ func TestRuntime(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*node, *Process)
 		want   string // "": taken
+		waits  bool   // refused for the moment only
 	}{
-		"the sidecar": {func(*node, *Process) {}, ""},
-		"its child":   {func(_ *node, p *Process) { p.PID = 101 }, ""},
+		"the sidecar": {func(*node, *Process) {}, "", false},
+		"its child":   {func(_ *node, p *Process) { p.PID = 101 }, "", false},
 		"below systemd": {func(n *node, p *Process) {
 			p.Cgroup = "0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-" + sidecar + ".scope\n"
-		}, ""},
-		"quicker than the records":   {func(n *node, _ *Process) { n.containers[2].State, n.runsAfter = cri.Created, 3 }, ""},
-		"the app":                    {func(n *node, p *Process) { *p = n.procs[200] }, "not in container mesh-proxy"},
-		"the app in its cgroup":      {func(n *node, p *Process) { *p = n.procs[200]; p.Cgroup = cgroup(sidecar) }, "PID namespace is another"},
-		"the app, a folder below":    {func(n *node, p *Process) { *p = n.procs[200]; p.Cgroup = cgroup(app + "/" + sidecar) }, "PID namespace is another"},
-		"of its namespace only":      {func(_ *node, p *Process) { p.Cgroup = cgroup(app) }, "not in container mesh-proxy"},
-		"the one before":             {func(_ *node, p *Process) { p.Cgroup = cgroup(strings.Repeat("d", 64)) }, "not in container mesh-proxy"},
-		"of another pod":             {func(n *node, _ *Process) { n.containers[2].Sandbox = "t" }, "knows no container"},
-		"an app container":           {func(n *node, _ *Process) { n.containers[2].Name = "app" }, "knows no container"},
-		"not of a container":         {func(_ *node, p *Process) { p.Cgroup = "0::/user.slice\n" }, "not in container mesh-proxy"},
-		"unknown to the runtime":     {func(n *node, _ *Process) { n.containers = nil }, "knows no container"},
-		"the runtime is away":        {func(n *node, _ *Process) { n.err = errors.New("nobody answers") }, "nobody answers"},
-		"no process told":            {func(n *node, _ *Process) { n.pids = nil }, "does not tell"},
-		"the process told has ended": {func(n *node, _ *Process) { n.procs = nil }, "no such process"},
+		}, "", false},
+		"quicker than the records":   {func(n *node, _ *Process) { n.containers[2].State, n.runsAfter = cri.Created, 3 }, "", false},
+		"the app":                    {func(n *node, p *Process) { *p = n.procs[200] }, "not in container mesh-proxy", false},
+		"the app in its cgroup":      {func(n *node, p *Process) { *p = n.procs[200]; p.Cgroup = cgroup(sidecar) }, "PID namespace is another", false},
+		"the app, a folder below":    {func(n *node, p *Process) { *p = n.procs[200]; p.Cgroup = cgroup(app + "/" + sidecar) }, "PID namespace is another", false},
+		"of its namespace only":      {func(_ *node, p *Process) { p.Cgroup = cgroup(app) }, "not in container mesh-proxy", false},
+		"the one before":             {func(_ *node, p *Process) { p.Cgroup = cgroup(strings.Repeat("d", 64)) }, "not in container mesh-proxy", false},
+		"of another pod":             {func(n *node, _ *Process) { n.containers[2].Sandbox = "t" }, "knows no container", false},
+		"an app container":           {func(n *node, _ *Process) { n.containers[2].Name = "app" }, "knows no container", false},
+		"not of a container":         {func(_ *node, p *Process) { p.Cgroup = "0::/user.slice\n" }, "not in container mesh-proxy", false},
+		"unknown to the runtime":     {func(n *node, _ *Process) { n.containers = nil }, "knows no container", false},
+		"the runtime is away":        {func(n *node, _ *Process) { n.err = errors.New("nobody answers") }, "nobody answers", true},
+		"the runtime goes":           {func(n *node, _ *Process) { n.pidErr = errors.New("connection reset") }, "connection reset", true},
+		"no process told":            {func(n *node, _ *Process) { n.pids = nil }, "does not tell", false},
+		"the process told has ended": {func(n *node, _ *Process) { n.procs = nil }, "no such process", false},
 		"the number went to the app": {func(n *node, p *Process) {
 			n.procs[100] = n.procs[200]
 			p.PIDNS = n.procs[200].PIDNS
-		}, "is not in container 5555"},
+		}, "is not in container 5555", false},
 		"shares the node's processes": {func(n *node, p *Process) {
 			p.PIDNS = own
 			n.procs[100] = *p
-		}, "shares the node's PID namespace"},
-		"never runs": {func(n *node, _ *Process) { n.containers[2].State, n.runsAfter = cri.Created, 1<<30 }, "does not say that container"},
+		}, "shares the node's PID namespace", false},
+		"never runs": {func(n *node, _ *Process) { n.containers[2].State, n.runsAfter = cri.Created, 1<<30 }, "does not say that container", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n, p := healthy(), in
@@ -115,6 +122,10 @@ func TestRuntime(t *testing.T) {
 			err := r.Verify(ctx, "s", p)
 			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("%v, want %q", err, c.want)
+			}
+			var busy busyError
+			if errors.As(err, &busy) != c.waits {
+				t.Errorf("%v: asked to wait: %v", err, !c.waits)
 			}
 		})
 	}

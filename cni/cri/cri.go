@@ -104,6 +104,10 @@ func (c *Client) Containers(ctx context.Context, sandbox string) ([]Container, e
 	return out, nil
 }
 
+// ErrUntold: the runtime answered, and not with what is needed. Asking again may
+// help after any other error, and not after this one.
+var ErrUntold = errors.New("containerd or CRI-O is needed")
+
 // PID is a running container's first process, in the node's PID namespace.
 // containerd and CRI-O tell it when asked for details.
 func (c *Client) PID(ctx context.Context, container string) (int, error) {
@@ -141,7 +145,7 @@ func (c *Client) PID(ctx context.Context, container string) (int, error) {
 		}
 	}
 	if details.PID <= 0 {
-		return 0, fmt.Errorf("the runtime does not tell the process of container %s: containerd or CRI-O is needed", container)
+		return 0, fmt.Errorf("the runtime does not tell the process of container %s: %w", container, ErrUntold)
 	}
 	return details.PID, nil
 }

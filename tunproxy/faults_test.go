@@ -334,6 +334,36 @@ func TestAdminPortOnTheWire(t *testing.T) {
 	}
 }
 
+// Bytes for the admin port go nowhere, from the network or from a sidecar, and
+// nobody needs to have said who may come.
+func TestBytesForTheAdminPort(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.pod("a", "10.0.0.1"), w.pod("b", "10.0.0.2", withPolicy(nil))
+	out := w.hostOutside("10.0.0.9")
+	w.service("10.0.0.2:4191", "10.0.0.2:4191=b")
+	for _, from := range []*host{a.host, out} {
+		for range 3 { // a sidecar's later ones are streams of one connection
+			c, err := from.dialTo("10.0.0.2:4191")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = c.Write([]byte{0, 1, 2, 3})
+			if n, err := c.Read(make([]byte, 1)); err == nil {
+				t.Errorf("%d bytes came back", n)
+			}
+			c.Close()
+		}
+	}
+	resp, err := out.client(false).Get("http://10.0.0.2:4191/live")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if got := b.metric("inbound_tcp_errors_total"); got != 0 {
+		t.Errorf("%v errors counted", got)
+	}
+}
+
 // SIGTERM: what is under way finishes, what is new goes elsewhere.
 func TestDrain(t *testing.T) {
 	w := newWorld(t)

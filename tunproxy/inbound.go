@@ -116,9 +116,9 @@ func (in *inbound) accept() {
 		return
 	}
 	in.client = c
-	in.sniff = &sniffer{
-		loop: in.w.loop, scratch: in.w.scratch,
-		client: c, server: in.app, unsaid: in.unsaid, mayShow: in.mayShow, done: in.detected,
+	in.sniff = &sniffer{loop: in.w.loop, scratch: in.w.scratch, client: c, done: in.detected}
+	if in.app != nil { // the admin port speaks when it is spoken to
+		in.sniff.server, in.sniff.unsaid, in.sniff.mayShow = in.app, in.unsaid, in.mayShow
 	}
 	in.sniff.start()
 }
@@ -205,7 +205,9 @@ func (in *inbound) secured(c *mtls.Conn, err error) {
 		in.serve()
 	default:
 		in.flow.Protocol = flow.Opaque
-		in.client = in.w.serveHop(c, &in.flow)
+		if in.app != nil { // else forward ends it, and there are no further streams
+			in.client = in.w.serveHop(c, &in.flow)
+		}
 		in.forward()
 	}
 }

@@ -47,6 +47,7 @@ const (
 	tokenMode           int32  = 0o444
 	readinessPeriod     int32  = 2
 	livenessPeriod      int32  = 10
+	livenessTimeout     int32  = 10
 	defaultCPURequest          = "10m"
 	defaultMemRequest          = "20Mi"
 	livePath, readyPath        = "/live", "/ready"
@@ -240,6 +241,9 @@ func sidecar(a map[string]string, cfg Config) (corev1.Container, error) {
 			FailureThreshold: failures,
 		}
 	}
+	// Who is slow because the node is busy is not helped by starting again.
+	live := probe(livePath, livenessPeriod, 6)
+	live.TimeoutSeconds = livenessTimeout
 	return corev1.Container{
 		Name:            annotation.SidecarContainer,
 		Image:           image,
@@ -250,7 +254,7 @@ func sidecar(a map[string]string, cfg Config) (corev1.Container, error) {
 		Resources:       res,
 		StartupProbe:    probe(readyPath, 1, startupFailures),
 		ReadinessProbe:  probe(readyPath, readinessPeriod, 3),
-		LivenessProbe:   probe(livePath, livenessPeriod, 3),
+		LivenessProbe:   live,
 		SecurityContext: &corev1.SecurityContext{
 			AllowPrivilegeEscalation: &no,
 			Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},

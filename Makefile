@@ -15,6 +15,8 @@ SOAK ?= 30m
 RUN ?=
 # These measure time or memory, or run whole meshes: one after the other.
 ALONE := /netstack$$|/tunproxy$$|/cni/|/cmd/meshctl/|/bench/|/test/
+# They boot Kubernetes.
+E2E := ./test/cluster/... ./test/install ./test/node
 RACE_FLAGS = $(if $(RUN),-run '$(RUN)')
 
 .DEFAULT_GOAL := help
@@ -90,8 +92,12 @@ images: need-go ## Build the container images as tarballs into bin/images/ (IMAG
 
 .PHONY: need-cluster
 need-cluster: need-root need-tools
-	@for t in pkg-config:pkg-config nft:nftables nsenter:util-linux; do command -v $${t%%:*} >/dev/null || { echo "$${t%%:*} is missing: apt-get install $${t##*:}" >&2; exit 1; }; done
+	@for t in pkg-config:pkg-config nft:nftables nsenter:util-linux setpriv:util-linux; do command -v $${t%%:*} >/dev/null || { echo "$${t%%:*} is missing: apt-get install $${t##*:}" >&2; exit 1; }; done
 	@pkg-config --exists libseccomp || { echo 'libseccomp is missing: apt-get install libseccomp-dev' >&2; exit 1; }
+
+.PHONY: need-e2e
+need-e2e: need-cluster
+	@for t in openssl:openssl curl:curl pgrep:procps; do command -v $${t%%:*} >/dev/null || { echo "$${t%%:*} is missing: apt-get install $${t##*:}" >&2; exit 1; }; done
 
 .PHONY: cluster
 cluster: need-cluster build ## Run a Kubernetes cluster on this machine, with the mesh and the sample in it (CLUSTER_FLAGS="-nodes 3 -dual-stack"; Ctrl-C ends it)
@@ -101,11 +107,12 @@ cluster: need-cluster build ## Run a Kubernetes cluster on this machine, with th
 	  $(foreach i,mesh-proxy mesh-control mesh-cni emojivoto,-image $(BIN)/images/$i.tar) -run test/cluster/mesh.sh $(CLUSTER_FLAGS)
 
 .PHONY: e2e
-e2e: need-cluster ## Run the tests that need Kubernetes, in clusters of their own (KUBERNETES=1.32 for another version)
-	TUNMESH_CLUSTER=1 TUNMESH_KUBERNETES=$(KUBERNETES) $(GO) test -count=1 -timeout 60m -p 1 $(RACE_FLAGS) ./test/cluster/... ./test/node ./test/install
+e2e: need-e2e ## Run the tests that need Kubernetes, in clusters of their own (KUBERNETES=1.32 for another version; SHORT=1 for what .ci/run runs)
+	$(GO) run ./test/cluster/cmd/cluster build $(if $(KUBERNETES),-kubernetes $(KUBERNETES)) # the first time for minutes
+	TUNMESH_CLUSTER=1 TUNMESH_KUBERNETES=$(KUBERNETES) $(GO) test -count=1 -timeout $(if $(SHORT),15m -short,60m) -p 1 $(RACE_FLAGS) $(E2E)
 
 .PHONY: e2e-range
-e2e-range: need-cluster ## Run e2e with the oldest and the newest supported version of Kubernetes
+e2e-range: need-e2e ## Run e2e with the oldest and the newest supported version of Kubernetes
 	$(MAKE) e2e KUBERNETES=1.32
 	$(MAKE) e2e KUBERNETES=1.36
 

@@ -9,6 +9,8 @@ cat <<EOF
 The mesh is installed, and emojivoto is in it. To see it, after what is said below:
 
   export PATH=$(dirname "$(command -v meshctl)"):\$PATH
+  meshctl -n emojivoto stat deploy
+  meshctl -n emojivoto tap deploy/web
   meshctl -n emojivoto identity
   meshctl -n emojivoto diagnostics proxy-metrics deploy/web
   kubectl -n emojivoto port-forward svc/web-svc 8080:80

@@ -28,13 +28,26 @@ import (
 	tapapi "github.com/tunmesh/tunmesh/api/tap"
 )
 
+// slowProxy is a sidecar that reads a little now and then. It hears late, and
+// nobody else does because of it.
+const (
+	slowProxy = 0
+	slowRead  = 128 // bytes
+	slowPause = 200 * time.Millisecond
+)
+
 // counted counts the bytes of a connection that were read.
 type counted struct {
 	net.Conn
-	n *atomic.Int64
+	n    *atomic.Int64
+	slow *atomic.Bool // nil: never
 }
 
 func (c counted) Read(p []byte) (int, error) {
+	if c.slow != nil && c.slow.Load() {
+		time.Sleep(slowPause)
+		p = p[:min(len(p), slowRead)]
+	}
 	n, err := c.Conn.Read(p)
 	c.n.Add(int64(n))
 	return n, err
@@ -54,6 +67,7 @@ type proxies struct {
 
 	mu      sync.Mutex
 	watch   map[int][]*target // by Service
+	slow    atomic.Bool       // slowProxy is
 	missing atomic.Int64      // targets whose whole state has not come on the current connection
 	failed  atomic.Pointer[error]
 }
@@ -64,6 +78,8 @@ type target struct {
 	service int
 	told    atomic.Int64 // Unix ns of the last update
 	number  atomic.Int64 // of updates
+	streams atomic.Int64 // that began
+	ready   atomic.Int64 // endpoints, as told last
 }
 
 func (p *proxies) tls() *tls.Config {
@@ -88,14 +104,15 @@ func (p *proxies) tls() *tls.Config {
 	}
 }
 
-func (p *proxies) dial() (*grpc.ClientConn, error) {
+// dial makes a connection; slow, which may be nil, says when it reads slowly.
+func (p *proxies) dial(slow *atomic.Bool) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+p.addr, grpc.WithTransportCredentials(credentials.NewTLS(p.tls())),
 		grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10), grpc.WithSharedWriteBuffer(true),
 		// As the sidecars do: soon, and spread.
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 2, Jitter: 0.5, MaxDelay: 2 * time.Second}, MinConnectTimeout: 5 * time.Second}),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
-			return counted{c, &p.bytes}, err
+			return counted{c, &p.bytes, slow}, err
 		}))
 }
 
@@ -111,7 +128,7 @@ func (p *proxies) certify(ctx context.Context, token string) error {
 	if err != nil {
 		return err
 	}
-	conn, err := p.dial()
+	conn, err := p.dial(nil)
 	if err != nil {
 		return err
 	}
@@ -144,7 +161,11 @@ func (p *proxies) run(ctx context.Context) {
 
 // one is a sidecar.
 func (p *proxies) one(ctx context.Context, i int, own []*target) {
-	conn, err := p.dial()
+	var slow *atomic.Bool
+	if i == slowProxy {
+		slow = &p.slow
+	}
+	conn, err := p.dial(slow)
 	if err != nil {
 		p.fail(err)
 		return
@@ -197,6 +218,7 @@ func (p *proxies) follow(ctx context.Context, conn *grpc.ClientConn, pod string,
 	if err != nil {
 		return err
 	}
+	t.streams.Add(1)
 	whole := false
 	defer func() {
 		if whole {
@@ -210,7 +232,10 @@ func (p *proxies) follow(ctx context.Context, conn *grpc.ClientConn, pod string,
 		}
 		now := time.Now().UnixNano()
 		p.told.Add(1)
+		// A change takes an endpoint away or gives it back.
+		t.ready.Add(int64(len(u.GetDelta().GetPut()) - len(u.GetDelta().GetRemove())))
 		if g := u.GetTarget(); g != nil {
+			t.ready.Store(int64(len(g.GetEndpoints())))
 			if n := len(g.GetEndpoints()); n != p.perService && n != p.perService-1 {
 				p.fail(fmt.Errorf("target %s has %d endpoints, want %d or one less", at, n, p.perService))
 			}

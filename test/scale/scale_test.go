@@ -108,6 +108,7 @@ func TestScale(t *testing.T) {
 	sleep(ctx, 3*time.Second)
 	f.ResidentMB = plane.resident()
 
+	p.slow.Store(true)
 	f.IdleCPU, _ = plane.during(ctx, p, 5*time.Second, func() {})
 	for i := range 100 {
 		f.ChangeMs = append(f.ChangeMs, o.lag(ctx, p, i*7%n.services))
@@ -127,6 +128,9 @@ func TestScale(t *testing.T) {
 			<-tick.C
 		}
 	})
+
+	o.caughtUp(ctx, p)
+	p.slow.Store(false)
 
 	began = time.Now()
 	plane.kill()
@@ -179,12 +183,37 @@ func (o *objects) lag(ctx context.Context, p *proxies, service int) float64 {
 	}
 	last := answered.UnixNano()
 	for i, w := range watch {
+		if w.proxy == slowProxy {
+			continue
+		}
 		if err := until(ctx, "a watcher told of a change", func() bool { return w.number.Load() > before[i] }); err != nil {
 			o.t.Fatalf("%v: proxy %d, service %d", err, w.proxy, service)
 		}
 		last = max(last, w.told.Load())
 	}
 	return float64(last-answered.UnixNano()) / 1e6
+}
+
+// caughtUp: the slow proxy was left its streams, and hears how things are.
+func (o *objects) caughtUp(ctx context.Context, p *proxies) {
+	o.t.Helper()
+	for service, watch := range p.watch {
+		for _, w := range watch {
+			if w.proxy != slowProxy {
+				continue
+			}
+			want := int64(o.perService)
+			if !*o.slices[service].Endpoints[0].Conditions.Ready {
+				want--
+			}
+			if err := until(ctx, "the slow proxy told of all changes", func() bool { return w.ready.Load() == want }); err != nil {
+				o.t.Fatalf("%v: service %d: %d endpoints of %d", err, service, w.ready.Load(), want)
+			}
+			if n := w.streams.Load(); n != 1 {
+				o.t.Errorf("the slow proxy's stream of service %d began %d times", service, n)
+			}
+		}
+	}
 }
 
 // authority makes trust anchors and issuer as the chart does.

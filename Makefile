@@ -12,6 +12,7 @@ FUZZTIME ?= 60s
 CHAOS ?= 10m
 SEED ?=
 SOAK ?= 30m
+PAIRS ?= 15
 RUN ?=
 # These measure time or memory, or run whole meshes: one after the other.
 ALONE := /netstack$$|/tunproxy$$|/cni/|/cmd/meshctl/|/bench/|/test/
@@ -123,6 +124,10 @@ rss: need-root need-go ## Print the sidecars' resident memory: in the demo after
 .PHONY: chaos
 chaos: need-root need-go ## Kill, add, stop, slow and break endpoints at random under load, for CHAOS (10m); SEED=N chooses the same again
 	TUNMESH_CHAOS=$(CHAOS) TUNMESH_CHAOS_SEED=$(SEED) $(GO) test -count=1 -v -timeout 24h -run 'TestChaos$$' ./test/endurance
+
+.PHONY: siege
+siege: need-root need-go ## Judge what attackers of a sidecar do to others' latency, in PAIRS (15) of turns; the machine must do nothing else
+	TUNMESH_SIEGE=$(PAIRS) $(GO) test -count=1 -v -timeout 60m ./test/siege
 
 .PHONY: scale
 scale: need-root need-go ## Measure the control plane before 1,000 Services, 10,000 endpoints and 1,000 sidecars (SCALE_OUT=FILE for the figures)

@@ -16,17 +16,15 @@ import (
 	"time"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/test/siege/attack"
 	"github.com/tunmesh/tunmesh/tunproxy"
 	"github.com/tunmesh/tunmesh/tunproxy/h2/frame"
-	"github.com/tunmesh/tunmesh/tunproxy/hpack"
 )
 
 // attacker speaks frames on a connection of its own.
 type attacker struct {
 	net.Conn
-	enc *hpack.Encoder
-	b   []byte
-	id  uint32
+	*attack.Frames
 }
 
 func (h *host) attack(dst string, settings ...frame.Setting) (*attacker, error) {
@@ -35,38 +33,13 @@ func (h *host) attack(dst string, settings ...frame.Setting) (*attacker, error) 
 		return nil, err
 	}
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-	a := &attacker{Conn: c, enc: hpack.NewEncoder(4096), id: 1}
-	a.b = frame.AppendSettingsAck(frame.AppendSettings([]byte(frame.Preface), settings...))
-	return a, nil
-}
-
-// headers opens a stream.
-func (a *attacker) headers(end bool, method string, kv ...string) uint32 {
-	id := a.id
-	a.id += 2
-	path := "/"
-	if len(kv) > 0 && kv[0] == ":path" {
-		path, kv = kv[1], kv[2:]
-	}
-	block := a.enc.Begin(nil)
-	for _, f := range [][2]string{{":method", method}, {":scheme", "http"}, {":path", path}, {":authority", "b"}} {
-		block = a.enc.Append(block, f[0], f[1], hpack.Without)
-	}
-	for i := 0; i < len(kv); i += 2 {
-		block = a.enc.Append(block, kv[i], kv[i+1], hpack.Auto)
-	}
-	a.b = frame.AppendHeaders(a.b, id, block, end, frame.MinMaxSize)
-	return id
-}
-
-func (a *attacker) raw(t frame.Type, f frame.Flags, id uint32, payload string) {
-	a.b = append(frame.AppendHeader(a.b, frame.Header{Length: len(payload), Type: t, Flags: f, Stream: id}), payload...)
+	return &attacker{Conn: c, Frames: attack.Begin(settings...)}, nil
 }
 
 // flush sends what was made so far.
 func (a *attacker) flush() error {
-	_, err := a.Write(a.b)
-	a.b = a.b[:0]
+	_, err := a.Write(a.Bytes)
+	a.Bytes = a.Bytes[:0]
 	return err
 }
 
@@ -163,10 +136,10 @@ func TestFloodsFromAMeshedPod(t *testing.T) {
 	s.out.humble()
 	s.asker = newAsker(t, c.host, "10.96.0.2:90")
 	s.asker.ask(50)
-	bytes := resets(1200)
+	flood := attack.Replay{Bytes: attack.Resets(1200), Every: 20 * time.Millisecond, AtOnce: 8, Gives: 5 * time.Second}
 	s.withstand(onslaught{name: "rapid reset from a meshed pod", metric: "http2_broken_total", labels: []string{`reason="resets"`}, attack: func(s *siege) func() {
 		var n replayed
-		return replay{dst: "10.96.0.1:80", bytes: bytes, every: 20 * time.Millisecond, atOnce: 8, gives: 5 * time.Second}.start(s.out, &n)
+		return replay{dst: "10.96.0.1:80", Replay: flood}.start(s.out, &n)
 	}})
 }
 
@@ -263,14 +236,14 @@ func TestSlowClients(t *testing.T) {
 			return c
 		}, "HTTP/1.1 408 "},
 		{"HTTP/2 head", "head", func() net.Conn {
-			a := http2(func(a *attacker) { a.headers(true, "GET"); a.b = a.b[:len(a.b)-3] })
+			a := http2(func(a *attacker) { a.Headers(true, "GET"); a.Bytes = a.Bytes[:len(a.Bytes)-3] })
 			return a
 		}, ""},
 		{"HTTP/2 frame", "head", func() net.Conn {
 			a := http2(func(a *attacker) {
-				id := a.headers(false, "POST")
-				a.b = frame.AppendData(a.b, id, make([]byte, 10_000), false)
-				a.b = a.b[:len(a.b)-9000]
+				id := a.Headers(false, "POST")
+				a.Bytes = frame.AppendData(a.Bytes, id, make([]byte, 10_000), false)
+				a.Bytes = a.Bytes[:len(a.Bytes)-9000]
 			})
 			drip(a)
 			return a
@@ -289,11 +262,11 @@ func TestSlowClients(t *testing.T) {
 	}
 	t.Run("HTTP/2 body", func(t *testing.T) {
 		before := slow("body")
-		a := http2(func(a *attacker) { a.headers(false, "POST", "content-length", "100000") })
+		a := http2(func(a *attacker) { a.Headers(false, "POST", "content-length", "100000") })
 		go func() {
 			for {
-				a.b = frame.AppendData(a.b[:0], 1, []byte("x"), false)
-				if _, err := a.Write(a.b); err != nil {
+				a.Bytes = frame.AppendData(a.Bytes[:0], 1, []byte("x"), false)
+				if _, err := a.Write(a.Bytes); err != nil {
 					return
 				}
 				time.Sleep(20 * time.Millisecond)
@@ -308,7 +281,7 @@ func TestSlowClients(t *testing.T) {
 	})
 	t.Run("HTTP/2 reading", func(t *testing.T) {
 		before := slow("reading")
-		http2(func(a *attacker) { a.headers(true, "GET", ":path", "/huge") }, frame.Setting{ID: frame.InitialWindowSize, Value: 0})
+		http2(func(a *attacker) { a.Headers(true, "GET", ":path", "/huge") }, frame.Setting{ID: frame.InitialWindowSize, Value: 0})
 		eventually(t, "the stream is given up", func() bool { return slow("reading") == before+1 })
 	})
 	t.Run("who may rest", func(t *testing.T) {
@@ -316,8 +289,8 @@ func TestSlowClients(t *testing.T) {
 		idle := http1("")
 		chunks := http1("POST / HTTP/1.1\r\nHost: b\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
 		stream := http2(func(a *attacker) {
-			a.headers(false, "POST", ":path", "/rest", "content-type", "application/grpc")
-			a.headers(true, "GET", ":path", "/huge", "content-type", "application/grpc")
+			a.Headers(false, "POST", ":path", "/rest", "content-type", "application/grpc")
+			a.Headers(true, "GET", ":path", "/huge", "content-type", "application/grpc")
 		}, frame.Setting{ID: frame.InitialWindowSize, Value: 100})
 		pipe := out.dial("10.0.0.2:90")
 		_, _ = pipe.Write([]byte{0})
@@ -334,7 +307,7 @@ func TestSlowClients(t *testing.T) {
 				t.Errorf("%s: %v %v", name, resp, err)
 			}
 		}
-		stream.b = frame.AppendPing(stream.b, false, 7)
+		stream.Bytes = frame.AppendPing(stream.Bytes, false, 7)
 		if err := stream.flush(); err != nil {
 			t.Error(err)
 		}
@@ -404,7 +377,7 @@ func TestHeldBytes(t *testing.T) {
 			return nil, err
 		}
 		for range 40 {
-			a.headers(true, "GET", ":path", "/large")
+			a.Headers(true, "GET", ":path", "/large")
 		}
 		return a, a.flush()
 	}
@@ -517,7 +490,7 @@ func TestTenThousandStreams(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = x.Close() })
 		for range min(left, 1000) {
-			x.headers(true, "GET")
+			x.Headers(true, "GET")
 			left--
 		}
 		conns = append(conns, x)

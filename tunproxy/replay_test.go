@@ -7,20 +7,14 @@ import (
 	"time"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/test/siege/attack"
 )
 
 // A replay is bytes made before, sent on connections of the attacker's loop:
 // an attack that costs the attacker as little as can be.
 type replay struct {
-	dst    string
-	bytes  []byte
-	then   []byte        // again and again, every gap
-	gap    time.Duration // 0: nothing follows
-	begin  int           // connections that begin with each tick; 0: 1
-	every  time.Duration // a tick; 0: all that there will be begin at once, and stay
-	atOnce int           // under way at most
-	gives  time.Duration // the attacker gives up after that; 0: never
-	deaf   bool          // it reads nothing
+	attack.Replay
+	dst string
 }
 
 // replayed are counts of what became of the connections.
@@ -29,14 +23,15 @@ type replayed struct{ begun, ended, refused, gaveUp atomic.Int64 }
 // start attacks until end is called.
 func (r replay) start(h *host, n *replayed) (end func()) {
 	loop := h.stack.Loops()[0]
-	if r.begin == 0 {
-		r.begin = 1
+	r.Begin = max(r.Begin, 1)
+	if r.AtOnce == 0 {
+		r.AtOnce = r.Begin
 	}
 	under := map[*replaying]struct{}{} // the loop's
 	over, dialling := false, 0
 	more := func() {
-		for range r.begin {
-			if over || len(under)+dialling >= r.atOnce {
+		for range r.Begin {
+			if over || len(under)+dialling >= r.AtOnce {
 				return
 			}
 			dialling++
@@ -49,7 +44,7 @@ func (r replay) start(h *host, n *replayed) (end func()) {
 				case over:
 					c.Reset()
 				default:
-					k := &replaying{replay: r, n: n, c: c, left: r.bytes, loop: loop, under: under}
+					k := &replaying{replay: r, n: n, c: c, left: r.Bytes, loop: loop, under: under}
 					under[k] = struct{}{}
 					k.start()
 				}
@@ -57,8 +52,8 @@ func (r replay) start(h *host, n *replayed) (end func()) {
 		}
 	}
 	stop := func() {}
-	if r.every > 0 {
-		stop = h.every(r.every, more)
+	if r.Every > 0 {
+		stop = h.every(r.Every, more)
 	} else {
 		loop.Post(more)
 	}
@@ -89,11 +84,11 @@ type replaying struct {
 func (k *replaying) start() {
 	k.c.SetHandler(k)
 	k.write()
-	if k.gap > 0 {
-		k.loop.AfterFunc(k.gap, k.again)
+	if k.Gap > 0 {
+		k.loop.AfterFunc(k.Gap, k.again)
 	}
-	if k.gives > 0 {
-		k.loop.AfterFunc(k.gives, func() {
+	if k.Gives > 0 {
+		k.loop.AfterFunc(k.Gives, func() {
 			if !k.over {
 				k.n.gaveUp.Add(1)
 				k.end()
@@ -107,10 +102,10 @@ func (k *replaying) again() {
 		return
 	}
 	if len(k.left) == 0 {
-		k.left = k.then
+		k.left = k.Then
 	}
 	k.write()
-	k.loop.AfterFunc(k.gap, k.again)
+	k.loop.AfterFunc(k.Gap, k.again)
 }
 
 func (k *replaying) write() {
@@ -127,7 +122,7 @@ func (k *replaying) end() {
 func (k *replaying) Writable(aio.Conn) { k.write() }
 func (k *replaying) Readable(c aio.Conn) {
 	var sink [16 << 10]byte
-	for !k.deaf {
+	for !k.Deaf {
 		if _, err := c.Read(sink[:]); err != nil {
 			if !errors.Is(err, aio.ErrWouldBlock) {
 				k.Closed(c, err)

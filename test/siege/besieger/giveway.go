@@ -1,0 +1,37 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// way is set in the environment of a program that gives way.
+const way = "BESIEGER_GIVES_WAY"
+
+// giveWay makes this program give way to all others, and leaves them a processor if
+// there are two. A thread's policy is its children's: so the program starts once
+// more.
+func giveWay() error {
+	if os.Getenv(way) != "" {
+		return nil
+	}
+	runtime.LockOSThread()
+	if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0); err != nil {
+		return fmt.Errorf("give way to others: %w", err)
+	}
+	if n := runtime.NumCPU(); n > 1 {
+		var last unix.CPUSet
+		last.Set(n - 1)
+		if err := unix.SchedSetaffinity(0, &last); err != nil {
+			return fmt.Errorf("leave a processor to others: %w", err)
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return unix.Exec(self, os.Args, append(os.Environ(), way+"=1"))
+}

@@ -357,6 +357,9 @@ func FuzzUnpack(f *testing.F) {
 	}
 	f.Add(`1.0;h;n="EA00,etag"`, "etA0", true)
 	f.Fuzz(func(t *testing.T, value, name string, isRequest bool) {
+		if equalFold(name, "host") {
+			return // HTTP/2's is in the authority
+		}
 		h := response(200, "", name, "v", "Etag", "w", hop.FieldOrig, value)
 		if isRequest {
 			h = request(message.HTTP2, name, "v", "Etag", "w", hop.FieldOrig, value)
@@ -369,7 +372,7 @@ func FuzzUnpack(f *testing.F) {
 		}
 		// A request's Host comes back from its authority, where the peer says.
 		host := func(f message.Field) bool { return equalFold(f.Name, "host") && f.Value == h.Authority }
-		if i := slices.IndexFunc(h.Fields, host); isRequest && i >= 0 && !equalFold(name, "host") {
+		if i := slices.IndexFunc(h.Fields, host); isRequest && i >= 0 {
 			h.Fields = slices.Delete(h.Fields, i, i+1)
 		}
 		// Whatever the peer says: names change in spelling alone.

@@ -277,6 +277,11 @@ func (o *outbound) detected(r detect.Result) {
 	switch {
 	case o.flow.Protocol.IsHTTP():
 		o.serve()
+	case r.Kind == detect.Opaque && !o.sniff.mute && o.up == nil && !o.busy && o.tg.resting() && o.tg.spoke.IsHTTP():
+		// Nobody takes bytes, and it is requests that are known to come here: who
+		// sends something else is told so as an HTTP server does.
+		o.flow.Protocol = o.tg.spoke
+		o.serve()
 	case o.up == nil && !o.busy:
 		o.bytes = true
 		o.dial()

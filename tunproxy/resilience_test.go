@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -353,6 +354,14 @@ func TestAllEndpointsRest(t *testing.T) {
 	}
 	if n := a.metric("outbound_http_balancer_queue_gate_shut_total"); n != 1 {
 		t.Errorf("%v times failing fast", n)
+	}
+	// What is no request is told so, as there is nobody who could say anything else.
+	conn := a.dial("10.96.0.1:80")
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_, _ = io.WriteString(conn, "\x00\x01\x02\r\n\r\n")
+	if said, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(said), "HTTP/1.1 400 ") {
+		t.Errorf("bytes that are no request: %q, %v", said, err)
 	}
 	w.careful("10.96.0.1:80", resilience.Policy{}, "10.0.0.2:80=b")
 	eventually(t, "the rules are gone", func() bool { return get(t, c, "http://10.96.0.1/") == "500 " })

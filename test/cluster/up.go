@@ -29,7 +29,7 @@ import (
 
 // Images that every node has.
 const (
-	// TestImage is the program testapp: serve (the default), get, lookup, cat, id.
+	// TestImage is the program testapp, a server and small tools: see its command.
 	TestImage    = "docker.io/tunmesh-test/testapp:v1"
 	corednsImage = "docker.io/tunmesh-test/coredns:v1"
 )

@@ -234,7 +234,11 @@ func (s *siege) judge(t *testing.T, a target, pairs int) (f figures) {
 		before = append(before, p)
 		halves[i%2] = append(halves[i%2], p)
 		stop := s.attack(t, a)
-		time.Sleep(200 * time.Millisecond) // it has begun
+		if none := s.count(t, a); !unmet[a.name] {
+			meshtest.Eventually(t, 30*time.Second, "the attack is counted", func() bool { return s.count(t, a) > none })
+		} else {
+			time.Sleep(500 * time.Millisecond)
+		}
 		during = append(during, p99(s.ask(turn)))
 		stop()
 		time.Sleep(100 * time.Millisecond) // it is over

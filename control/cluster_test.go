@@ -29,6 +29,7 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -51,7 +52,8 @@ type inCluster struct {
 	plane  *control.Plane
 	stop   context.CancelFunc
 	ended  chan error
-	away   atomic.Bool // the API server reviews no tokens
+	evict  atomic.Pointer[func(name string) error] // what becomes of evictions; nil: the pod goes
+	away   atomic.Bool                             // the API server reviews no tokens
 }
 
 func authority(t *testing.T) (anchor, anchorKey, cert, key []byte) {
@@ -94,8 +96,9 @@ func startThrough(t *testing.T, through func(*fake.Clientset) kube.Client, objec
 		sourcetest.Namespace("default", annotation.Inject, "enabled"),
 		sourcetest.Pod("a", "10.1.0.1"), sourcetest.Service("web", "10.96.0.1"))...)
 	c.client.PrependReactor("create", "tokenreviews", c.review)
+	c.client.PrependReactor("create", "pods", c.evicted)
 	plane, err := control.New(control.Config{
-		Cluster: &control.Cluster{Client: through(c.client), WebhookListen: "127.0.0.1:0", CNINamespace: "tunmesh-cni"},
+		Cluster: &control.Cluster{Client: through(c.client), WebhookListen: "127.0.0.1:0", CNINamespace: "tunmesh-cni", Repair: true},
 		Listen:  "127.0.0.1:0", AdminListen: "127.0.0.1:0", Version: "v9", StopDelay: 300 * time.Millisecond,
 	})
 	if err != nil {
@@ -144,6 +147,36 @@ func (c *inCluster) review(a clienttesting.Action) (bool, runtime.Object, error)
 	}
 	return true, r, nil
 }
+
+// evicted deletes a pod that is to be evicted, as its budgets allow.
+func (c *inCluster) evicted(a clienttesting.Action) (bool, runtime.Object, error) {
+	if a.GetSubresource() != "eviction" {
+		return false, nil, nil
+	}
+	e := a.(clienttesting.CreateAction).GetObject().(*policyv1.Eviction)
+	if f := c.evict.Load(); f != nil {
+		if err := (*f)(e.Name); err != nil {
+			return true, nil, err
+		}
+	}
+	return true, nil, c.client.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), e.Namespace, e.Name)
+}
+
+// agent is a node's agent, which is ready.
+func agent(node string) *corev1.Pod {
+	return sourcetest.Pod("agent-"+node, "192.0.2.1", sourcetest.Unmeshed, func(p *corev1.Pod) {
+		p.Namespace, p.Labels, p.Spec.NodeName, p.Spec.HostNetwork = "tunmesh-cni", map[string]string{"app.kubernetes.io/name": "mesh-cni"}, node, true
+	})
+}
+
+// bare is a pod of a ReplicaSet that has no sidecar.
+func bare(name, ip string) *corev1.Pod {
+	return sourcetest.Pod(name, ip, sourcetest.Unmeshed, func(p *corev1.Pod) {
+		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web", UID: "uid-web", Controller: isTrue()}}
+	})
+}
+
+func isTrue() *bool { b := true; return &b }
 
 // eventually waits until a condition holds.
 func (c *inCluster) eventually(what string, cond func() bool) {

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tunmesh/tunmesh/control/repair"
 )
 
 // clusterMeters are the metrics that a plane has in a cluster only.
@@ -40,6 +42,11 @@ func (m *clusterMeters) Collect(out chan<- prometheus.Metric) {
 	}
 	for ns, n := range m.c.bare.count() {
 		tell(prometheus.GaugeValue, "unmeshed_pods", "Pods without a sidecar that they or their namespace ask for.", float64(n), "namespace", ns)
+	}
+	if r := m.c.repair; r != nil {
+		for o := repair.Evicted; o <= repair.Failed; o++ {
+			tell(prometheus.CounterValue, "repair_evictions_total", "Pods that this replica would have made again, by what became of it.", float64(r.Count(o)), "outcome", o.String())
+		}
 	}
 	asked, answers := m.c.inject.Counts()
 	tell(prometheus.CounterValue, "proxy_inject_admission_requests_total", "Pods that the API server asked about.", float64(asked))

@@ -350,6 +350,13 @@ func TestWhatIsWrong(t *testing.T) {
 			},
 			want: []string{"‼ pods that should have a sidecar have one", "app/web"},
 		},
+		"unmeshed pod on its node's network": { // which can have none, as the injector has said
+			breaks: func(w *world) {
+				get[*corev1.Namespace](w, "app").Annotations = map[string]string{annotation.Inject: "enabled"}
+				web := get[*corev1.Pod](w, "web")
+				web.Annotations, web.Spec.HostNetwork = nil, true
+			},
+		},
 		"sidecar not ready": {
 			cfg: health.Config{Proxy: true}, breaks: func(w *world) { get[*corev1.Pod](w, "web").Status.InitContainerStatuses[0].Ready = false },
 			want: []string{"× data plane proxies are ready", "app/web: it is not ready"}, waits: true,

@@ -424,8 +424,9 @@ func TestClusterWebhook(t *testing.T) {
 	c.eventually("the event counted", func() bool { return strings.Contains(c.scrape(), "kube_events_written_total 1") })
 	text := c.scrape()
 	for _, want := range []string{
-		"proxy_inject_admission_requests_total 2", `proxy_inject_admission_responses_total{skip="false",skip_reason=""} 1`,
-		`proxy_inject_admission_responses_total{skip="true",skip_reason="invalid_config_annotation"} 1`,
+		`proxy_inject_admission_requests_total{namespace="default",owner_kind="pod"} 2`,
+		`proxy_inject_admission_responses_total{namespace="default",owner_kind="pod",skip="false",skip_reason=""} 1`,
+		`proxy_inject_admission_responses_total{namespace="default",owner_kind="pod",skip="true",skip_reason="invalid_config_annotation"} 1`,
 		`kube_cache_size{kind="Pod"} 1`, `kube_watched{kind="Service"} 1`, "webhook_healthy 1", "kube_events_written_total 1",
 	} {
 		if !strings.Contains(text, want) {

@@ -17,7 +17,7 @@ RUN ?=
 # These measure time or memory, or run whole meshes: one after the other.
 ALONE := /netstack$$|/tunproxy$$|/cni/|/cmd/meshctl/|/bench/|/test/
 # They boot Kubernetes.
-E2E := ./test/cluster/... ./test/install ./test/node ./test/workloads
+E2E := ./test/cluster/... ./test/faults ./test/install ./test/node ./test/workloads
 RACE_FLAGS = $(if $(RUN),-run '$(RUN)')
 
 .DEFAULT_GOAL := help
@@ -90,10 +90,6 @@ bench-net: need-root build ## Measure one sidecar hop of opaque TCP against dire
 .PHONY: images
 images: need-go ## Build the container images as tarballs into bin/images/ (IMAGES_FLAGS="-push REGISTRY/PATH" pushes them, too)
 	$(GO) run ./deploy/images -o $(BIN)/images -version $(VERSION) $(IMAGES_FLAGS)
-
-.PHONY: release
-release: need-go ## Make what a release has in bin/release: meshctl, the chart, the images' digests, the install script, sums (VERSION=v1.2.3)
-	$(GO) run ./deploy/release -o $(BIN)/release -version $(VERSION) -images $(BIN)/images $(RELEASE_FLAGS)
 
 .PHONY: need-cluster
 need-cluster: need-root need-tools

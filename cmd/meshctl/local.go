@@ -1,5 +1,3 @@
-//go:build linux
-
 package main
 
 import (
@@ -16,16 +14,13 @@ import (
 
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/ctl"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/holder"
-	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/sandbox"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/state"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/store"
 	"github.com/tunmesh/tunmesh/control/files"
 )
 
-// becomePart becomes a part of a local mesh when args say so: parts are this same
-// program, started by itself.
-func becomePart(args []string) {
-	sandbox.Main(args)
+// runHolder becomes the holder of a local mesh when args say so.
+func runHolder(args []string) {
 	if len(args) == 3 && args[1] == holder.Command {
 		os.Exit(holder.Main(args[2]))
 	}

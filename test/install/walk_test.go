@@ -79,6 +79,7 @@ func testWalk(w *walk) {
 		t.Errorf("the rotation restarted pods: %s", d)
 	}
 
+	w.run("restart.sh")
 	w.run("remove.sh")
 	w.gone(before)
 	w.run("again.sh")

@@ -22,8 +22,7 @@ func probed(name, probes string, good [4]string) string {
 			if probe == "startup" {
 				failures = 60
 			}
-			// An answer may be slow where the machine is busy; what it says is looked at.
-			out += fmt.Sprintf("    %sProbe: {periodSeconds: 1, timeoutSeconds: 30, failureThreshold: %d, %s}\n", probe, failures, good[i])
+			out += fmt.Sprintf("    %sProbe: {periodSeconds: 1, failureThreshold: %d, %s}\n", probe, failures, good[i])
 		}
 	}
 	return out

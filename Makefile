@@ -91,6 +91,10 @@ bench-net: need-root build ## Measure one sidecar hop of opaque TCP against dire
 images: need-go ## Build the container images as tarballs into bin/images/ (IMAGES_FLAGS="-push REGISTRY/PATH" pushes them, too)
 	$(GO) run ./deploy/images -o $(BIN)/images -version $(VERSION) $(IMAGES_FLAGS)
 
+.PHONY: release
+release: need-go ## Make what a release has in bin/release: meshctl, the chart, the images' digests, the install script, sums (VERSION=v1.2.3)
+	$(GO) run ./deploy/release -o $(BIN)/release -version $(VERSION) -images $(BIN)/images $(RELEASE_FLAGS)
+
 .PHONY: need-cluster
 need-cluster: need-root need-tools
 	@for t in pkg-config:pkg-config nft:nftables nsenter:util-linux setpriv:util-linux; do command -v $${t%%:*} >/dev/null || { echo "$${t%%:*} is missing: apt-get install $${t##*:}" >&2; exit 1; }; done

@@ -18,6 +18,7 @@ import (
 	"github.com/tunmesh/tunmesh/control/identity"
 	"github.com/tunmesh/tunmesh/control/inject"
 	"github.com/tunmesh/tunmesh/control/kube"
+	"github.com/tunmesh/tunmesh/control/repair"
 	"github.com/tunmesh/tunmesh/control/serving"
 )
 
@@ -35,6 +36,8 @@ const (
 	// WebhookConfiguration has the injector's webhook, and WebhookService leads there.
 	WebhookConfiguration = "tunmesh-injector"
 	WebhookService       = "mesh-injector"
+	// RepairLease is held by the one replica that evicts.
+	RepairLease = "tunmesh-repair"
 	// linkerdWebhook is there where Linkerd's own injector is.
 	linkerdWebhook = "linkerd-proxy-injector-webhook-config"
 )
@@ -54,6 +57,9 @@ type Cluster struct {
 	// ProxyImage is the sidecars' image without its tag, ProxyVersion its tag and
 	// what pods are marked with. Default: the project's own, and Config.Version.
 	ProxyImage, ProxyVersion string
+	// Repair evicts pods that are not meshed and should be, so that they are made
+	// again; it needs WebhookListen and CNINamespace.
+	Repair bool
 }
 
 // cluster is what a plane has more in a cluster.
@@ -69,6 +75,7 @@ type cluster struct {
 	linkerd atomic.Bool // Linkerd's own injector is there
 	bare    unmeshed
 	copy    anchorsCopy
+	repair  *repair.Runner // nil: nothing is evicted
 	server  *http.Server
 }
 
@@ -102,6 +109,15 @@ func newCluster(p *Plane, m *meters) (*cluster, error) {
 	})
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Repair {
+		if cfg.WebhookListen == "" || cfg.CNINamespace == "" {
+			return nil, errors.New("control plane in a cluster: repairing pods needs the injector and the node agents' namespace")
+		}
+		r := &repairs{c}
+		if c.repair, err = repair.NewRunner(repair.Config{Look: r.look, Evict: r.evict, Logger: p.log}); err != nil {
+			return nil, err
+		}
 	}
 	c.server = &http.Server{
 		Handler:           c.inject,
@@ -171,6 +187,9 @@ func (c *cluster) run(ctx context.Context, g *errgroup.Group) {
 	}
 	g.Go(func() error { return c.keeper.Run(ctx) })
 	g.Go(func() error { return c.bare.run(ctx, c) })
+	if c.repair != nil {
+		g.Go(func() error { return kube.Lead(ctx, client, Namespace, RepairLease, processName(), c.repair.Run) })
+	}
 	g.Go(func() error {
 		kube.FollowSecret(ctx, client, Namespace, WebhookSecret, log, func(s *corev1.Secret) {
 			c.hooks.Saw(s)

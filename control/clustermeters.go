@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tunmesh/tunmesh/control/repair"
 )
 
 // clusterMeters are the metrics that a plane has in a cluster only.
@@ -41,18 +43,37 @@ func (m *clusterMeters) Collect(out chan<- prometheus.Metric) {
 	for ns, n := range m.c.bare.count() {
 		tell(prometheus.GaugeValue, "unmeshed_pods", "Pods without a sidecar that they or their namespace ask for.", float64(n), "namespace", ns)
 	}
-	asked, answers := m.c.inject.Counts()
-	tell(prometheus.CounterValue, "proxy_inject_admission_requests_total", "Pods that the API server asked about.", float64(asked))
-	for reason, n := range answers {
-		tell(prometheus.CounterValue, "proxy_inject_admission_responses_total", "Answers, by why a pod was skipped.", float64(n),
-			"skip", skipOf(reason), "skip_reason", reason)
+	if r := m.c.repair; r != nil {
+		for o := repair.Evicted; o <= repair.Failed; o++ {
+			tell(prometheus.CounterValue, "repair_evictions_total", "Pods that this replica would have made again, by what became of it.", float64(r.Count(o)), "outcome", o.String())
+		}
 	}
+	m.admission(tell)
 	tell(prometheus.GaugeValue, "webhook_healthy", "1 while the webhook has the certificate that it should.", truth(m.c.keeper.Problem() == ""))
 	ttl := 0.0
 	if end := m.c.keeper.Expires(); !end.IsZero() {
 		ttl = time.Until(end).Seconds()
 	}
 	tell(prometheus.GaugeValue, "webhook_cert_ttl_seconds", "Time until the webhook's certificate expires.", ttl)
+}
+
+// admission tells of the injector's questions and answers. A question that could not
+// be read is nobody's.
+func (m *clusterMeters) admission(tell func(t prometheus.ValueType, name, help string, v float64, labels ...string)) {
+	type source struct{ kind, namespace string }
+	asked, answers := m.c.inject.Counts()
+	questions := map[source]uint64{}
+	for a, n := range answers {
+		questions[source{a.OwnerKind, a.Namespace}] += n
+		asked -= min(asked, n)
+		tell(prometheus.CounterValue, "proxy_inject_admission_responses_total", "Answers, by why a pod was skipped.", float64(n),
+			"owner_kind", a.OwnerKind, "namespace", a.Namespace, "skip", skipOf(a.Reason), "skip_reason", a.Reason)
+	}
+	questions[source{}] += asked
+	for s, n := range questions {
+		tell(prometheus.CounterValue, "proxy_inject_admission_requests_total", "Pods that the API server asked about.", float64(n),
+			"owner_kind", s.kind, "namespace", s.namespace)
+	}
 }
 
 func skipOf(reason string) string {

@@ -7,7 +7,8 @@
 //	                      │  ┌───► tap ─────────┘
 //	                      ├──┼───► metrics ◄──────────── /metrics of the sidecars
 //	                      │  └───► query ──────────► unix socket ──► meshctl
-//	                      └──────► admission ──────► HTTPS ──► the API server
+//	                      ├──────► admission ──────► HTTPS ──► the API server
+//	                      └──────► repair ────────► evictions, if it is asked for
 //
 // In a cluster what people ask is answered by another process, View, which keeps
 // the figures of all sidecars and reaches the taps at all replicas of this one;
@@ -146,7 +147,7 @@ func New(cfg Config) (_ *Plane, err error) {
 	if err != nil {
 		return nil, err
 	}
-	ask, err := query.New(query.Config{Catalog: p.catalog, Metrics: window, Tap: p.hub, Trust: p.ca, Version: cfg.Version})
+	ask, err := query.New(query.Config{Catalog: p.catalog, Metrics: window, Tap: p.hub, Trust: p.ca, Policy: inbound, Version: cfg.Version})
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +159,7 @@ func New(cfg Config) (_ *Plane, err error) {
 	policyapi.RegisterPolicyServer(p.sidecars, inbound)
 	identityapi.RegisterIdentityServer(p.sidecars, certify)
 	tapapi.RegisterTapServer(p.sidecars, p.hub)
-	if err := p.answerView(); err != nil {
+	if err := p.answerView(inbound); err != nil {
 		return nil, err
 	}
 	p.people = grpc.NewServer(grpc.ChainUnaryInterceptor(m.unary), grpc.ChainStreamInterceptor(m.stream))

@@ -16,8 +16,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	policyapi "github.com/tunmesh/tunmesh/api/policy"
 	queryapi "github.com/tunmesh/tunmesh/api/query"
 	tapapi "github.com/tunmesh/tunmesh/api/tap"
 	"github.com/tunmesh/tunmesh/control"
@@ -289,6 +291,70 @@ func TestEndpoints(t *testing.T) {
 	} {
 		_, err := q.Endpoints(ctx(t), &queryapi.EndpointsRequest{Authority: a})
 		code(t, err, want, "")
+	}
+}
+
+func TestPolicyOfAPort(t *testing.T) {
+	p := controltest.Start(t, nil, shop, `
+apiVersion: v1
+kind: Service
+metadata: {name: slow, namespace: shop, annotations: {timeout.tunmesh.io/request: 300ms}}
+spec: {clusterIP: 10.96.0.2, selector: {app: web}, ports: [{name: tcp, port: 80}, {name: udp, port: 53, protocol: UDP}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: bare, namespace: shop}
+spec: {clusterIP: None, selector: {app: web}, ports: [{port: 80}]}
+`)
+	pod := inShop("web-1", "10.1.0.1", "web")
+	pod.Annotations = map[string]string{"config.tunmesh.io/default-inbound-policy": "deny", "config.tunmesh.io/opaque-ports": "3306"}
+	pod.Change = func(o *corev1.Pod) {
+		probe := func(port int) *corev1.Probe {
+			return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/r", Port: intstr.FromInt(port)}}}
+		}
+		o.Spec.Containers[0].ReadinessProbe, o.Spec.Containers[0].LivenessProbe = probe(80), probe(81)
+	}
+	p.PutPod(pod)
+	plain := inShop("web-2", "10.1.0.2", "web")
+	plain.Unmeshed = true
+	p.PutPod(plain)
+	p.Settle()
+	q := queryapi.NewQueryClient(p.Ask())
+	ask := func(kind, name string, port uint32) (*queryapi.PolicyResponse, error) {
+		return q.Policy(ctx(t), &queryapi.PolicyRequest{Resource: &queryapi.Selector{Kind: kind, Name: name, Namespace: "shop"}, Port: port})
+	}
+	resp, err := ask("po", "web-1", 80)
+	if in := resp.GetInbound(); err != nil || in.GetDefault() != policyapi.Default_DENY || len(in.GetProbes()) != 1 || in.GetProbes()[0].GetPort() != 80 || len(in.GetPorts()) != 0 {
+		t.Errorf("%v %v", resp, err)
+	}
+	resp, err = ask("po", "web-1", 3306)
+	if in := resp.GetInbound(); err != nil || len(in.GetProbes()) != 0 || len(in.GetPorts()) != 1 {
+		t.Errorf("%v %v", resp, err)
+	}
+	resp, err = ask("svc", "slow", 80)
+	if out := resp.GetOutbound(); err != nil || out.GetTraffic().GetTimeouts().GetRequestMs() != 300 || out.GetRef().GetName() != "slow" || len(out.GetEndpoints()) != 0 {
+		t.Errorf("%v %v", resp, err)
+	}
+	for _, c := range []struct {
+		kind, name string
+		port       uint32
+		want       codes.Code
+		text       string
+	}{
+		{"po", "web-2", 80, codes.FailedPrecondition, "has no sidecar"},
+		{"po", "web-3", 80, codes.NotFound, "no pod shop/web-3"},
+		{"svc", "bare", 80, codes.FailedPrecondition, "no address of its own"},
+		{"svc", "slow", 81, codes.NotFound, "no TCP port 81"},
+		{"svc", "slow", 53, codes.NotFound, "no TCP port 53"},
+		{"svc", "none", 80, codes.NotFound, "no Service shop/none"},
+		{"deploy", "web", 80, codes.InvalidArgument, "ask for one of its pods"},
+		{"job", "web", 80, codes.InvalidArgument, "is not known"},
+		{"po", "", 80, codes.InvalidArgument, "want the name"},
+		{"po", "web-1", 0, codes.InvalidArgument, "number of a port"},
+		{"po", "web-1", 65536, codes.InvalidArgument, "number of a port"},
+	} {
+		_, err := ask(c.kind, c.name, c.port)
+		code(t, err, c.want, c.text)
 	}
 }
 

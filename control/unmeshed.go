@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,12 +20,17 @@ const (
 	// unmeshedReason is the reason of the events.
 	unmeshedReason  = "Unmeshed"
 	unmeshedMessage = "this pod runs without the sidecar that it or its namespace asks for: it was created while the injector did not answer, or cannot have one; delete it so that it is made again, or annotate it with tunmesh.io/inject: disabled"
+	// outsideReason is that of pods which have one that cannot start.
+	outsideReason  = "OutsideTheChain"
+	outsideMessage = "this pod's network was set up without the mesh's CNI plugin, so its sidecar cannot start: the node's agent was not there yet, or the CNI had just written its configuration; delete it so that it is made again"
 )
 
-// unmeshed finds the pods that should have a sidecar and have none.
+// unmeshed finds the pods that should have a sidecar and have none, or one that
+// cannot start.
 type unmeshed struct {
 	mu    sync.Mutex
-	found map[string]int // by namespace
+	found map[string]int // those without, by namespace
+	pods  []*catalog.Pod // both
 }
 
 // count is how many there are, by namespace.
@@ -32,6 +38,13 @@ func (u *unmeshed) count() map[string]int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return maps.Clone(u.found)
+}
+
+// list is what was found by the last look.
+func (u *unmeshed) list() []*catalog.Pod {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.pods
 }
 
 // run looks at all pods from time to time, until ctx ends.
@@ -65,15 +78,30 @@ func (u *unmeshed) look(c *cluster) {
 	cfg := c.injection()
 	cfg.IgnoreLinkerd = c.linkerd.Load()
 	found := map[string]int{}
-	for _, p := range bare(c.plane.catalog, cfg) {
+	without := bare(c.plane.catalog, cfg)
+	for _, p := range without {
 		found[p.Namespace]++
-		c.events.Warn(corev1.ObjectReference{
-			APIVersion: "v1", Kind: catalog.KindPod, Namespace: p.Namespace, Name: p.Name, UID: types.UID(p.UID),
-		}, unmeshedReason, unmeshedMessage)
+		c.warn(p, unmeshedReason, unmeshedMessage)
+	}
+	stuck := outside(c.plane.catalog)
+	for _, p := range stuck {
+		c.warn(p, outsideReason, outsideMessage)
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.found = found
+	u.found, u.pods = found, slices.Concat(without, stuck)
+}
+
+// warn says something of a pod.
+func (c *cluster) warn(p *catalog.Pod, reason, message string) {
+	c.events.Warn(corev1.ObjectReference{
+		APIVersion: "v1", Kind: catalog.KindPod, Namespace: p.Namespace, Name: p.Name, UID: types.UID(p.UID),
+	}, reason, message)
+}
+
+// outside lists the pods whose sidecar cannot start.
+func outside(c *catalog.Catalog) []*catalog.Pod {
+	return slices.DeleteFunc(c.Pods(""), func(p *catalog.Pod) bool { return !p.Outside || !p.Meshed || p.Finished() || p.Terminating })
 }
 
 // bare lists the pods that should have a sidecar and have none. Namespaces that

@@ -21,6 +21,7 @@ import (
 	"github.com/tunmesh/tunmesh/control/extension"
 	"github.com/tunmesh/tunmesh/control/kube"
 	"github.com/tunmesh/tunmesh/control/metrics"
+	"github.com/tunmesh/tunmesh/control/policy"
 	"github.com/tunmesh/tunmesh/control/query"
 	"github.com/tunmesh/tunmesh/control/replicas"
 	"github.com/tunmesh/tunmesh/control/serving"
@@ -46,8 +47,8 @@ func ViewID(trustDomain string) spiffe.ID {
 }
 
 // answerView serves the view's questions about what is attached here.
-func (p *Plane) answerView() error {
-	q, err := query.New(query.Config{Catalog: p.catalog, Tap: p.hub, Trust: p.ca, Version: p.cfg.Version})
+func (p *Plane) answerView(inbound *policy.Server) error {
+	q, err := query.New(query.Config{Catalog: p.catalog, Tap: p.hub, Trust: p.ca, Policy: inbound, Version: p.cfg.Version})
 	if err != nil {
 		return err
 	}
@@ -322,6 +323,12 @@ type viewBackend struct {
 // Watch implements extension.Backend.
 func (b *viewBackend) Watch(ctx context.Context, req *queryapi.TapRequest, send func(*queryapi.TapMessage) error) error {
 	return b.all.Watch(ctx, req, send)
+}
+
+// Policy implements extension.Backend: the replicas know how they were told to
+// judge.
+func (b *viewBackend) Policy(ctx context.Context, req *queryapi.PolicyRequest) (*queryapi.PolicyResponse, error) {
+	return b.all.Policy(ctx, req)
 }
 
 // Health implements extension.Backend.

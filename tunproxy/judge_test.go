@@ -26,10 +26,9 @@ import (
 // A siege is one sidecar, an attacker, and somebody else who goes on asking.
 // Two things are measured of somebody else's requests:
 //
-//   - their latency, whole, in turns without and with the attack. It is judged
-//     where TUNPROXY_JUDGE=1 says that nobody else uses the machine. Attackers
-//     run on a thread that gives way to all others, at a stated rate: what they
-//     burn is not the sidecar's fault.
+//   - their latency, whole, in turns without and with the attack. It is printed:
+//     attackers, apps and kernels are of this process, whose collector and
+//     threads they share with the sidecar. test/siege judges it, where they are not.
 //   - the sidecar's own part: how much processor time its loop spends from the
 //     arrival of a packet of theirs until it leaves, there and back. That is the
 //     work that the loop does for others first, whatever else runs on the
@@ -47,7 +46,7 @@ type siege struct {
 	apps    map[aio.Conn]struct{} // the attacker's app's, on its loop
 }
 
-// judging: the machine is this test's.
+// judging: the machine is this test's; there are more turns, and longer ones.
 func judging() bool { return os.Getenv("TUNPROXY_JUDGE") != "" }
 
 const (

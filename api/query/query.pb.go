@@ -10,6 +10,8 @@
 package query
 
 import (
+	destination "github.com/tunmesh/tunmesh/api/destination"
+	policy "github.com/tunmesh/tunmesh/api/policy"
 	tap "github.com/tunmesh/tunmesh/api/tap"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -647,6 +649,8 @@ type EndpointRow struct {
 	Service       string                 `protobuf:"bytes,5,opt,name=service,proto3" json:"service,omitempty"`
 	Identity      string                 `protobuf:"bytes,6,opt,name=identity,proto3" json:"identity,omitempty"`
 	Ready         bool                   `protobuf:"varint,7,opt,name=ready,proto3" json:"ready,omitempty"`
+	Weight        uint32                 `protobuf:"varint,8,opt,name=weight,proto3" json:"weight,omitempty"`
+	Labels        map[string]string      `protobuf:"bytes,9,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // as in metrics, without "dst_"
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -730,6 +734,157 @@ func (x *EndpointRow) GetReady() bool {
 	return false
 }
 
+func (x *EndpointRow) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *EndpointRow) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+type PolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resource      *Selector              `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"` // a pod or a Service, by name
+	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyRequest) Reset() {
+	*x = PolicyRequest{}
+	mi := &file_query_query_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyRequest) ProtoMessage() {}
+
+func (x *PolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyRequest.ProtoReflect.Descriptor instead.
+func (*PolicyRequest) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PolicyRequest) GetResource() *Selector {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
+func (x *PolicyRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+type PolicyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Policy:
+	//
+	//	*PolicyResponse_Inbound
+	//	*PolicyResponse_Outbound
+	Policy        isPolicyResponse_Policy `protobuf_oneof:"policy"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyResponse) Reset() {
+	*x = PolicyResponse{}
+	mi := &file_query_query_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyResponse) ProtoMessage() {}
+
+func (x *PolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyResponse.ProtoReflect.Descriptor instead.
+func (*PolicyResponse) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PolicyResponse) GetPolicy() isPolicyResponse_Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *PolicyResponse) GetInbound() *policy.InboundPolicy {
+	if x != nil {
+		if x, ok := x.Policy.(*PolicyResponse_Inbound); ok {
+			return x.Inbound
+		}
+	}
+	return nil
+}
+
+func (x *PolicyResponse) GetOutbound() *destination.Target {
+	if x != nil {
+		if x, ok := x.Policy.(*PolicyResponse_Outbound); ok {
+			return x.Outbound
+		}
+	}
+	return nil
+}
+
+type isPolicyResponse_Policy interface {
+	isPolicyResponse_Policy()
+}
+
+type PolicyResponse_Inbound struct {
+	// Of a pod: what its sidecar lets in, of probes and ports what is of this one.
+	Inbound *policy.InboundPolicy `protobuf:"bytes,1,opt,name=inbound,proto3,oneof"`
+}
+
+type PolicyResponse_Outbound struct {
+	// Of a Service: what its clients do with what they send it. Endpoints has the
+	// endpoints.
+	Outbound *destination.Target `protobuf:"bytes,2,opt,name=outbound,proto3,oneof"`
+}
+
+func (*PolicyResponse_Inbound) isPolicyResponse_Policy() {}
+
+func (*PolicyResponse_Outbound) isPolicyResponse_Policy() {}
+
 type HealthRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -738,7 +893,7 @@ type HealthRequest struct {
 
 func (x *HealthRequest) Reset() {
 	*x = HealthRequest{}
-	mi := &file_query_query_proto_msgTypes[9]
+	mi := &file_query_query_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +905,7 @@ func (x *HealthRequest) String() string {
 func (*HealthRequest) ProtoMessage() {}
 
 func (x *HealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_query_query_proto_msgTypes[9]
+	mi := &file_query_query_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +918,7 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
-	return file_query_query_proto_rawDescGZIP(), []int{9}
+	return file_query_query_proto_rawDescGZIP(), []int{11}
 }
 
 type HealthResponse struct {
@@ -777,7 +932,7 @@ type HealthResponse struct {
 
 func (x *HealthResponse) Reset() {
 	*x = HealthResponse{}
-	mi := &file_query_query_proto_msgTypes[10]
+	mi := &file_query_query_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +944,7 @@ func (x *HealthResponse) String() string {
 func (*HealthResponse) ProtoMessage() {}
 
 func (x *HealthResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_query_proto_msgTypes[10]
+	mi := &file_query_query_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +957,7 @@ func (x *HealthResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthResponse.ProtoReflect.Descriptor instead.
 func (*HealthResponse) Descriptor() ([]byte, []int) {
-	return file_query_query_proto_rawDescGZIP(), []int{10}
+	return file_query_query_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *HealthResponse) GetVersion() string {
@@ -840,7 +995,7 @@ type ProxyHealth struct {
 
 func (x *ProxyHealth) Reset() {
 	*x = ProxyHealth{}
-	mi := &file_query_query_proto_msgTypes[11]
+	mi := &file_query_query_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +1007,7 @@ func (x *ProxyHealth) String() string {
 func (*ProxyHealth) ProtoMessage() {}
 
 func (x *ProxyHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_query_query_proto_msgTypes[11]
+	mi := &file_query_query_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +1020,7 @@ func (x *ProxyHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyHealth.ProtoReflect.Descriptor instead.
 func (*ProxyHealth) Descriptor() ([]byte, []int) {
-	return file_query_query_proto_rawDescGZIP(), []int{11}
+	return file_query_query_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ProxyHealth) GetNamespace() string {
@@ -921,7 +1076,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_query_query_proto_msgTypes[12]
+	mi := &file_query_query_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -933,7 +1088,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_query_query_proto_msgTypes[12]
+	mi := &file_query_query_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -946,7 +1101,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_query_query_proto_rawDescGZIP(), []int{12}
+	return file_query_query_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Certificate) GetName() string {
@@ -974,7 +1129,7 @@ var File_query_query_proto protoreflect.FileDescriptor
 
 const file_query_query_proto_rawDesc = "" +
 	"\n" +
-	"\x11query/query.proto\x12\x10tunmesh.query.v1\x1a\rtap/tap.proto\"\x9e\x01\n" +
+	"\x11query/query.proto\x12\x10tunmesh.query.v1\x1a\x1ddestination/destination.proto\x1a\x13policy/policy.proto\x1a\rtap/tap.proto\"\x9e\x01\n" +
 	"\bSelector\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
@@ -1025,7 +1180,7 @@ const file_query_query_proto_rawDesc = "" +
 	"\x10EndpointsRequest\x12\x1c\n" +
 	"\tauthority\x18\x01 \x01(\tR\tauthority\"F\n" +
 	"\x11EndpointsResponse\x121\n" +
-	"\x04rows\x18\x01 \x03(\v2\x1d.tunmesh.query.v1.EndpointRowR\x04rows\"\xad\x01\n" +
+	"\x04rows\x18\x01 \x03(\v2\x1d.tunmesh.query.v1.EndpointRowR\x04rows\"\xc3\x02\n" +
 	"\vEndpointRow\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02ip\x18\x02 \x01(\tR\x02ip\x12\x12\n" +
@@ -1033,7 +1188,19 @@ const file_query_query_proto_rawDesc = "" +
 	"\x03pod\x18\x04 \x01(\tR\x03pod\x12\x18\n" +
 	"\aservice\x18\x05 \x01(\tR\aservice\x12\x1a\n" +
 	"\bidentity\x18\x06 \x01(\tR\bidentity\x12\x14\n" +
-	"\x05ready\x18\a \x01(\bR\x05ready\"\x0f\n" +
+	"\x05ready\x18\a \x01(\bR\x05ready\x12\x16\n" +
+	"\x06weight\x18\b \x01(\rR\x06weight\x12A\n" +
+	"\x06labels\x18\t \x03(\v2).tunmesh.query.v1.EndpointRow.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"[\n" +
+	"\rPolicyRequest\x126\n" +
+	"\bresource\x18\x01 \x01(\v2\x1a.tunmesh.query.v1.SelectorR\bresource\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\"\x96\x01\n" +
+	"\x0ePolicyResponse\x12<\n" +
+	"\ainbound\x18\x01 \x01(\v2 .tunmesh.policy.v1.InboundPolicyH\x00R\ainbound\x12<\n" +
+	"\boutbound\x18\x02 \x01(\v2\x1e.tunmesh.destination.v1.TargetH\x00R\boutboundB\b\n" +
+	"\x06policy\"\x0f\n" +
 	"\rHealthRequest\"\xa6\x01\n" +
 	"\x0eHealthResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x127\n" +
@@ -1049,11 +1216,12 @@ const file_query_query_proto_rawDesc = "" +
 	"\vCertificate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12$\n" +
-	"\x0enot_after_unix\x18\x03 \x01(\x03R\fnotAfterUnix2\xb6\x02\n" +
+	"\x0enot_after_unix\x18\x03 \x01(\x03R\fnotAfterUnix2\x83\x03\n" +
 	"\x05Query\x12E\n" +
 	"\x04Stat\x12\x1d.tunmesh.query.v1.StatRequest\x1a\x1e.tunmesh.query.v1.StatResponse\x12C\n" +
 	"\x03Tap\x12\x1c.tunmesh.query.v1.TapRequest\x1a\x1c.tunmesh.query.v1.TapMessage0\x01\x12T\n" +
 	"\tEndpoints\x12\".tunmesh.query.v1.EndpointsRequest\x1a#.tunmesh.query.v1.EndpointsResponse\x12K\n" +
+	"\x06Policy\x12\x1f.tunmesh.query.v1.PolicyRequest\x1a .tunmesh.query.v1.PolicyResponse\x12K\n" +
 	"\x06Health\x12\x1f.tunmesh.query.v1.HealthRequest\x1a .tunmesh.query.v1.HealthResponseB&Z$github.com/tunmesh/tunmesh/api/queryb\x06proto3"
 
 var (
@@ -1068,23 +1236,28 @@ func file_query_query_proto_rawDescGZIP() []byte {
 	return file_query_query_proto_rawDescData
 }
 
-var file_query_query_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_query_query_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_query_query_proto_goTypes = []any{
-	(*Selector)(nil),          // 0: tunmesh.query.v1.Selector
-	(*StatRequest)(nil),       // 1: tunmesh.query.v1.StatRequest
-	(*StatResponse)(nil),      // 2: tunmesh.query.v1.StatResponse
-	(*StatRow)(nil),           // 3: tunmesh.query.v1.StatRow
-	(*TapRequest)(nil),        // 4: tunmesh.query.v1.TapRequest
-	(*TapMessage)(nil),        // 5: tunmesh.query.v1.TapMessage
-	(*EndpointsRequest)(nil),  // 6: tunmesh.query.v1.EndpointsRequest
-	(*EndpointsResponse)(nil), // 7: tunmesh.query.v1.EndpointsResponse
-	(*EndpointRow)(nil),       // 8: tunmesh.query.v1.EndpointRow
-	(*HealthRequest)(nil),     // 9: tunmesh.query.v1.HealthRequest
-	(*HealthResponse)(nil),    // 10: tunmesh.query.v1.HealthResponse
-	(*ProxyHealth)(nil),       // 11: tunmesh.query.v1.ProxyHealth
-	(*Certificate)(nil),       // 12: tunmesh.query.v1.Certificate
-	(*tap.Match)(nil),         // 13: tunmesh.tap.v1.Match
-	(*tap.Event)(nil),         // 14: tunmesh.tap.v1.Event
+	(*Selector)(nil),             // 0: tunmesh.query.v1.Selector
+	(*StatRequest)(nil),          // 1: tunmesh.query.v1.StatRequest
+	(*StatResponse)(nil),         // 2: tunmesh.query.v1.StatResponse
+	(*StatRow)(nil),              // 3: tunmesh.query.v1.StatRow
+	(*TapRequest)(nil),           // 4: tunmesh.query.v1.TapRequest
+	(*TapMessage)(nil),           // 5: tunmesh.query.v1.TapMessage
+	(*EndpointsRequest)(nil),     // 6: tunmesh.query.v1.EndpointsRequest
+	(*EndpointsResponse)(nil),    // 7: tunmesh.query.v1.EndpointsResponse
+	(*EndpointRow)(nil),          // 8: tunmesh.query.v1.EndpointRow
+	(*PolicyRequest)(nil),        // 9: tunmesh.query.v1.PolicyRequest
+	(*PolicyResponse)(nil),       // 10: tunmesh.query.v1.PolicyResponse
+	(*HealthRequest)(nil),        // 11: tunmesh.query.v1.HealthRequest
+	(*HealthResponse)(nil),       // 12: tunmesh.query.v1.HealthResponse
+	(*ProxyHealth)(nil),          // 13: tunmesh.query.v1.ProxyHealth
+	(*Certificate)(nil),          // 14: tunmesh.query.v1.Certificate
+	nil,                          // 15: tunmesh.query.v1.EndpointRow.LabelsEntry
+	(*tap.Match)(nil),            // 16: tunmesh.tap.v1.Match
+	(*tap.Event)(nil),            // 17: tunmesh.tap.v1.Event
+	(*policy.InboundPolicy)(nil), // 18: tunmesh.policy.v1.InboundPolicy
+	(*destination.Target)(nil),   // 19: tunmesh.destination.v1.Target
 }
 var file_query_query_proto_depIdxs = []int32{
 	0,  // 0: tunmesh.query.v1.StatRequest.resource:type_name -> tunmesh.query.v1.Selector
@@ -1093,24 +1266,30 @@ var file_query_query_proto_depIdxs = []int32{
 	3,  // 3: tunmesh.query.v1.StatResponse.rows:type_name -> tunmesh.query.v1.StatRow
 	0,  // 4: tunmesh.query.v1.TapRequest.resource:type_name -> tunmesh.query.v1.Selector
 	0,  // 5: tunmesh.query.v1.TapRequest.to:type_name -> tunmesh.query.v1.Selector
-	13, // 6: tunmesh.query.v1.TapRequest.match:type_name -> tunmesh.tap.v1.Match
-	14, // 7: tunmesh.query.v1.TapMessage.event:type_name -> tunmesh.tap.v1.Event
+	16, // 6: tunmesh.query.v1.TapRequest.match:type_name -> tunmesh.tap.v1.Match
+	17, // 7: tunmesh.query.v1.TapMessage.event:type_name -> tunmesh.tap.v1.Event
 	8,  // 8: tunmesh.query.v1.EndpointsResponse.rows:type_name -> tunmesh.query.v1.EndpointRow
-	11, // 9: tunmesh.query.v1.HealthResponse.proxies:type_name -> tunmesh.query.v1.ProxyHealth
-	12, // 10: tunmesh.query.v1.HealthResponse.certificates:type_name -> tunmesh.query.v1.Certificate
-	1,  // 11: tunmesh.query.v1.Query.Stat:input_type -> tunmesh.query.v1.StatRequest
-	4,  // 12: tunmesh.query.v1.Query.Tap:input_type -> tunmesh.query.v1.TapRequest
-	6,  // 13: tunmesh.query.v1.Query.Endpoints:input_type -> tunmesh.query.v1.EndpointsRequest
-	9,  // 14: tunmesh.query.v1.Query.Health:input_type -> tunmesh.query.v1.HealthRequest
-	2,  // 15: tunmesh.query.v1.Query.Stat:output_type -> tunmesh.query.v1.StatResponse
-	5,  // 16: tunmesh.query.v1.Query.Tap:output_type -> tunmesh.query.v1.TapMessage
-	7,  // 17: tunmesh.query.v1.Query.Endpoints:output_type -> tunmesh.query.v1.EndpointsResponse
-	10, // 18: tunmesh.query.v1.Query.Health:output_type -> tunmesh.query.v1.HealthResponse
-	15, // [15:19] is the sub-list for method output_type
-	11, // [11:15] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	15, // 9: tunmesh.query.v1.EndpointRow.labels:type_name -> tunmesh.query.v1.EndpointRow.LabelsEntry
+	0,  // 10: tunmesh.query.v1.PolicyRequest.resource:type_name -> tunmesh.query.v1.Selector
+	18, // 11: tunmesh.query.v1.PolicyResponse.inbound:type_name -> tunmesh.policy.v1.InboundPolicy
+	19, // 12: tunmesh.query.v1.PolicyResponse.outbound:type_name -> tunmesh.destination.v1.Target
+	13, // 13: tunmesh.query.v1.HealthResponse.proxies:type_name -> tunmesh.query.v1.ProxyHealth
+	14, // 14: tunmesh.query.v1.HealthResponse.certificates:type_name -> tunmesh.query.v1.Certificate
+	1,  // 15: tunmesh.query.v1.Query.Stat:input_type -> tunmesh.query.v1.StatRequest
+	4,  // 16: tunmesh.query.v1.Query.Tap:input_type -> tunmesh.query.v1.TapRequest
+	6,  // 17: tunmesh.query.v1.Query.Endpoints:input_type -> tunmesh.query.v1.EndpointsRequest
+	9,  // 18: tunmesh.query.v1.Query.Policy:input_type -> tunmesh.query.v1.PolicyRequest
+	11, // 19: tunmesh.query.v1.Query.Health:input_type -> tunmesh.query.v1.HealthRequest
+	2,  // 20: tunmesh.query.v1.Query.Stat:output_type -> tunmesh.query.v1.StatResponse
+	5,  // 21: tunmesh.query.v1.Query.Tap:output_type -> tunmesh.query.v1.TapMessage
+	7,  // 22: tunmesh.query.v1.Query.Endpoints:output_type -> tunmesh.query.v1.EndpointsResponse
+	10, // 23: tunmesh.query.v1.Query.Policy:output_type -> tunmesh.query.v1.PolicyResponse
+	12, // 24: tunmesh.query.v1.Query.Health:output_type -> tunmesh.query.v1.HealthResponse
+	20, // [20:25] is the sub-list for method output_type
+	15, // [15:20] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_query_query_proto_init() }
@@ -1123,13 +1302,17 @@ func file_query_query_proto_init() {
 		(*TapMessage_Event)(nil),
 		(*TapMessage_Lost)(nil),
 	}
+	file_query_query_proto_msgTypes[10].OneofWrappers = []any{
+		(*PolicyResponse_Inbound)(nil),
+		(*PolicyResponse_Outbound)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_query_query_proto_rawDesc), len(file_query_query_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

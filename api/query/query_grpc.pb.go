@@ -25,6 +25,7 @@ const (
 	Query_Stat_FullMethodName      = "/tunmesh.query.v1.Query/Stat"
 	Query_Tap_FullMethodName       = "/tunmesh.query.v1.Query/Tap"
 	Query_Endpoints_FullMethodName = "/tunmesh.query.v1.Query/Endpoints"
+	Query_Policy_FullMethodName    = "/tunmesh.query.v1.Query/Policy"
 	Query_Health_FullMethodName    = "/tunmesh.query.v1.Query/Health"
 )
 
@@ -39,6 +40,10 @@ type QueryClient interface {
 	Tap(ctx context.Context, in *TapRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TapMessage], error)
 	// Endpoints lists what a Service's port resolves to.
 	Endpoints(ctx context.Context, in *EndpointsRequest, opts ...grpc.CallOption) (*EndpointsResponse, error)
+	// Policy says what sidecars are told of one TCP port. NOT_FOUND: there is no
+	// such pod, Service, or port of the Service. FAILED_PRECONDITION: no sidecar is
+	// told anything, as the pod has none or the Service no address.
+	Policy(ctx context.Context, in *PolicyRequest, opts ...grpc.CallOption) (*PolicyResponse, error)
 	// Version and health of the control plane and its proxies.
 	Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthResponse, error)
 }
@@ -90,6 +95,16 @@ func (c *queryClient) Endpoints(ctx context.Context, in *EndpointsRequest, opts 
 	return out, nil
 }
 
+func (c *queryClient) Policy(ctx context.Context, in *PolicyRequest, opts ...grpc.CallOption) (*PolicyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PolicyResponse)
+	err := c.cc.Invoke(ctx, Query_Policy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *queryClient) Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(HealthResponse)
@@ -111,6 +126,10 @@ type QueryServer interface {
 	Tap(*TapRequest, grpc.ServerStreamingServer[TapMessage]) error
 	// Endpoints lists what a Service's port resolves to.
 	Endpoints(context.Context, *EndpointsRequest) (*EndpointsResponse, error)
+	// Policy says what sidecars are told of one TCP port. NOT_FOUND: there is no
+	// such pod, Service, or port of the Service. FAILED_PRECONDITION: no sidecar is
+	// told anything, as the pod has none or the Service no address.
+	Policy(context.Context, *PolicyRequest) (*PolicyResponse, error)
 	// Version and health of the control plane and its proxies.
 	Health(context.Context, *HealthRequest) (*HealthResponse, error)
 	mustEmbedUnimplementedQueryServer()
@@ -131,6 +150,9 @@ func (UnimplementedQueryServer) Tap(*TapRequest, grpc.ServerStreamingServer[TapM
 }
 func (UnimplementedQueryServer) Endpoints(context.Context, *EndpointsRequest) (*EndpointsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Endpoints not implemented")
+}
+func (UnimplementedQueryServer) Policy(context.Context, *PolicyRequest) (*PolicyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Policy not implemented")
 }
 func (UnimplementedQueryServer) Health(context.Context, *HealthRequest) (*HealthResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Health not implemented")
@@ -203,6 +225,24 @@ func _Query_Endpoints_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Query_Policy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueryServer).Policy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Query_Policy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueryServer).Policy(ctx, req.(*PolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Query_Health_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(HealthRequest)
 	if err := dec(in); err != nil {
@@ -235,6 +275,10 @@ var Query_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Endpoints",
 			Handler:    _Query_Endpoints_Handler,
+		},
+		{
+			MethodName: "Policy",
+			Handler:    _Query_Policy_Handler,
 		},
 		{
 			MethodName: "Health",

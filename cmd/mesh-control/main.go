@@ -82,6 +82,7 @@ func command(logs io.Writer) *cobra.Command {
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "with kube: file that says how to reach the API server; empty: as a pod does")
 	fs.StringVar(&f.cluster.WebhookListen, "webhook-listen", fmt.Sprintf("0.0.0.0:%d", control.WebhookPort), "with kube: address of the injector's webhook; empty for none")
 	fs.StringVar(&f.cluster.CNINamespace, "cni-namespace", "tunmesh-cni", "with kube: namespace of the node agents, which get a copy of the trust anchors; empty for none")
+	fs.BoolVar(&f.cluster.Repair, "repair", false, "with kube: evict pods that came without a sidecar which they should have, so that they are made again")
 	fs.StringVar(&f.cluster.ProxyImage, "proxy-image", "", "with kube: the sidecars' image, without its tag; empty: the project's own")
 	fs.StringVar(&f.cluster.ProxyVersion, "proxy-version", "", "with kube: the sidecars' tag; empty: this program's version")
 	fs.StringVar(&f.cfg.Listen, "listen", fmt.Sprintf("0.0.0.0:%d", control.Port), "address of the sidecars' API")

@@ -26,7 +26,7 @@ import (
 const (
 	exitFailed  = 1 // something broke; the message says what
 	exitUsage   = 2
-	exitOutside = 3 // this pod was set up without the mesh's CNI plugin
+	exitOutside = annotation.ExitOutside
 	exitRefused = 4 // the node's agent does not take this process for the sidecar
 )
 

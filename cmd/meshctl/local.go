@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -14,13 +16,16 @@ import (
 
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/ctl"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/holder"
+	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/sandbox"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/state"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/store"
 	"github.com/tunmesh/tunmesh/control/files"
 )
 
-// runHolder becomes the holder of a local mesh when args say so.
-func runHolder(args []string) {
+// becomePart becomes a part of a local mesh when args say so: parts are this same
+// program, started by itself.
+func becomePart(args []string) {
+	sandbox.Main(args)
 	if len(args) == 3 && args[1] == holder.Command {
 		os.Exit(holder.Main(args[2]))
 	}

@@ -9,14 +9,10 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-
-	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/sandbox"
 )
 
 func main() {
-	// Parts of a local mesh are this same program, started by itself.
-	sandbox.Main(os.Args)
-	runHolder(os.Args)
+	becomePart(os.Args)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	code := run(ctx, &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Getenv, prog: os.Args[0], args: os.Args[1:]}, os.Args[1:])
 	stop()

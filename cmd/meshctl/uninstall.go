@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/installation"
+	"github.com/tunmesh/tunmesh/deploy/manifest"
 	"github.com/tunmesh/tunmesh/internal/version"
 )
 
@@ -28,34 +29,22 @@ control plane.`,
 		Example: `  meshctl uninstall | kubectl delete -f -
   meshctl uninstall --force | kubectl delete -f -`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "yaml" && output != "json" {
-				return usage("-o %s: want yaml or json", output)
-			}
-			c, err := a.cluster()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), clusterWithin)
-			defer cancel()
+		RunE: a.toDelete(&output, func(ctx context.Context, c *cluster) (manifest.Objects, error) {
 			if !force {
 				pods, err := installation.Injected(ctx, c.kube)
 				if err != nil {
-					return err
+					return nil, err
 				}
 				if len(pods) > 0 {
-					return fmt.Errorf("%s still injected: %s; uninject them first (kubectl get deploy -o yaml | meshctl uninject - | kubectl apply -f -), or use --force", count(len(pods), "pod is", "pods are"), some(pods))
+					return nil, fmt.Errorf("%s still injected: %s; uninject them first (kubectl get deploy -o yaml | meshctl uninject - | kubectl apply -f -), or use --force", count(len(pods), "pod is", "pods are"), some(pods))
 				}
 			}
 			all, err := installation.Owned(ctx, c.dynamic)
-			if err != nil {
-				return err
+			if err == nil && len(all) == 0 {
+				err = installation.ErrNone
 			}
-			if len(all) == 0 {
-				return installation.ErrNone
-			}
-			return a.print(all.Removal(), output)
-		},
+			return all, err
+		}),
 	}
 	c.Flags().BoolVarP(&force, "force", "f", false, "even while pods are injected")
 	c.Flags().StringVarP(&output, "output", "o", "yaml", "yaml or json")
@@ -72,29 +61,36 @@ meshctl upgrade would not make again, for kubectl delete. There may be none. Nod
 agents that meshctl install-cni made are left alone.`,
 		Example: `  meshctl prune | kubectl delete --ignore-not-found -f -`,
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "yaml" && output != "json" {
-				return usage("-o %s: want yaml or json", output)
-			}
-			c, err := a.cluster()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), clusterWithin)
-			defer cancel()
+		RunE: a.toDelete(&output, func(ctx context.Context, c *cluster) (manifest.Objects, error) {
 			all, err := installation.Superfluous(ctx, c.kube, c.dynamic, version.String())
-			if err != nil {
-				return err
-			}
-			if len(all) == 0 {
+			if err == nil && len(all) == 0 {
 				fmt.Fprintln(a.err, "nothing to prune")
-				return nil
 			}
-			return a.print(all.Removal(), output)
-		},
+			return all, err
+		}),
 	}
 	c.Flags().StringVarP(&output, "output", "o", "yaml", "yaml or json")
 	return c
+}
+
+// toDelete is a command that prints what it finds in the cluster for kubectl delete.
+func (a *app) toDelete(output *string, find func(ctx context.Context, c *cluster) (manifest.Objects, error)) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		if *output != "yaml" && *output != "json" {
+			return usage("-o %s: want yaml or json", *output)
+		}
+		c, err := a.cluster()
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), clusterWithin)
+		defer cancel()
+		all, err := find(ctx, c)
+		if err != nil || len(all) == 0 {
+			return err
+		}
+		return a.print(all.Removal(), *output)
+	}
 }
 
 func count(n int, one, many string) string {

@@ -68,7 +68,7 @@ type Server struct {
 	places chan struct{}
 
 	mu      sync.Mutex
-	answers map[string]uint64 // by reason; "" = injected
+	answers map[Answer]uint64
 	asked   uint64
 }
 
@@ -86,19 +86,7 @@ func NewServer(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, places: make(chan struct{}, maxReviews), answers: map[string]uint64{}}, nil
-}
-
-// Counts are the questions so far, and the answers by the reason why a pod was
-// skipped; "" is those that were injected.
-func (s *Server) Counts() (asked uint64, answers map[string]uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	answers = make(map[string]uint64, len(s.answers))
-	for k, v := range s.answers {
-		answers[k] = v
-	}
-	return s.asked, answers
+	return &Server{cfg: cfg, places: make(chan struct{}, maxReviews), answers: map[Answer]uint64{}}, nil
 }
 
 // ServeHTTP implements http.Handler.
@@ -176,9 +164,7 @@ func (s *Server) Review(ctx context.Context, req *admissionv1.AdmissionRequest) 
 	cfg.IgnoreLinkerd = cfg.IgnoreLinkerd || s.cfg.Linkerd()
 	after := pod.Spec.DeepCopy()
 	annotations, reason, why := inject.Pod(pod.Annotations, after, cfg)
-	s.mu.Lock()
-	s.answers[string(reason)]++
-	s.mu.Unlock()
+	s.count(req.Namespace, &pod, string(reason))
 	log := s.cfg.Logger.With("namespace", req.Namespace, "pod", name(&pod))
 	if reason != "" {
 		log.Info("pod not injected", "reason", string(reason), "err", why)

@@ -235,7 +235,7 @@ func TestAnswers(t *testing.T) {
 				t.Errorf("patch %s", resp.Patch)
 			}
 			asked, answers := s.Counts()
-			if asked != 1 || len(answers) != 1 || answers[tc.counted] != 1 {
+			if asked != 1 || len(answers) != 1 || answers[Answer{tc.namespace, "pod", tc.counted}] != 1 {
 				t.Errorf("counted %d: %v", asked, answers)
 			}
 			if tc.warning == "" {

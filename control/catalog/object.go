@@ -156,8 +156,11 @@ type Pod struct {
 	// Meshed says that the injector gave it a sidecar. It says nothing of the
 	// sidecar's health: a meshed pod is spoken to under mTLS or not at all.
 	Meshed bool
-	Ports  []ContainerPort
-	Probes []Probe
+	// Outside: its sidecar has ended because the pod's network was not set up by
+	// ours. It cannot be mended, only made again.
+	Outside bool
+	Ports   []ContainerPort
+	Probes  []Probe
 	// Created is in Unix nanoseconds; the later of two pods owns an address that
 	// both claim.
 	Created int64

@@ -93,15 +93,15 @@ func (e *encoder) encoding(to *catalog.Target) *encoding {
 
 // marshal encodes an Update without its version.
 func marshal(from, to *catalog.Target) ([]byte, error) {
-	u := &api.Update{Change: &api.Update_Target{Target: target(to)}}
+	u := &api.Update{Change: &api.Update_Target{Target: Message(to)}}
 	if from != nil && from.SameBut(to) {
 		u.Change = &api.Update_Delta{Delta: delta(from, to)}
 	}
 	return proto.Marshal(u)
 }
 
-// target is a snapshot as the wire API carries it.
-func target(t *catalog.Target) *api.Target {
+// Message is a snapshot as the wire API carries it.
+func Message(t *catalog.Target) *api.Target {
 	m := &api.Target{
 		Kind: api.Kind(t.Kind), Protocol: api.Protocol(t.Protocol), Authority: t.Authority, Labels: t.Labels,
 		Endpoints: make([]*api.Endpoint, 0, len(t.Endpoints)), Traffic: traffic(t.Traffic),

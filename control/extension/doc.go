@@ -7,6 +7,7 @@
 //	GET  …/namespaces/NS/RESOURCE/NAME/stat?window=60&to=RESOURCE/NS/NAME&from=…&labelSelector=…
 //	POST …/watch/namespaces/NS/RESOURCE/NAME/tap?labelSelector=…   (a query.TapRequest)
 //	GET  …/namespaces/NS/services/NAME/endpoints?port=80
+//	GET  …/namespaces/NS/pods/NAME/policy?port=80                    (or services)
 //	GET  …/health
 //
 // NAME "-" is all of a namespace, NS "-" all namespaces. The paths are such that

@@ -100,6 +100,10 @@ func (b *backend) Endpoints(_ context.Context, req *api.EndpointsRequest) (*api.
 	return &api.EndpointsResponse{}, b.note("endpoints", req)
 }
 
+func (b *backend) Policy(_ context.Context, req *api.PolicyRequest) (*api.PolicyResponse, error) {
+	return &api.PolicyResponse{}, b.note("policy", req)
+}
+
 func (b *backend) Health(_ context.Context, req *api.HealthRequest) (*api.HealthResponse, error) {
 	return &api.HealthResponse{Version: "v1"}, b.note("health", req)
 }
@@ -275,6 +279,12 @@ func TestPaths(t *testing.T) {
 		{"GET", "/namespaces/a/namespaces/-/stat", "", 200, `stat resource:{kind:"namespace" name:"a"}`, "get a namespaces/stat "},
 		{"GET", "/namespaces/a/deployments/web/stat?to=services/b/-", "", 200, `stat resource:{kind:"deployment" name:"web" namespace:"a"} to:{kind:"service" namespace:"b"}`, "get b services/stat "},
 		{"GET", "/namespaces/a/services/web/endpoints?port=80", "", 200, `endpoints authority:"web.a:80"`, "get a services/endpoints web"},
+		{"GET", "/namespaces/a/pods/p/policy?port=80", "", 200, `policy resource:{kind:"pod" name:"p" namespace:"a"} port:80`, "get a pods/policy p"},
+		{"GET", "/namespaces/a/services/web/policy?port=80", "", 200, `policy resource:{kind:"service" name:"web" namespace:"a"} port:80`, "get a services/policy web"},
+		{"GET", "/namespaces/a/pods/p/policy", "", 400, "", ""},
+		{"GET", "/namespaces/a/pods/p/policy?port=65536", "", 400, "", ""},
+		{"GET", "/namespaces/a/pods/-/policy?port=80", "", 404, "", ""},
+		{"GET", "/namespaces/a/deployments/d/policy?port=80", "", 404, "", ""},
 		{"POST", "/watch/namespaces/a/pods/p/tap", "", 200, `tap resource:{kind:"pod" name:"p" namespace:"a"}`, "watch a pods/tap p"},
 		{"POST", "/watch/namespaces/a/pods/p/tap", `{"headers":true,"maxRps":7}`, 200, `tap resource:{kind:"pod" name:"p" namespace:"a"} max_rps:7 headers:true`, "watch a pods/tap/headers p"},
 		{"POST", "/watch/namespaces/a/pods/p/tap", `{"resource":{"kind":"pod","namespace":"b"}}`, 400, "", ""},
@@ -364,7 +374,7 @@ func TestDiscovery(t *testing.T) {
 	r.allow(func(Attributes) (bool, error) { return false, nil })
 	code, text := r.do(r.client, "GET", Base, "", ann, "system:kube-aggregator")
 	var list metav1.APIResourceList
-	if err := json.Unmarshal([]byte(text), &list); err != nil || code != 200 || list.GroupVersion != "view.tunmesh.io/v1alpha1" || len(list.APIResources) != 14 {
+	if err := json.Unmarshal([]byte(text), &list); err != nil || code != 200 || list.GroupVersion != "view.tunmesh.io/v1alpha1" || len(list.APIResources) != 16 {
 		t.Errorf("%d %s %v", code, text, err)
 	}
 	for _, path := range []string{"/apis", "/apis/" + Group} {

@@ -27,6 +27,7 @@ const (
 	subTap       = "tap"
 	subHeaders   = "tap/headers" // nobody asks for it by path: a tap that wants header fields
 	subEndpoints = "endpoints"
+	subPolicy    = "policy"
 	health       = "health"
 )
 
@@ -72,6 +73,8 @@ func parse(path string) (question, bool) {
 		return q, q.verb == "watch"
 	case subEndpoints:
 		return q, q.verb == "get" && q.resource == "services" && q.name != "" && q.namespace != ""
+	case subPolicy:
+		return q, q.verb == "get" && (q.resource == "services" || q.resource == "pods") && q.name != "" && q.namespace != ""
 	}
 	return q, false
 }

@@ -41,6 +41,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, user User, q ques
 		m, err = s.stat(r, user, q, params)
 	case subEndpoints:
 		m, err = s.cfg.Backend.Endpoints(r.Context(), &api.EndpointsRequest{Authority: q.name + "." + q.namespace + ":" + params.Get("port")})
+	case subPolicy:
+		m, err = s.policy(r, q, params)
 	default:
 		m, err = s.cfg.Backend.Health(r.Context(), &api.HealthRequest{})
 	}
@@ -59,7 +61,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, user User, q ques
 
 // known refuses parameters that would do nothing.
 func known(params url.Values, sub string) error {
-	may := map[string][]string{subStat: {"window", "to", "from", "labelSelector"}, subTap: {"labelSelector"}, subEndpoints: {"port"}}[sub]
+	may := map[string][]string{subStat: {"window", "to", "from", "labelSelector"}, subTap: {"labelSelector"}, subEndpoints: {"port"}, subPolicy: {"port"}}[sub]
 next:
 	for name, values := range params {
 		for _, m := range may {
@@ -97,6 +99,15 @@ func (s *Server) stat(r *http.Request, user User, q question, params url.Values)
 		*to = other.selector("")
 	}
 	return s.cfg.Backend.Stat(r.Context(), req)
+}
+
+// policy answers with what sidecars are told of a port.
+func (s *Server) policy(r *http.Request, q question, params url.Values) (*api.PolicyResponse, error) {
+	port, err := strconv.ParseUint(params.Get("port"), 10, 16)
+	if err != nil || port == 0 {
+		return nil, status.Errorf(codes.InvalidArgument, "port=%q: want a port's number", params.Get("port"))
+	}
+	return s.cfg.Backend.Policy(r.Context(), &api.PolicyRequest{Resource: q.selector(""), Port: uint32(port)})
 }
 
 // tap streams messages, a JSON document to a line, until the watcher leaves.

@@ -21,6 +21,7 @@ import (
 type Backend interface {
 	Stat(ctx context.Context, req *api.StatRequest) (*api.StatResponse, error)
 	Endpoints(ctx context.Context, req *api.EndpointsRequest) (*api.EndpointsResponse, error)
+	Policy(ctx context.Context, req *api.PolicyRequest) (*api.PolicyResponse, error)
 	Health(ctx context.Context, req *api.HealthRequest) (*api.HealthResponse, error)
 	// Watch calls send for each message of a tap, one at a time, until ctx ends or
 	// send fails.

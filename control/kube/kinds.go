@@ -103,7 +103,22 @@ func stripPod(p *corev1.Pod) {
 	}
 	for _, list := range [][]corev1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
 		for i := range list {
-			list[i] = corev1.ContainerStatus{Name: list[i].Name, Ready: list[i].Ready}
+			list[i] = corev1.ContainerStatus{
+				Name: list[i].Name, Ready: list[i].Ready,
+				State: stripState(list[i].State), LastTerminationState: stripState(list[i].LastTerminationState),
+			}
 		}
 	}
+}
+
+// stripState keeps whether a container runs, and the code that it ended with.
+func stripState(s corev1.ContainerState) corev1.ContainerState {
+	var out corev1.ContainerState
+	if s.Running != nil {
+		out.Running = &corev1.ContainerStateRunning{}
+	}
+	if t := s.Terminated; t != nil {
+		out.Terminated = &corev1.ContainerStateTerminated{ExitCode: t.ExitCode}
+	}
+	return out
 }

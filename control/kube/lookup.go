@@ -13,14 +13,9 @@ import (
 
 // LookUpPod asks the API server for one pod; nil when there is none.
 func LookUpPod(ctx context.Context, c Client, k catalog.Key) (*catalog.Pod, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	p, err := c.CoreV1().Pods(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-		return nil, nil
-	case err != nil:
-		return nil, fmt.Errorf("get pod %s: %w", k, err)
+	p, err := GetPod(ctx, c, k)
+	if p == nil {
+		return nil, err
 	}
 	pod, _ := object.Pod(p) // what is malformed in its annotations is said by the watch
 	return pod, nil

@@ -30,6 +30,7 @@ func Pod(p *corev1.Pod) (*catalog.Pod, error) {
 		Terminating:    p.DeletionTimestamp != nil,
 		HostNetwork:    p.Spec.HostNetwork,
 		Meshed:         p.Annotations[annotation.Injected] != "",
+		Outside:        outside(p),
 		Created:        p.CreationTimestamp.UnixNano(),
 	}
 	if p.DeletionTimestamp != nil {
@@ -87,6 +88,22 @@ func ready(p *corev1.Pod) bool {
 		}
 	}
 	return ok
+}
+
+// outside reports a sidecar that ended, or ends again and again, because its pod is
+// outside of the node's chain.
+func outside(p *corev1.Pod) bool {
+	for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
+		if s.Name != annotation.SidecarContainer || s.State.Running != nil {
+			continue
+		}
+		for _, end := range []*corev1.ContainerStateTerminated{s.State.Terminated, s.LastTerminationState.Terminated} {
+			if end != nil {
+				return end.ExitCode == annotation.ExitOutside
+			}
+		}
+	}
+	return false
 }
 
 // podTemplateHash is the label that a Deployment gives its ReplicaSets' pods,

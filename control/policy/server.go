@@ -37,6 +37,12 @@ func New(c *catalog.Catalog, r Rules, log *slog.Logger) (*Server, error) {
 // Streams is the number of open streams.
 func (s *Server) Streams() int64 { return s.streams.Load() }
 
+// Of is what a pod is told now.
+func (s *Server) Of(p *catalog.Pod) (*api.InboundPolicy, error) {
+	n, _ := s.catalog.Namespace(p.Namespace)
+	return Inbound(p, n, s.catalog.PodOpaquePorts(p), s.rules)
+}
+
 // Watch implements the wire API: the whole policy now, and whole again whenever
 // it is another.
 func (s *Server) Watch(req *api.WatchRequest, stream api.Policy_WatchServer) error {

@@ -1,4 +1,4 @@
-// Package query answers what people ask: stat, tap, endpoints, health. It owns
+// Package query answers what people ask: stat, tap, endpoints, policy, health. It owns
 // selectors and the making of rows, and the socket that it is served on locally.
 // It refuses to know how figures are kept (metrics.Querier), how events travel
 // (control/tap) and how an answer looks on a screen.
@@ -22,6 +22,7 @@ import (
 	"github.com/tunmesh/tunmesh/control/files"
 	"github.com/tunmesh/tunmesh/control/identity"
 	"github.com/tunmesh/tunmesh/control/metrics"
+	"github.com/tunmesh/tunmesh/control/policy"
 	"github.com/tunmesh/tunmesh/control/tap"
 )
 
@@ -32,6 +33,7 @@ type Server struct {
 	metrics metrics.Querier
 	tap     *tap.Hub
 	trust   identity.Source
+	policy  *policy.Server
 	version string
 }
 
@@ -43,6 +45,7 @@ type Config struct {
 	Metrics metrics.Querier
 	Tap     *tap.Hub
 	Trust   identity.Source
+	Policy  *policy.Server
 	Version string // of the control plane
 }
 
@@ -51,7 +54,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Catalog == nil {
 		return nil, errors.New("new query service: a catalog is needed")
 	}
-	return &Server{catalog: cfg.Catalog, metrics: cfg.Metrics, tap: cfg.Tap, trust: cfg.Trust, version: cfg.Version}, nil
+	return &Server{catalog: cfg.Catalog, metrics: cfg.Metrics, tap: cfg.Tap, trust: cfg.Trust, policy: cfg.Policy, version: cfg.Version}, nil
 }
 
 const (
@@ -189,6 +192,7 @@ func (s *Server) Endpoints(_ context.Context, req *api.EndpointsRequest) (*api.E
 		resp.Rows = append(resp.Rows, &api.EndpointRow{
 			Namespace: key.Namespace, Ip: e.Addr.Addr().String(), Port: uint32(e.Addr.Port()), Pod: e.Pod.String(),
 			Service: key.String(), Identity: e.Identity.String(), Ready: e.Ready,
+			Weight: e.Weight, Labels: e.Labels,
 		})
 	}
 	return resp, nil

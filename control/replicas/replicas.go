@@ -77,6 +77,34 @@ func (s *Set) Health(ctx context.Context) []*api.HealthResponse {
 	return list
 }
 
+// Policy asks one replica after another: each answers the same. Its errors are
+// gRPC statuses.
+func (s *Set) Policy(ctx context.Context, req *api.PolicyRequest) (*api.PolicyResponse, error) {
+	err := errors.New("there is none")
+	for _, at := range s.list() {
+		var resp *api.PolicyResponse
+		if resp, err = s.policy(ctx, at, req); err == nil {
+			return resp, nil
+		}
+		switch status.Code(err) {
+		case codes.InvalidArgument, codes.NotFound, codes.FailedPrecondition:
+			return nil, err
+		}
+	}
+	return nil, status.Errorf(codes.Unavailable, "no replica of the control plane answers: %v", err)
+}
+
+func (s *Set) policy(ctx context.Context, at netip.AddrPort, req *api.PolicyRequest) (*api.PolicyResponse, error) {
+	conn, err := s.dial(at)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout/5) // others may be left
+	defer cancel()
+	return api.NewQueryClient(conn).Policy(ctx, req)
+}
+
 // Watch opens a tap at every replica and calls send for each message of any, one
 // at a time, until ctx ends or send fails. Its errors are gRPC statuses.
 func (s *Set) Watch(ctx context.Context, req *api.TapRequest, send func(*api.TapMessage) error) error {

@@ -29,6 +29,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	identityapi "github.com/tunmesh/tunmesh/api/identity"
+	policyapi "github.com/tunmesh/tunmesh/api/policy"
 	api "github.com/tunmesh/tunmesh/api/query"
 	tapapi "github.com/tunmesh/tunmesh/api/tap"
 	"github.com/tunmesh/tunmesh/internal/spiffe"
@@ -124,6 +125,7 @@ type replica struct {
 	err    error
 	health *api.HealthResponse
 	taps   atomic.Int64
+	asked  atomic.Int64
 }
 
 // replica starts one that serves with the identity id.
@@ -166,6 +168,11 @@ func (r *replica) Certify(_ context.Context, req *identityapi.CertifyRequest) (*
 
 func (r *replica) Health(context.Context, *api.HealthRequest) (*api.HealthResponse, error) {
 	return r.health, r.err
+}
+
+func (r *replica) Policy(_ context.Context, req *api.PolicyRequest) (*api.PolicyResponse, error) {
+	r.asked.Add(1)
+	return &api.PolicyResponse{Policy: &api.PolicyResponse_Inbound{Inbound: &policyapi.InboundPolicy{Version: uint64(req.GetPort())}}}, r.err
 }
 
 func (r *replica) Tap(_ *api.TapRequest, s api.Query_TapServer) error {
@@ -356,5 +363,28 @@ func TestHealth(t *testing.T) {
 	m.set(a.at, b.at, netip.MustParseAddrPort("127.0.0.1:1"))
 	if list := set.Health(t.Context()); len(list) != 1 || list[0].GetVersion() != "v7" {
 		t.Errorf("%v", list)
+	}
+}
+
+// One replica's word is enough, and what no other would mend is said at once.
+func TestPolicy(t *testing.T) {
+	m := newMesh(t)
+	a, b := m.replica(m.other), m.replica(m.other)
+	set := NewSet(m.certified(a), m.list, slog.New(slog.DiscardHandler))
+	ask := func() (*api.PolicyResponse, error) {
+		return set.Policy(t.Context(), &api.PolicyRequest{Port: 80})
+	}
+	if _, err := ask(); status.Code(err) != codes.Unavailable {
+		t.Errorf("no replica: %v", err)
+	}
+	a.err = status.Error(codes.Internal, "no")
+	m.set(netip.MustParseAddrPort("127.0.0.1:1"), a.at, b.at)
+	if resp, err := ask(); err != nil || resp.GetInbound().GetVersion() != 80 {
+		t.Errorf("%v %v", resp, err)
+	}
+	b.asked.Store(0)
+	a.err = status.Error(codes.NotFound, "there is no pod")
+	if _, err := ask(); status.Code(err) != codes.NotFound || b.asked.Load() != 0 {
+		t.Errorf("%v, %d others asked", err, b.asked.Load())
 	}
 }

@@ -7,88 +7,110 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 
 	"github.com/tunmesh/tunmesh/deploy/manifest"
 )
 
-// Every rule of the control plane and of the view is one of the tables', and every
-// one of the tables' is rendered: no right without a reason, no reason without a
-// right.
-func TestRulesAreTheTable(t *testing.T) {
-	for component, table := range map[string]struct {
-		design  string
-		atLeast int
-	}{
-		manifest.Control: {"../../docs/design/0009-kubernetes-source.md", 15},
-		manifest.View:    {"../../docs/design/0013-view.md", 8},
-	} {
-		t.Run(component, func(t *testing.T) { compareRules(t, component, table.design, table.atLeast) })
-	}
-}
+// page is where people read what every port and right is for.
+const page = "../../docs/rights.md"
 
-func compareRules(t *testing.T, component, design string, atLeast int) {
+// table reads the rows of the page's table that has this first column.
+func table(t *testing.T, head string) (rows [][]string) {
 	t.Helper()
-	text, err := os.ReadFile(design)
+	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := tableRules(string(text))
-	if len(want) < atLeast {
-		t.Fatalf("%s: only %d rules found", design, len(want))
+	_, rest, ok := strings.Cut(string(text), "| "+head+" |")
+	if !ok {
+		t.Fatalf("%s has no table of %s", page, head)
 	}
-	got := rulesOf(t, render(t, certificates()).Of(component))
-	slices.Sort(want)
-	slices.Sort(got)
-	for _, r := range got {
-		if !slices.Contains(want, r) {
-			t.Errorf("the chart gives a right that the table does not: %s", r)
+	for i, line := range strings.Split(rest, "\n") {
+		if i < 2 {
+			continue // the rest of the head, and the rule below it
 		}
+		if !strings.HasPrefix(line, "|") {
+			return rows
+		}
+		cells := strings.Split(strings.Trim(line, "|"), "|")
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		rows = append(rows, cells)
 	}
-	for _, r := range want {
-		if !slices.Contains(got, r) {
-			t.Errorf("the table has a right that the chart does not give: %s", r)
-		}
+	return rows
+}
+
+// Every rule that anybody of ours is bound to, and every role for people, is one of
+// the table's, and every one of the table's is rendered: no right without a reason,
+// no reason without a right.
+func TestRulesAreTheTable(t *testing.T) {
+	for name, repair := range map[string]bool{"default": false, "with repair": true} {
+		t.Run(name, func(t *testing.T) {
+			var want []string
+			for _, row := range table(t, "account") {
+				account, only, _ := strings.Cut(row[0], ", ")
+				if only == "" || repair && only == "`repair.enabled`" {
+					want = append(want, tableRules(account, row[1], row[2])...)
+				}
+			}
+			if len(want) < 35 {
+				t.Fatalf("%s: only %d rules found", page, len(want))
+			}
+			got := rulesOf(t, render(t, certificates().With(repair, "repair", "enabled")))
+			for _, r := range got {
+				if !slices.Contains(want, r) {
+					t.Errorf("the chart gives a right that the table does not: %s", r)
+				}
+			}
+			for _, r := range want {
+				if !slices.Contains(got, r) {
+					t.Errorf("the table has a right that the chart does not give: %s", r)
+				}
+			}
+		})
 	}
 }
 
-// tableRules writes each row of the table as its rules: namespace, resource, name, verbs.
-func tableRules(text string) (out []string) {
-	_, text, _ = strings.Cut(text, "| resource | verbs | why |")
-	for line := range strings.Lines(text) {
-		cells := strings.Split(line, "|")
-		if len(cells) != 5 || strings.HasPrefix(cells[1], " ---") {
-			continue
-		}
-		resources, namespace, _ := strings.Cut(strings.TrimSpace(cells[1]), " in ")
-		if i := strings.Index(resources, " ("); i > 0 { // the API group
-			resources = resources[:i] + resources[strings.Index(resources, ")")+1:]
-		}
-		name := ""
-		if i := strings.Index(resources, " `"); i > 0 {
-			resources, name = resources[:i], strings.Trim(resources[i:], " `")
-		}
-		for r := range strings.SplitSeq(resources, ", ") {
-			out = append(out, fmt.Sprintf("%s %s %q %s", strings.Trim(namespace, "`"), r, name, verbs(strings.Split(strings.TrimSpace(cells[2]), ", "))))
-		}
+// tableRules writes a row as its rules.
+func tableRules(account, what, may string) (out []string) {
+	what, namespace, _ := strings.Cut(strings.ReplaceAll(what, `\*`, "*"), " in ")
+	var group, name string
+	if i := strings.Index(what, " ("); i > 0 {
+		group = strings.Trim(what[i:], " ()")
+		what = what[:i]
+	}
+	if i := strings.Index(what, " `"); i > 0 {
+		name = strings.Trim(what[i:], " `")
+		what = what[:i]
+	}
+	for r := range strings.SplitSeq(what, ", ") {
+		out = append(out, rule(account, strings.Trim(namespace, "`"), group, r, name, strings.Split(may, ", ")))
 	}
 	return out
 }
 
-func verbs(v []string) string {
-	v = slices.Clone(v)
-	slices.Sort(v)
-	return strings.Join(v, ",")
+func rule(account, namespace, group, resource, name string, verbs []string) string {
+	verbs = slices.Clone(verbs)
+	slices.Sort(verbs)
+	return fmt.Sprintf("%s: %s of %q %s %q in %q", account, strings.Join(verbs, ","), group, resource, name, namespace)
 }
 
-// people begins the names of the roles that are for people: nothing of ours has them.
-func people(name string) bool {
-	return name == "tunmesh-stat" || strings.HasPrefix(name, "tunmesh-tap")
+// kubernetesOwn are roles that every cluster has.
+func kubernetesOwn(namespace, name string) ([]rbacv1.PolicyRule, bool) {
+	if namespace == "kube-system" && name == "extension-apiserver-authentication-reader" {
+		return []rbacv1.PolicyRule{{Verbs: []string{"get", "list", "watch"}, APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"extension-apiserver-authentication"}}}, true
+	}
+	return nil, false
 }
 
+// rulesOf lists what each ServiceAccount is bound to, and the roles that nobody is:
+// those are for people.
 func rulesOf(t *testing.T, all manifest.Objects) (out []string) {
 	t.Helper()
-	add := func(namespace string, rules []rbacv1.PolicyRule) {
+	add := func(account, namespace string, rules []rbacv1.PolicyRule) {
 		for _, r := range rules {
 			names := r.ResourceNames
 			if len(names) == 0 {
@@ -96,43 +118,55 @@ func rulesOf(t *testing.T, all manifest.Objects) (out []string) {
 			}
 			for _, resource := range r.Resources {
 				for _, name := range names {
-					if resource == "*" || slices.Contains(r.Verbs, "*") || slices.Contains(r.APIGroups, "*") {
-						t.Errorf("a rule without bounds: %+v", r)
+					if resource == "*" || slices.Contains(r.Verbs, "*") || slices.Contains(r.APIGroups, "*") || len(r.APIGroups) != 1 {
+						t.Errorf("a rule without bounds, or of several groups: %+v", r)
 					}
-					out = append(out, fmt.Sprintf("%s %s %q %s", namespace, resource, name, verbs(r.Verbs)))
+					out = append(out, rule(account, namespace, r.APIGroups[0], resource, name, r.Verbs))
 				}
 			}
+		}
+	}
+	bound := map[string]bool{}
+	for _, o := range kind(all, "ClusterRoleBinding") {
+		var b rbacv1.ClusterRoleBinding
+		convert(t, o, &b)
+		var r rbacv1.ClusterRole
+		find(t, all, "ClusterRole", "", b.RoleRef.Name, &r)
+		bound[r.Name] = true
+		for _, s := range b.Subjects {
+			add(account(t, all, s), "", r.Rules)
+		}
+	}
+	for _, o := range kind(all, "RoleBinding") {
+		var b rbacv1.RoleBinding
+		convert(t, o, &b)
+		rules, own := kubernetesOwn(b.Namespace, b.RoleRef.Name)
+		if !own {
+			var r rbacv1.Role
+			find(t, all, b.RoleRef.Kind, b.Namespace, b.RoleRef.Name, &r)
+			rules = r.Rules
+		}
+		for _, s := range b.Subjects {
+			add(account(t, all, s), b.Namespace, rules)
 		}
 	}
 	for _, o := range kind(all, "ClusterRole") {
 		var r rbacv1.ClusterRole
 		convert(t, o, &r)
-		if !people(r.Name) {
-			add("", r.Rules)
+		if !bound[r.Name] {
+			add("role "+r.Name, "", r.Rules)
 		}
-	}
-	for _, o := range kind(all, "Role") {
-		var r rbacv1.Role
-		convert(t, o, &r)
-		add(r.Namespace, r.Rules)
 	}
 	return out
 }
 
-// The node agent, which is privileged, may ask the API for one thing.
-func TestTheAgentsOneRight(t *testing.T) {
-	all := render(t, certificates()).Of(manifest.CNI)
-	if n := len(kind(all, "ClusterRole")) + len(kind(all, "ClusterRoleBinding")); n > 0 {
-		t.Errorf("%d rights over the cluster", n)
+// account is a subject's name; it has to be one of the chart's ServiceAccounts.
+func account(t *testing.T, all manifest.Objects, s rbacv1.Subject) string {
+	t.Helper()
+	if s.Kind != rbacv1.ServiceAccountKind {
+		t.Errorf("%s %s is bound to a role", s.Kind, s.Name)
 	}
-	roles := kind(all, "Role")
-	if len(roles) != 1 {
-		t.Fatalf("%d roles", len(roles))
-	}
-	var r rbacv1.Role
-	convert(t, roles[0], &r)
-	want := rbacv1.PolicyRule{Verbs: []string{"get"}, APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, ResourceNames: []string{"mesh-cni"}}
-	if len(r.Rules) != 1 || fmt.Sprint(r.Rules[0]) != fmt.Sprint(want) {
-		t.Errorf("%+v", r.Rules)
-	}
+	var a corev1.ServiceAccount
+	find(t, all, "ServiceAccount", s.Namespace, s.Name, &a)
+	return s.Name
 }

@@ -130,4 +130,7 @@ const (
 	TokenAudience    = "identity.tunmesh.io"
 	ProxyUID         = 2102
 	AdminPort        = 4191
+	// ExitOutside is the code that the sidecar ends with in a pod whose network was
+	// set up without the mesh's CNI plugin.
+	ExitOutside = 3
 )

@@ -18,8 +18,10 @@ import (
 	"github.com/tunmesh/tunmesh/test/meshtest"
 )
 
-// rate is how many requests a second each of the two Services gets.
-const rate = 500
+// rates are how many requests a second each of the two Services gets: 500 in all.
+// The generator, the sidecars and the apps share a machine, on which an outage
+// costs more than the time that it lasts.
+var rates = map[string]int{"armed": 300, "plain": 200} //nolint:gochecknoglobals // a table
 
 // plainKinds are the requests to the Service without retries, in turn.
 const plainKinds = "h1-get,h2-put,grpc,h1-post,h2-get,h1-put,grpc,h2-post"
@@ -35,8 +37,8 @@ metadata:
     retry.tunmesh.io/http: 5xx
     retry.tunmesh.io/grpc: cancelled,deadline-exceeded,internal,resource-exhausted,unavailable
     retry.tunmesh.io/limit: "10"
-    retry.tunmesh.io/timeout: 500ms
-    retry.tunmesh.io/budget: none
+    retry.tunmesh.io/timeout: 1s
+    retry.tunmesh.io/budget: 100%
 spec:
   selector: {app: victim}
   ports: [{name: http, port: 80, targetPort: 8080}, {name: grpc, port: 8081}]
@@ -86,7 +88,7 @@ type asking struct {
 }
 
 func ask(ctx context.Context, m *meshtest.Mesh, service, kinds string, d time.Duration) (*asking, error) {
-	a := &asking{cmd: m.Command(ctx, "local", "exec", "client", "--", "endure", "ask", "--rate", fmt.Sprint(rate), "--duration", d.String(),
+	a := &asking{cmd: m.Command(ctx, "local", "exec", "client", "--", "endure", "ask", "--rate", fmt.Sprint(rates[service]), "--duration", d.String(),
 		"--prefix", service[:1], "--kinds", kinds, service)}
 	a.cmd.WaitDelay = 5 * time.Second
 	a.cmd.Stdout = &a.out
@@ -101,7 +103,7 @@ func (a *asking) tally() (r tally, err error) {
 }
 
 // TestChaos kills, adds, removes, stops, slows and breaks endpoints at random
-// while two Services of the same pods are asked 500 times a second each. With
+// while two Services of the same pods are asked 500 times a second. With
 // retries no request fails that may be repeated. Without, each that fails was
 // under way at an endpoint that was killed, or is the endpoint's own failure;
 // what may not be repeated never arrives twice; and the caller's sidecar has
@@ -173,7 +175,7 @@ func TestChaos(t *testing.T) {
 	judgePlain(t, known, p)
 	judgeBooks(t, books, known, p)
 	for what, r := range map[string]tally{"armed": a, "plain": p} {
-		if want := int(d/time.Second) * rate; total(r.Asked) < want*95/100 {
+		if want := int(d/time.Second) * rates[what]; total(r.Asked) < want*95/100 {
 			t.Errorf("%s: only %d requests were made in %v, want %d", what, total(r.Asked), d, want)
 		}
 	}

@@ -37,13 +37,13 @@ var floors = map[string][][]string{ //nolint:gochecknoglobals // a table
 		{"control/object", "control/access"},
 		{"control/sourcetest"},
 		{"control/kube", "control/files"},
-		{"control/destination", "control/policy", "control/identity", "control/inject", "control/tap", "control/metrics"},
+		{"control/destination", "control/policy", "control/identity", "control/inject", "control/tap", "control/metrics", "control/repair"},
 		{"control/query", "control/console", "control/admission", "control/serving", "control/replicas"},
 		{"control/extension"},
 		{"control"},
 		{"control/controltest"},
 	},
-	"deploy": {{"deploy", "deploy/image"}, {"deploy/images", "deploy/manifest"}},
+	"deploy": {{"deploy", "deploy/image"}, {"deploy/images", "deploy/manifest", "deploy/release"}},
 }
 
 // areas lists which areas of this module an area may import.

@@ -134,3 +134,24 @@ func undocumented(all []pkg) []string {
 	}
 	return bad
 }
+
+// What people run on their own machine is no Linux everywhere: of meshctl only the
+// local mesh is made of it.
+func TestMeshctlElsewhere(t *testing.T) {
+	touched(t)
+	cmd := exec.Command("go", "list", "-deps", layers.Module+"/cmd/meshctl")
+	cmd.Env = append(os.Environ(), "GOOS=darwin", "CGO_ENABLED=0")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := string(out)
+	if !strings.Contains(all, layers.Module+"/cmd/meshctl/internal/installation\n") {
+		t.Fatalf("go list found %s", all)
+	}
+	for _, linux := range []string{"/cni/", "/cmd/meshctl/internal/sandbox", "/cmd/meshctl/internal/holder", "/internal/handover"} {
+		if strings.Contains(all, layers.Module+linux) {
+			t.Errorf("meshctl for darwin has %s in it", linux)
+		}
+	}
+}

@@ -51,13 +51,15 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-const castle = `apiVersion: v1
+// castle is a pod with the apps; meshed or not.
+func castle(name, inject string) string {
+	return fmt.Sprintf(`apiVersion: v1
 kind: Pod
 metadata:
-  name: castle
+  name: %[1]s
   namespace: default
-  labels: {app: castle}
-  annotations: {tunmesh.io/inject: enabled}
+  labels: {app: %[1]s}
+  annotations: {tunmesh.io/inject: %[2]s}
 spec:
   containers:
     - name: app
@@ -66,7 +68,8 @@ spec:
       readinessProbe:
         tcpSocket: {port: 8090}
         periodSeconds: 1
-`
+`, name, inject)
+}
 
 // target is one of the list.
 type target struct {
@@ -87,14 +90,17 @@ func targets() (all []target) {
 }
 
 // TestSieges: while one client attacks, the p99 of somebody else's requests is at
-// most twice what it was.
+// most twice what it is while the same client does the same to a pod of the same
+// machine that has no sidecar. That is what the machine's part in it is: attacker,
+// kernels and apps share its processors with everybody.
 func TestSieges(t *testing.T) {
 	pairs, err := strconv.Atoi(os.Getenv(wanted))
 	judging := err == nil && pairs > 0
 	few := []string{"rapid reset", "slow heads", "SYNs to a port where nobody listens"}
 	pairs = max(pairs, 2)
-	m := meshtest.Up(t, bin, "siege", castle, meshtest.Client("attacker", false, ""), meshtest.Client("somebody", false, ""))
-	s := &siege{T: t, m: m, castle: m.Pod(t, "castle"), attacker: m.Pod(t, "attacker")}
+	m := meshtest.Up(t, bin, "siege", castle("castle", "enabled"), castle("decoy", "disabled"),
+		meshtest.Client("attacker", false, ""), meshtest.Client("somebody", false, ""))
+	s := &siege{T: t, m: m, castle: m.Pod(t, "castle"), decoy: m.Pod(t, "decoy"), attacker: m.Pod(t, "attacker")}
 	s.somebody()
 	s.ask(200)
 	for _, a := range targets() {
@@ -105,12 +111,13 @@ func TestSieges(t *testing.T) {
 			none := s.count(t, a)
 			f := s.judge(t, a, pairs)
 			n := s.count(t, a) - none
-			t.Logf("%-42s p99 of others %v, attacked %v: × %.2f (by itself × %.2f); %v counted", a.name, f.before, f.during, f.ratio(), f.again, n)
+			t.Logf("%-42s p99 of others %v, a decoy attacked %v, attacked %v: × %.2f of before, × %.2f of the decoy's (by itself × %.2f); %v counted",
+				a.name, f.before, f.decoy, f.during, float64(f.during)/float64(f.before), f.ratio(), f.again, n)
 			if n == 0 && !unmet[a.name] {
 				t.Errorf("%s%v counted nothing", a.metric, a.labels)
 			}
 			if judging && f.ratio() > 2 {
-				t.Errorf("the p99 of others is %.2f times what it was", f.ratio())
+				t.Errorf("the p99 of others is %.2f times what the attack does without a sidecar", f.ratio())
 			}
 		})
 	}
@@ -125,10 +132,10 @@ var unmet = map[string]bool{ //nolint:gochecknoglobals // a table
 
 type siege struct {
 	*testing.T
-	m                *meshtest.Mesh
-	castle, attacker meshtest.Pod
-	to               io.Writer
-	from             *bufio.Scanner
+	m                       *meshtest.Mesh
+	castle, decoy, attacker meshtest.Pod
+	to                      io.Writer
+	from                    *bufio.Scanner
 }
 
 // somebody begins to ask.
@@ -164,16 +171,16 @@ func (s *siege) ask(n int) (took []time.Duration) {
 	return took
 }
 
-// attack plays one until stop is called.
-func (s *siege) attack(t *testing.T, a target) (stop func()) {
+// attack plays one against a pod until stop is called.
+func (s *siege) attack(t *testing.T, a target, on meshtest.Pod) (stop func()) {
 	t.Helper()
 	pod := s.attacker
 	if a.fromApp {
-		pod = s.castle
+		pod = on
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	// Root in the pod's network alone: packets are made by hand.
-	cmd := exec.CommandContext(ctx, "nsenter", "-t", strconv.Itoa(pod.PIDs["app"]), "-n", "--", s.m.Program("besieger"), "attack", a.name, s.castle.IP)
+	cmd := exec.CommandContext(ctx, "nsenter", "-t", strconv.Itoa(pod.PIDs["app"]), "-n", "--", s.m.Program("besieger"), "attack", a.name, on.IP)
 	var said strings.Builder
 	cmd.Stderr = &said
 	in, err := cmd.StdinPipe()
@@ -194,9 +201,11 @@ func (s *siege) attack(t *testing.T, a target) (stop func()) {
 func (s *siege) count(t *testing.T, a target) (n float64) {
 	t.Helper()
 	cmd := s.m.InNode(t, s.m.Program("besieger"), "get", "http://"+s.castle.IP+":4191/metrics")
+	var said strings.Builder
+	cmd.Stderr = &said
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("metrics: %v", err)
+		t.Fatalf("metrics: %v: %s", err, &said)
 	}
 	for line := range strings.Lines(string(out)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "} ")
@@ -217,29 +226,41 @@ func (s *siege) count(t *testing.T, a target) (n float64) {
 
 // figures are what a judgement found.
 type figures struct {
-	before, during time.Duration // the median of the turns' p99
-	again          float64       // of the turns before, every other one to the rest: what the machine does by itself
+	before, decoy, during time.Duration // the medians of the turns' p99
+	again                 float64       // of the turns before, every other one to the rest: what the machine does by itself
 }
 
-func (f figures) ratio() float64 { return float64(f.during) / float64(f.before) }
+// ratio is to the decoy's; where attacking that keeps others less busy than nothing
+// does, by chance, to nothing.
+func (f figures) ratio() float64 { return float64(f.during) / float64(max(f.decoy, f.before)) }
 
-// judge has turns without and with the attack, and compares their medians.
+// judge has turns without the attack, with one on the decoy, and with one on the
+// castle, and compares their medians.
 func (s *siege) judge(t *testing.T, a target, pairs int) (f figures) {
 	t.Helper()
 	const turn = 200
-	var before, during []time.Duration
+	var before, decoy, during []time.Duration
 	var halves [2][]time.Duration
 	for i := range pairs {
 		p := p99(s.ask(turn))
 		before = append(before, p)
 		halves[i%2] = append(halves[i%2], p)
-		stop := s.attack(t, a)
-		time.Sleep(200 * time.Millisecond) // it has begun
-		during = append(during, p99(s.ask(turn)))
+		stop := s.attack(t, a, s.decoy)
+		time.Sleep(300 * time.Millisecond) // it has begun
+		decoy = append(decoy, p99(s.ask(turn)))
 		stop()
 		time.Sleep(100 * time.Millisecond) // it is over
+		stop = s.attack(t, a, s.castle)
+		if none := s.count(t, a); !unmet[a.name] {
+			meshtest.Eventually(t, 30*time.Second, "the attack is counted", func() bool { return s.count(t, a) > none })
+		} else {
+			time.Sleep(500 * time.Millisecond)
+		}
+		during = append(during, p99(s.ask(turn)))
+		stop()
+		time.Sleep(100 * time.Millisecond)
 	}
-	f.before, f.during = median(before), median(during)
+	f.before, f.decoy, f.during = median(before), median(decoy), median(during)
 	x, y := median(halves[0]), median(halves[1])
 	f.again = float64(max(x, y)) / float64(min(x, y))
 	return f

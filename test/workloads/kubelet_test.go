@@ -22,7 +22,8 @@ func probed(name, probes string, good [4]string) string {
 			if probe == "startup" {
 				failures = 60
 			}
-			out += fmt.Sprintf("    %sProbe: {periodSeconds: 1, failureThreshold: %d, %s}\n", probe, failures, good[i])
+			// An answer may be slow where the machine is busy; what it says is looked at.
+			out += fmt.Sprintf("    %sProbe: {periodSeconds: 1, timeoutSeconds: 30, failureThreshold: %d, %s}\n", probe, failures, good[i])
 		}
 	}
 	return out

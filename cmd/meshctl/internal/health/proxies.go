@@ -82,7 +82,7 @@ func (r *run) unmeshed(ctx context.Context) error {
 	var bad []string
 	err = r.eachPod(ctx, r.Namespace, func(p *corev1.Pod) {
 		n := asked[p.Namespace]
-		if n == nil || p.Annotations[annotation.Injected] != "" {
+		if n == nil || p.Annotations[annotation.Injected] != "" || p.Spec.HostNetwork {
 			return
 		}
 		if inject.Wanted(p.Annotations, inject.Config{OptIn: true, NamespaceAnnotations: n.Annotations}) {

@@ -118,6 +118,16 @@ func (c *Client) Endpoints(ctx context.Context, req *query.EndpointsRequest, _ .
 	return resp, do(ctx, c.rest.Get().AbsPath(extension.Base, "namespaces", namespace, "services", name, "endpoints").Param("port", port), resp)
 }
 
+// Policy implements query.QueryClient.
+func (c *Client) Policy(ctx context.Context, req *query.PolicyRequest, _ ...grpc.CallOption) (*query.PolicyResponse, error) {
+	p, err := path(req.GetResource())
+	if err != nil {
+		return nil, err
+	}
+	resp := &query.PolicyResponse{}
+	return resp, do(ctx, c.rest.Get().AbsPath(extension.Base, p, "policy").Param("port", strconv.FormatUint(uint64(req.GetPort()), 10)), resp)
+}
+
 // Health implements query.QueryClient.
 func (c *Client) Health(ctx context.Context, _ *query.HealthRequest, _ ...grpc.CallOption) (*query.HealthResponse, error) {
 	resp := &query.HealthResponse{}

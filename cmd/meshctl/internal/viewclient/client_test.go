@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	"k8s.io/client-go/rest"
 
+	"github.com/tunmesh/tunmesh/api/policy"
 	"github.com/tunmesh/tunmesh/api/query"
 	"github.com/tunmesh/tunmesh/api/tap"
 )
@@ -91,6 +92,10 @@ func TestQuestions(t *testing.T) {
 	}
 	if _, err := c.Endpoints(ctx, &query.EndpointsRequest{Authority: "web"}); status.Code(err) != codes.InvalidArgument {
 		t.Error(err)
+	}
+	s.answer = `{"inbound":{"default":"DENY"}}`
+	if r, err := c.Policy(ctx, &query.PolicyRequest{Resource: &query.Selector{Kind: "pod", Namespace: "a", Name: "p"}, Port: 80}); err != nil || r.GetInbound().GetDefault() != policy.Default_DENY || s.asked != "GET "+base+"/namespaces/a/pods/p/policy?port=80" {
+		t.Errorf("%v %v %s", r, err, s.asked)
 	}
 	s.answer = `{"version":"v1"}`
 	if r, err := c.Health(ctx, nil); err != nil || r.GetVersion() != "v1" || s.asked != "GET "+base+"/health" {

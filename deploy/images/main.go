@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tunmesh/tunmesh/deploy/commit"
 	"github.com/tunmesh/tunmesh/deploy/image"
 )
 
@@ -74,20 +75,10 @@ func run(ctx context.Context, args []string, say io.Writer) error {
 	}
 	cfg.archs = strings.Split(*archs, ",")
 	var err error
-	if cfg.created, err = created(ctx); err != nil {
+	if cfg.created, err = commit.Time(ctx); err != nil {
 		return err
 	}
 	return cfg.make(ctx)
-}
-
-// created is the time of the commit, so that building it again gives the same
-// digest; 1970 without one.
-func created(ctx context.Context) (time.Time, error) {
-	out, err := exec.CommandContext(ctx, "git", "log", "-1", "--format=%cI").Output()
-	if err != nil {
-		return time.Unix(0, 0).UTC(), nil //nolint:nilerr // not a checkout
-	}
-	return time.Parse(time.RFC3339, strings.TrimSpace(string(out)))
 }
 
 func (c config) make(ctx context.Context) error {

@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tunmesh/tunmesh/deploy/commit"
 )
 
 const module = "github.com/tunmesh/tunmesh"
@@ -72,19 +74,10 @@ func run(ctx context.Context, args []string, say io.Writer) error {
 		return images(ctx, version, *tarballs, *push)
 	}
 	var err error
-	if cfg.created, err = created(ctx); err != nil {
+	if cfg.created, err = commit.Time(ctx); err != nil {
 		return err
 	}
 	return cfg.make(ctx)
-}
-
-// created is the time of the commit, so that making it again gives the same bytes.
-func created(ctx context.Context) (time.Time, error) {
-	out, err := exec.CommandContext(ctx, "git", "log", "-1", "--format=%cI").Output()
-	if err != nil {
-		return time.Unix(0, 0).UTC(), nil //nolint:nilerr // not a checkout
-	}
-	return time.Parse(time.RFC3339, strings.TrimSpace(string(out)))
 }
 
 // isRelease matches versions that a release can have: the chart's has to be one of

@@ -43,7 +43,7 @@ var floors = map[string][][]string{ //nolint:gochecknoglobals // a table
 		{"control"},
 		{"control/controltest"},
 	},
-	"deploy": {{"deploy", "deploy/image"}, {"deploy/images", "deploy/manifest", "deploy/release"}},
+	"deploy": {{"deploy", "deploy/image", "deploy/commit"}, {"deploy/images", "deploy/manifest", "deploy/release"}},
 }
 
 // areas lists which areas of this module an area may import.

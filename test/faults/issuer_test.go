@@ -10,6 +10,7 @@ import (
 
 	"github.com/tunmesh/tunmesh/control"
 	"github.com/tunmesh/tunmesh/test/cluster"
+	"github.com/tunmesh/tunmesh/test/cluster/meshed"
 )
 
 // setIssuer writes what cert-manager, or somebody, may write.
@@ -56,7 +57,7 @@ func (m *mesh) testIssuers(ca authority) {
 				m.t.Errorf("meshctl check does not say %q:\n%s", bad.want, out)
 			}
 			pod := fmt.Sprintf("starts-%d", i)
-			m.apply(ns, lone(pod, ""))
+			m.apply(ns, meshed.Server(pod, ""))
 			m.WaitFor(m.t, "condition=Ready", "-n", ns, "pod/"+pod)
 			m.Kubectl(m.t, "-n", ns, "delete", "pod", pod, "--wait=false")
 		}

@@ -111,24 +111,6 @@ spec:
 `, name, endureImage, rate, d, kinds, service)
 }
 
-// lone is a pod that serves, with more annotations as YAML.
-func lone(name, annotations string) string {
-	return fmt.Sprintf(`
----
-apiVersion: v1
-kind: Pod
-metadata: {name: %[1]s, labels: {app: %[1]s}, annotations: {%[2]s}}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: app
-    image: %[3]s
-    args: [serve]
-    ports: [{containerPort: 8080}]
-    readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
-`, name, annotations, cluster.TestImage)
-}
-
 // tally is what a client prints.
 type tally struct {
 	Asked    map[string]int `json:"asked"`

@@ -24,6 +24,7 @@ import (
 	identityapi "github.com/tunmesh/tunmesh/api/identity"
 	"github.com/tunmesh/tunmesh/internal/annotation"
 	"github.com/tunmesh/tunmesh/test/cluster"
+	"github.com/tunmesh/tunmesh/test/cluster/meshed"
 )
 
 // service dials the identity service of a replica.
@@ -75,7 +76,7 @@ func (m *mesh) certify(c identityapi.IdentityClient, token, account string) erro
 // whoever comes with them.
 func (m *mesh) testTokens(ca authority) {
 	m.Kubectl(m.t, "-n", ns, "create", "serviceaccount", "other")
-	m.apply(ns, lone("mine", "")+strings.ReplaceAll(lone("theirs", ""), "  terminationGrace", "  serviceAccountName: other\n  terminationGrace"))
+	m.apply(ns, meshed.Server("mine", "")+strings.ReplaceAll(meshed.Server("theirs", ""), "  terminationGrace", "  serviceAccountName: other\n  terminationGrace"))
 	m.WaitFor(m.t, "condition=Ready", "-n", ns, "pod/mine", "pod/theirs")
 	token := func(account, pod, audience string) string {
 		args := []string{"-n", ns, "create", "token", account, "--audience=" + audience}

@@ -36,24 +36,6 @@ func (m *mesh) installed() {
 	m.Kubectl(m.t, "rollout", "status", "-n", manifest.CNINamespace, "daemonset/mesh-cni", "--timeout=2m")
 }
 
-// pod is a pod that serves on port 8080, with more annotations as YAML.
-func pod(name, annotations string) string {
-	return fmt.Sprintf(`
----
-apiVersion: v1
-kind: Pod
-metadata: {name: %[1]s, labels: {app: %[1]s}, annotations: {%[2]s}}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: app
-    image: %[3]s
-    args: [serve]
-    ports: [{containerPort: 8080}]
-    readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
-`, name, annotations, cluster.TestImage)
-}
-
 const injected = "tunmesh.io/inject: enabled"
 
 // conflist is the active one, on this machine.
@@ -128,7 +110,7 @@ func TestNode(t *testing.T) {
 // testPod: its traffic passes through the sidecar, which was handed its queues
 // because the runtime knows it.
 func testPod(m *mesh) {
-	m.Apply(m.t, pod("web", injected)+pod("client", injected)+`
+	m.Apply(m.t, meshed.Server("web", injected)+meshed.Server("client", injected)+`
 ---
 apiVersion: v1
 kind: Service
@@ -202,7 +184,7 @@ func testConflist(m *mesh) {
 	write(owners)
 	m.chained()
 	ready("ok")
-	m.Apply(m.t, pod("after", injected))
+	m.Apply(m.t, meshed.Server("after", injected))
 	m.WaitFor(m.t, "condition=Ready", "pod/after")
 	m.get("after", "http://web:8080/healthz")
 }
@@ -267,7 +249,7 @@ func testThief(m *mesh) {
     securityContext: {runAsUser: 2102, runAsGroup: 2102, capabilities: {add: [NET_ADMIN, SYS_PTRACE]}}
     terminationMessagePolicy: FallbackToLogsOnError
 `, m.Programs.Registry, m.Programs.Release)
-	m.Apply(m.t, pod("robbed", injected)+thief+`
+	m.Apply(m.t, meshed.Server("robbed", injected)+thief+`
 ---
 apiVersion: v1
 kind: Service
@@ -277,7 +259,7 @@ spec:
   publishNotReadyAddresses: true
   ports: [{port: 8080}]
 `)
-	outside := pod("outside", "") + thief
+	outside := meshed.Server("outside", "") + thief
 	m.Apply(m.t, strings.ReplaceAll(outside, "name: outside", "namespace: kube-system, name: outside"))
 	ended := func(namespace, pod string, code int, words string) {
 		m.t.Helper()
@@ -309,7 +291,7 @@ func testRuntime(m *mesh) {
 		}
 	}
 	m.get("client", "http://web:8080/healthz")
-	m.Apply(m.t, pod("restarted", injected))
+	m.Apply(m.t, meshed.Server("restarted", injected))
 	m.WaitFor(m.t, "condition=Ready", "pod/restarted")
 	m.get("restarted", "http://web:8080/healthz")
 	m.Kubectl(m.t, "delete", "pod", "restarted", "--wait=false")
@@ -340,7 +322,7 @@ func testRollout(m *mesh) {
 	var names []string
 	for i := range many {
 		name := fmt.Sprintf("roll-%d", i)
-		text.WriteString(pod(name, injected))
+		text.WriteString(meshed.Server(name, injected))
 		names = append(names, "pod/"+name)
 	}
 	m.Apply(m.t, text.String())
@@ -389,7 +371,7 @@ func testRemoved(m *mesh, before map[string]string) {
 	})
 	m.chained()
 	m.get("client", "http://web:8080/healthz")
-	m.Apply(m.t, pod("late", injected))
+	m.Apply(m.t, meshed.Server("late", injected))
 	m.says("default", "late", "the mesh was removed from this node")
 	m.Kubectl(m.t, "delete", "pod", "--all", "--wait=true")
 	cluster.Eventually(m.t, limit, "the node's folders are as they were", func(context.Context) error {

@@ -136,6 +136,25 @@ func (m *Mesh) Namespace(tb testing.TB, name string, injected bool) {
 	})
 }
 
+// Server is the manifest of a pod that serves on port 8080, with more annotations as
+// YAML.
+func Server(name, annotations string) string {
+	return fmt.Sprintf(`
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: %[1]s, labels: {app: %[1]s}, annotations: {%[2]s}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: app
+    image: %[3]s
+    args: [serve]
+    ports: [{containerPort: 8080}]
+    readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
+`, name, annotations, cluster.TestImage)
+}
+
 // Sample is the manifest of the sample application, in namespace emojivoto and not
 // meshed, with the images that every cluster has.
 func (m *Mesh) Sample() string {

@@ -306,16 +306,16 @@ const leastP99 = 300 * time.Microsecond
 // judge has turns without and with the attack, and compares their medians.
 func (s *siege) judge(attack func() (end func())) (f figures) {
 	s.Helper()
-	turn, least, most := 100, 15, 45
+	turn, pairs := 100, 15
 	switch n, err := strconv.Atoi(os.Getenv("TUNPROXY_JUDGE")); {
 	case err != nil:
-		turn, least, most = 50, 2, 2
+		turn, pairs = 50, 2
 	case n > 1:
-		least, most = n, n
+		pairs = n
 	}
 	var before, during []time.Duration
 	var own, ownBefore []time.Duration
-	for f.pairs < least || f.pairs < most && (f.again > 1.3 || f.ratio() > 1.7) {
+	for f.pairs < pairs {
 		s.own.take()
 		before = append(before, percentile(s.asker.ask(turn), 99))
 		ownBefore = append(ownBefore, s.own.take()...)

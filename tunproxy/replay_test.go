@@ -23,10 +23,7 @@ type replayed struct{ begun, ended, refused, gaveUp atomic.Int64 }
 // start attacks until end is called.
 func (r replay) start(h *host, n *replayed) (end func()) {
 	loop := h.stack.Loops()[0]
-	r.Begin = max(r.Begin, 1)
-	if r.AtOnce == 0 {
-		r.AtOnce = r.Begin
-	}
+	r.Replay = r.Whole()
 	under := map[*replaying]struct{}{} // the loop's
 	over, dialling := false, 0
 	more := func() {

@@ -1,15 +1,12 @@
 package tunproxy_test
 
 import (
-	"crypto/tls"
-	"net"
 	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
-	"github.com/tunmesh/tunmesh/internal/hop"
 	"github.com/tunmesh/tunmesh/test/siege/attack"
 	"github.com/tunmesh/tunmesh/tunproxy"
 )
@@ -164,7 +161,11 @@ func TestSlowSieges(t *testing.T) {
 		how["100,000 connections, 2,000 a second"] = onslaught{least: 100_000, line: 96 * mib}
 	}
 	var attacks []onslaught
-	for _, a := range attack.Sieges(hello(t)) {
+	hello, err := attack.Hello(id("b").ServerName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range attack.Sieges(hello) {
 		o := played(a)
 		h, ok := how[a.Name]
 		if !ok {
@@ -174,21 +175,4 @@ func TestSlowSieges(t *testing.T) {
 		attacks = append(attacks, o)
 	}
 	besieged(t, attacks)
-}
-
-// hello is what a sidecar begins with.
-func hello(t *testing.T) []byte {
-	t.Helper()
-	ours, theirs := net.Pipe()
-	defer ours.Close()
-	go func() {
-		_ = tls.Client(theirs, &tls.Config{ServerName: id("b").ServerName(), NextProtos: []string{hop.ALPNRequests}, MinVersion: tls.VersionTLS13}).Handshake()
-		_ = theirs.Close()
-	}()
-	b := make([]byte, 16<<10)
-	n, err := ours.Read(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b[:n:n]
 }

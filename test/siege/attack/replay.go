@@ -20,6 +20,15 @@ type Replay struct {
 	Bystander bool          // the connections are to somebody else's app, not to the attacked one
 }
 
+// Whole has every count that goes without saying.
+func (r Replay) Whole() Replay {
+	r.Begin = max(r.Begin, 1)
+	if r.AtOnce == 0 {
+		r.AtOnce = r.Begin
+	}
+	return r
+}
+
 // App is what the attacked app does.
 type App struct {
 	// Bytes of its answers to HTTP/2 requests, which have no end; 0: it answers none.

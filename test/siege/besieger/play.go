@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -11,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tunmesh/tunmesh/internal/hop"
 	"github.com/tunmesh/tunmesh/test/siege/attack"
 )
 
@@ -27,7 +25,7 @@ func play(name, ip string) error {
 			return shower(ctx, p, ip)
 		}
 	}
-	greeting, err := hello()
+	greeting, err := attack.Hello("b")
 	if err != nil {
 		return err
 	}
@@ -48,25 +46,9 @@ func play(name, ip string) error {
 	return fmt.Errorf("no attack %q", name)
 }
 
-// hello is what a client of the mesh begins with.
-func hello() ([]byte, error) {
-	ours, theirs := net.Pipe()
-	defer ours.Close()
-	go func() {
-		_ = tls.Client(theirs, &tls.Config{ServerName: "b", NextProtos: []string{hop.ALPNRequests}, MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}).Handshake() //nolint:gosec // it never ends
-		_ = theirs.Close()
-	}()
-	b := make([]byte, 16<<10)
-	n, err := ours.Read(b)
-	return b[:n:n], err
-}
-
 // replay begins connections until ctx ends.
 func replay(ctx context.Context, r attack.Replay, to string) {
-	r.Begin = max(r.Begin, 1)
-	if r.AtOnce == 0 {
-		r.AtOnce = r.Begin
-	}
+	r = r.Whole()
 	under := make(chan struct{}, r.AtOnce)
 	var wg sync.WaitGroup
 	defer wg.Wait()

@@ -39,6 +39,9 @@ type options struct {
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, out, errs io.Writer) int {
+	if len(args) > 0 && args[0] == "await" {
+		return runAwait(args[1:], errs)
+	}
 	o, err := parse(args, errs)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -68,6 +71,24 @@ func run(args []string, out, errs io.Writer) int {
 	return 0
 }
 
+func runAwait(args []string, errs io.Writer) int {
+	timeout, err := parseAwait(args, errs)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		fmt.Fprintln(errs, "mesh-proxy await:", err)
+		return exitUsage
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := await(ctx, timeout, loopback()); err != nil {
+		fmt.Fprintln(errs, "mesh-proxy await:", err)
+		return exitFailed
+	}
+	return 0
+}
+
 func parse(args []string, errs io.Writer) (options, error) {
 	var o options
 	f := flag.NewFlagSet("mesh-proxy", flag.ContinueOnError)
@@ -75,6 +96,7 @@ func parse(args []string, errs io.Writer) (options, error) {
 	f.Usage = func() {
 		fmt.Fprintln(errs, "mesh-proxy is the tunmesh sidecar. It runs in a pod set up by the tunmesh CNI plugin;")
 		fmt.Fprintln(errs, "what it must know comes from the node's agent, so that no flag is needed there.")
+		fmt.Fprintln(errs, "`mesh-proxy await` waits until it is ready.")
 		fmt.Fprintln(errs, "\nExit codes: 3 = not in such a pod, 4 = refused by the agent.\n\nFlags:")
 		f.PrintDefaults()
 	}

@@ -41,7 +41,6 @@ const (
 	linkerdProxy               = "linkerd-proxy"
 	defaultImage               = "ghcr.io/tunmesh/mesh-proxy"
 	tokenSeconds        int64  = 3600
-	startupFailures     int32  = 120
 	enabled, disabled          = "enabled", "disabled"
 	adminPortName              = "mesh-admin"
 	tokenMode           int32  = 0o444
@@ -252,7 +251,11 @@ func sidecar(a map[string]string, cfg Config) (corev1.Container, error) {
 		RestartPolicy:   &always,
 		Ports:           []corev1.ContainerPort{{Name: adminPortName, ContainerPort: annotation.AdminPort, Protocol: corev1.ProtocolTCP}},
 		Resources:       res,
-		StartupProbe:    probe(readyPath, 1, startupFailures),
+		// Not a startup probe: the kubelet asks those once a second, and each pod would
+		// begin most of a second later.
+		Lifecycle: &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{
+			Exec: &corev1.ExecAction{Command: []string{"mesh-proxy", "await"}},
+		}},
 		ReadinessProbe:  probe(readyPath, readinessPeriod, 3),
 		LivenessProbe:   live,
 		SecurityContext: &corev1.SecurityContext{

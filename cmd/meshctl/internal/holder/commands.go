@@ -54,7 +54,7 @@ func Why(p *corev1.Pod) string {
 			case t != nil && t.ExitCode != 0:
 				return fmt.Sprintf("%s ended with code %d", c.Name, t.ExitCode)
 			case c.State.Running != nil && c.Started != nil && !*c.Started:
-				return c.Name + " has not passed its startup probe"
+				return c.Name + " has not started yet"
 			case c.State.Running != nil && !c.Ready && (len(list) == len(p.Status.ContainerStatuses) || i == 0):
 				return c.Name + " is not ready"
 			}

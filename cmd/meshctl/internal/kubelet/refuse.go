@@ -74,12 +74,18 @@ func refusePod(spec *corev1.PodSpec, add func(path, why string)) {
 			if s := c.SecurityContext; s != nil && isTrue(s.Privileged) {
 				add(at+"securityContext.privileged", "containers of a local mesh have at most every capability of their pod's user namespace: write capabilities: {add: [ALL]} instead")
 			}
-			if c.Lifecycle != nil {
-				add(at+"lifecycle", "hooks are not run here: remove it")
+			if c.Lifecycle != nil && !onlyStarts(c.Lifecycle) {
+				add(at+"lifecycle", "of hooks only a postStart with exec is run here: remove it")
 			}
 			if len(c.VolumeDevices) > 0 {
 				add(at+"volumeDevices", "there are no block devices here: remove it")
 			}
 		}
 	}
+}
+
+// onlyStarts: a postStart hook that runs a command, and nothing else.
+func onlyStarts(l *corev1.Lifecycle) bool {
+	h := l.PostStart
+	return l.PreStop == nil && l.StopSignal == nil && h != nil && h.Exec != nil && h.HTTPGet == nil && h.TCPSocket == nil && h.Sleep == nil
 }

@@ -37,7 +37,7 @@ type runner struct {
 
 	stopOnce sync.Once
 	stop     chan struct{} // closed: end it
-	began    chan struct{} // closed: it runs and its startup probe succeeded
+	began    chan struct{} // closed: it runs and its hook and startup probe succeeded
 	ended    chan struct{} // closed: it will not run again
 
 	mu   sync.Mutex
@@ -316,16 +316,26 @@ func (r *runner) terminate(ctx context.Context, proc *sandbox.Process, grace tim
 	return proc.Exit()
 }
 
-// probe runs the startup probe, then the others, and says when the container
-// must be ended.
+// probe runs the postStart hook and the startup probe, then the others, and says when
+// the container must be ended.
 func (r *runner) probe(ctx context.Context, proc *sandbox.Process, unhealthy chan<- error) {
 	q := &prober{addr: r.p.address(), c: r.c, exec: func(ctx context.Context, argv []string) (int, error) {
 		return r.probeExec(ctx, proc, argv)
 	}}
 	die := func(kind string, err error) {
 		select {
-		case unhealthy <- fmt.Errorf("%s probe: %w", kind, err):
+		case unhealthy <- fmt.Errorf("%s: %w", kind, err):
 		default: // it is being ended already
+		}
+	}
+	if l := r.c.Lifecycle; l != nil && l.PostStart != nil {
+		code, err := r.probeExec(ctx, proc, l.PostStart.Exec.Command)
+		if err == nil && code != 0 {
+			err = fmt.Errorf("exit code %d", code)
+		}
+		if err != nil {
+			die("postStart hook", fmt.Errorf("%q: %w", l.PostStart.Exec.Command, err))
+			return
 		}
 	}
 	if s := r.c.StartupProbe; s != nil {
@@ -333,7 +343,7 @@ func (r *runner) probe(ctx context.Context, proc *sandbox.Process, unhealthy cha
 		ok := false
 		q.watch(begun, s, func(good bool, why error) {
 			if ok = good; !good {
-				die("startup", why)
+				die("startup probe", why)
 			}
 			cancel()
 		})
@@ -349,7 +359,7 @@ func (r *runner) probe(ctx context.Context, proc *sandbox.Process, unhealthy cha
 		wg.Go(func() {
 			q.watch(ctx, l, func(good bool, why error) {
 				if !good {
-					die("liveness", why)
+					die("liveness probe", why)
 				}
 			})
 		})

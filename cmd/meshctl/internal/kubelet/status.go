@@ -170,13 +170,13 @@ func (r *runner) status(s *corev1.PodStatus) *corev1.ContainerStatus {
 func (p *pod) containerRuns(r *runner) {
 	p.update(func(s *corev1.PodStatus) {
 		c := r.status(s)
-		started := r.c.StartupProbe == nil
+		started := r.c.StartupProbe == nil && (r.c.Lifecycle == nil || r.c.Lifecycle.PostStart == nil)
 		c.Started = &started
 		c.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}
 	})
 }
 
-// containerBegan: its startup probe, if it has one, succeeded.
+// containerBegan: its postStart hook and startup probe, if it has them, succeeded.
 func (p *pod) containerBegan(r *runner) {
 	p.update(func(s *corev1.PodStatus) {
 		yes := true

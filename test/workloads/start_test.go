@@ -25,9 +25,9 @@ const (
 	overPlain   = 1500 * time.Millisecond // beyond the pod as it was
 )
 
-// unprobed is a native sidecar that does nothing and of which nothing is asked: the
-// application does not wait for it. It is told and not judged by.
-const unprobed = `
+// nothing is a native sidecar that does nothing and of which nothing is asked: the
+// application does not wait for it.
+const nothing = `
   initContainers:
   - name: nothing
     image: ` + cluster.TestImage + `
@@ -36,20 +36,13 @@ const unprobed = `
     ` + hardened + `
 `
 
-// nothing is a native sidecar that does nothing but answer the probes that ours
-// has: the application starts when the first of them was answered.
-const nothing = unprobed + `
-    startupProbe: {httpGet: {path: /ready, port: 4191}, periodSeconds: 1, failureThreshold: 120}
-    readinessProbe: {httpGet: {path: /ready, port: 4191}, periodSeconds: 2}
-    livenessProbe: {httpGet: {path: /live, port: 4191}, periodSeconds: 10}
-`
-
 // kind is a kind of pods whose starts are compared.
 type kind struct{ name, namespace, spec string }
 
 // testPodStart measures from kubectl apply until the API server says Ready, of one
 // kind after the other in turns, each pod alone. The bounds hold on a quiet machine;
-// on any, an injected pod does not take twice the time of one with another sidecar.
+// on any, an injected pod does not take twice the time of one with another sidecar
+// and what a busy machine takes for one more process.
 func testPodStart(m team) {
 	if testing.Short() {
 		m.t.Skip("starts pods one after the other")
@@ -61,7 +54,7 @@ func testPodStart(m team) {
 	}
 	m.Namespace(m.t, "start-plain", false)
 	m.Namespace(m.t, "start-meshed", true)
-	kinds := []kind{{"plain", "start-plain", ""}, {"nothing", "start-plain", nothing}, {"injected", "start-meshed", ""}, {"unprobed", "start-plain", unprobed}}
+	kinds := []kind{{"plain", "start-plain", ""}, {"nothing", "start-plain", nothing}, {"injected", "start-meshed", ""}}
 	took := map[string][]time.Duration{}
 	for i := range rounds + 1 {
 		for _, k := range kinds {
@@ -88,7 +81,7 @@ func testPodStart(m team) {
 			m.t.Errorf("an injected pod takes %s longer than %s, and may take %s", more, than, bound)
 		}
 	}
-	if median["injected"] > 2*median["nothing"] {
+	if median["injected"] > 2*median["nothing"]+2*time.Second {
 		m.t.Errorf("an injected pod takes %s, and one with a sidecar that does nothing %s", median["injected"], median["nothing"])
 	}
 }

@@ -2,6 +2,9 @@ module github.com/tunmesh/tunmesh
 
 go 1.26.3
 
+// What npm installs there may have Go files of others.
+ignore ./control/console/web/node_modules
+
 require (
 	github.com/containernetworking/cni v1.3.1
 	github.com/containernetworking/plugins v1.9.1

@@ -48,6 +48,9 @@ type Config struct {
 	// QuerySocket is the path of the unix socket of the query API. "" = none, and
 	// then no sidecar is scraped.
 	QuerySocket string
+	// ViewSocket is the path of the unix socket of the same questions in HTTP, as
+	// the API server takes them in a cluster, and of the console. "" = none.
+	ViewSocket string
 	// TrustDomain is part of every identity. Default "cluster.local". Changing it
 	// voids all certificates.
 	TrustDomain string

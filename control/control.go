@@ -6,7 +6,7 @@
 //	                      ├──────► identity ────┼──► gRPC over TLS ──► sidecars
 //	                      │  ┌───► tap ─────────┘
 //	                      ├──┼───► metrics ◄──────────── /metrics of the sidecars
-//	                      │  └───► query ──────────► unix socket ──► meshctl
+//	                      │  └───► query ──────────► unix sockets ──► meshctl, console
 //	                      ├──────► admission ──────► HTTPS ──► the API server
 //	                      └──────► repair ────────► evictions, if it is asked for
 //
@@ -84,10 +84,12 @@ type Plane struct {
 
 	sidecars *grpc.Server
 	people   *grpc.Server
+	view     *http.Server // the same questions in HTTP, and the console
 	admin    *http.Server
 
 	listener net.Listener
 	socket   net.Listener // nil: none
+	viewLis  net.Listener // nil: none
 	adminLis net.Listener // nil: none
 	hookLis  net.Listener // nil: none
 	stopping atomic.Bool
@@ -164,6 +166,9 @@ func New(cfg Config) (_ *Plane, err error) {
 	}
 	p.people = grpc.NewServer(grpc.ChainUnaryInterceptor(m.unary), grpc.ChainStreamInterceptor(m.stream))
 	queryapi.RegisterQueryServer(p.people, ask)
+	if p.view, err = localView(ask, p.log); err != nil {
+		return nil, err
+	}
 	if err := m.register(meterSources{p.ca, certify, where, inbound, p.hub, p.scraper, window, p.source, p.cluster}); err != nil {
 		return nil, err
 	}
@@ -244,6 +249,11 @@ func (p *Plane) listen() (err error) {
 			return err
 		}
 	}
+	if p.cfg.ViewSocket != "" {
+		if p.viewLis, err = query.Listen(p.cfg.ViewSocket); err != nil {
+			return err
+		}
+	}
 	if p.cfg.AdminListen != "" {
 		if p.adminLis, err = net.Listen("tcp", p.cfg.AdminListen); err != nil {
 			return fmt.Errorf("listen for admin requests: %w", err)
@@ -261,7 +271,7 @@ func (p *Plane) listen() (err error) {
 // again.
 func (p *Plane) Close() error {
 	var errs []error
-	for _, l := range []net.Listener{p.listener, p.socket, p.adminLis, p.hookLis} {
+	for _, l := range []net.Listener{p.listener, p.socket, p.viewLis, p.adminLis, p.hookLis} {
 		if l != nil {
 			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)
@@ -295,6 +305,9 @@ func (p *Plane) Run(ctx context.Context) error {
 	if p.socket != nil {
 		g.Go(func() error { return serve(ctx, "people", p.people, p.socket) })
 		g.Go(func() error { return p.scraper.Run(ctx) })
+	}
+	if p.viewLis != nil {
+		g.Go(func() error { return serveAdmin(ctx, p.view, p.viewLis) })
 	}
 	if p.adminLis != nil {
 		g.Go(func() error { return serveAdmin(ctx, p.admin, p.adminLis) })

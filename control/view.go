@@ -18,6 +18,7 @@ import (
 
 	queryapi "github.com/tunmesh/tunmesh/api/query"
 	"github.com/tunmesh/tunmesh/control/catalog"
+	"github.com/tunmesh/tunmesh/control/console"
 	"github.com/tunmesh/tunmesh/control/extension"
 	"github.com/tunmesh/tunmesh/control/kube"
 	"github.com/tunmesh/tunmesh/control/metrics"
@@ -44,6 +45,20 @@ const (
 // ViewID is the view's identity in a trust domain.
 func ViewID(trustDomain string) spiffe.ID {
 	return spiffe.ID{TrustDomain: trustDomain, Namespace: Namespace, ServiceAccount: ViewAccount}
+}
+
+// localView answers on a socket that root alone may open what the view answers
+// in a cluster.
+func localView(ask *query.Server, log *slog.Logger) (*http.Server, error) {
+	page, err := console.New()
+	if err != nil {
+		return nil, err
+	}
+	api, err := extension.New(extension.Config{Backend: ask, Console: page, Local: true, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	return &http.Server{Handler: api, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}, nil
 }
 
 // answerView serves the view's questions about what is attached here.
@@ -147,8 +162,12 @@ func NewView(cfg ViewConfig) (_ *View, err error) {
 		Address: cfg.ControlAddress, ID: ViewID(common.TrustDomain), Control: ID(common.TrustDomain),
 		TokenFile: cfg.TokenFile, AnchorsFile: cfg.AnchorsFile, Logger: v.log,
 	})
+	page, err := console.New()
+	if err != nil {
+		return nil, err
+	}
 	v.api, err = extension.New(extension.Config{
-		Backend: &viewBackend{Server: q, all: replicas.NewSet(v.member, v.replicas, v.log)}, Authorize: v.may, Logger: v.log,
+		Backend: &viewBackend{Server: q, all: replicas.NewSet(v.member, v.replicas, v.log)}, Console: page, Authorize: v.may, Logger: v.log,
 	})
 	if err != nil {
 		return nil, err

@@ -88,6 +88,7 @@ func command(logs io.Writer) *cobra.Command {
 	fs.StringVar(&f.cfg.Listen, "listen", fmt.Sprintf("0.0.0.0:%d", control.Port), "address of the sidecars' API")
 	fs.StringVar(&f.cfg.AdminListen, "admin-listen", "127.0.0.1:9990", "address of /live, /ready and /metrics; empty for none")
 	fs.StringVar(&f.cfg.QuerySocket, "query-socket", "", "path of the unix socket of the query API, mode 0600; empty for none")
+	fs.StringVar(&f.cfg.ViewSocket, "view-socket", "", "path of the unix socket of the same in HTTP, and of the console, mode 0600; empty for none")
 	fs.StringVar(&f.cfg.TrustDomain, "trust-domain", "cluster.local", "trust domain of all identities")
 	fs.StringVar(&f.cfg.ClusterDomain, "cluster-domain", "cluster.local", "domain of all names")
 	f.networks.add(fs)

@@ -30,7 +30,10 @@ func discovery(path string) any {
 }
 
 func apiResources() []metav1.APIResource {
-	list := []metav1.APIResource{{Name: health, Kind: "Health", Verbs: metav1.Verbs{"get"}}}
+	list := []metav1.APIResource{
+		{Name: health, Kind: "Health", Verbs: metav1.Verbs{"get"}},
+		{Name: consoleFiles, Kind: "Console", Verbs: metav1.Verbs{"get"}},
+	}
 	for _, r := range slices.Sorted(maps.Keys(resources())) {
 		list = append(list,
 			metav1.APIResource{Name: r + "/" + subStat, Namespaced: true, Kind: "Stat", Verbs: metav1.Verbs{"get"}},

@@ -9,9 +9,13 @@
 //	GET  …/namespaces/NS/services/NAME/endpoints?port=80
 //	GET  …/namespaces/NS/pods/NAME/policy?port=80                    (or services)
 //	GET  …/health
+//	GET  …/console/FILE                                              (the page's files)
 //
 // NAME "-" is all of a namespace, NS "-" all namespaces. The paths are such that
 // the API server reads verb, namespace, resource, name and subresource from them
 // as it does for its own, so RBAC rules are written as for "pods/log"; and what
 // begins with watch may last for as long as somebody watches.
+//
+// A local mesh serves the same on a unix socket that root alone may open
+// (Config.Local).
 package extension

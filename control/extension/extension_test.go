@@ -127,6 +127,13 @@ func (b *backend) Watch(ctx context.Context, req *api.TapRequest, send func(*api
 	}
 }
 
+// files is a console that says which file it was asked for.
+type files struct{}
+
+func (files) Serve(w http.ResponseWriter, _ *http.Request, name string) {
+	_, _ = io.WriteString(w, `{"file":"`+name+`"}`)
+}
+
 // rig is a server whose API server is us.
 type rig struct {
 	t       *testing.T
@@ -146,7 +153,7 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{t: t, backend: &backend{events: make(chan *api.TapMessage, 4)}, may: func(Attributes) (bool, error) { return true, nil }}
 	var err error
-	r.server, err = New(Config{Backend: r.backend, Authorize: func(_ context.Context, a Attributes) (bool, string, error) {
+	r.server, err = New(Config{Backend: r.backend, Console: files{}, Authorize: func(_ context.Context, a Attributes) (bool, string, error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.seen = append(r.seen, a)
@@ -272,6 +279,9 @@ func TestPaths(t *testing.T) {
 		right              string // verb namespace resource/sub name
 	}{
 		{"GET", "/health", "", 200, "health", "get  health/ "},
+		{"GET", "/console/index.html", "", 200, "", "get  console/ index.html"},
+		{"GET", "/console/", "", 404, "", ""},
+		{"GET", "/console/a/b.js", "", 404, "", ""},
 		{"GET", "/namespaces/emojivoto/deployments/web/stat?window=30", "", 200, `stat resource:{kind:"deployment" name:"web" namespace:"emojivoto"} window_seconds:30`, "get emojivoto deployments/stat web"},
 		{"GET", "/namespaces/-/pods/-/stat?labelSelector=app%3Dx", "", 200, `stat resource:{kind:"pod" all_namespaces:true label_selector:"app=x"}`, "get  pods/stat "},
 		{"GET", "/namespaces/a/namespaces/a/stat", "", 200, `stat resource:{kind:"namespace" name:"a"}`, "get a namespaces/stat a"},
@@ -374,7 +384,7 @@ func TestDiscovery(t *testing.T) {
 	r.allow(func(Attributes) (bool, error) { return false, nil })
 	code, text := r.do(r.client, "GET", Base, "", ann, "system:kube-aggregator")
 	var list metav1.APIResourceList
-	if err := json.Unmarshal([]byte(text), &list); err != nil || code != 200 || list.GroupVersion != "view.tunmesh.io/v1alpha1" || len(list.APIResources) != 16 {
+	if err := json.Unmarshal([]byte(text), &list); err != nil || code != 200 || list.GroupVersion != "view.tunmesh.io/v1alpha1" || len(list.APIResources) != 17 {
 		t.Errorf("%d %s %v", code, text, err)
 	}
 	for _, path := range []string{"/apis", "/apis/" + Group} {
@@ -436,7 +446,7 @@ func TestFront(t *testing.T) {
 			t.Errorf("%s: %d %s", name, code, text)
 		}
 	}
-	fresh, err := New(Config{Backend: r.backend, Authorize: r.server.cfg.Authorize})
+	fresh, err := New(Config{Backend: r.backend, Console: files{}, Authorize: r.server.cfg.Authorize})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -471,4 +481,29 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%q means %+v, which is %q", s, q, again)
 		}
 	})
+}
+
+// TestLocal: where only root can connect, nobody else is asked who may what.
+func TestLocal(t *testing.T) {
+	b := &backend{}
+	if _, err := New(Config{Backend: b, Console: files{}}); err == nil {
+		t.Error("neither local nor with an authorizer, and taken")
+	}
+	if _, err := New(Config{Backend: b, Console: files{}, Local: true, Authorize: func(context.Context, Attributes) (bool, string, error) { return true, "", nil }}); err == nil {
+		t.Error("local and with an authorizer, and taken")
+	}
+	s, err := New(Config{Backend: b, Console: files{}, Local: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Ready(); err != nil {
+		t.Error(err)
+	}
+	for path, want := range map[string]string{"/health": `"v1"`, "/console/x.js": "x.js", "/namespaces/-/pods/-/stat": `"web"`} {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest("GET", Base+path, nil))
+		if w.Code != 200 || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
 }

@@ -29,6 +29,7 @@ const (
 	subEndpoints = "endpoints"
 	subPolicy    = "policy"
 	health       = "health"
+	consoleFiles = "console" // …/console/NAME: the page's files
 )
 
 // resources maps the plural that paths have to the query API's kind.
@@ -45,7 +46,7 @@ type question struct {
 	namespace   string // "" = all
 	resource    string
 	name        string // "" = all
-	subresource string // "" only of health
+	subresource string // "" only of health and console
 }
 
 // parse reads what follows Base in a path.
@@ -54,6 +55,10 @@ func parse(path string) (question, bool) {
 	q := question{verb: "get"}
 	if len(parts) == 1 && parts[0] == health {
 		q.resource = health
+		return q, true
+	}
+	if len(parts) == 2 && parts[0] == consoleFiles && parts[1] != "" {
+		q.resource, q.name = consoleFiles, parts[1]
 		return q, true
 	}
 	if parts[0] == "watch" {

@@ -23,6 +23,10 @@ const writeTimeout = 30 * time.Second
 
 // serve answers a question that its asker may ask.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, user User, q question) {
+	if q.resource == consoleFiles {
+		s.cfg.Console.Serve(w, r, q.name)
+		return
+	}
 	params, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		fail(w, status.Errorf(codes.InvalidArgument, "query of the URL: %v", err))

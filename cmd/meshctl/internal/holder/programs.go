@@ -48,7 +48,7 @@ func (h *holder) programs(pods, services []netip.Prefix) error {
 	var err error
 	h.control, err = h.program("mesh-control",
 		"--dir", dir.Manifests(), "--dir", dir.Pods(), "--state-dir", dir.Control(),
-		"--listen", net.JoinHostPort("", fmt.Sprint(control.Port)), "--query-socket", dir.Query(),
+		"--listen", net.JoinHostPort("", fmt.Sprint(control.Port)), "--query-socket", dir.Query(), "--view-socket", dir.View(),
 		"--mesh-networks", strings.Join(networks, ","), "--host-addresses", strings.Join(hosts, ","), "--log-level", level)
 	if err != nil {
 		return err

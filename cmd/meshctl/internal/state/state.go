@@ -7,6 +7,7 @@
 //	  holder.json                  its pid, its slot
 //	  holder.sock                  commands (0600)
 //	  query.sock                   the control plane's query API (0600)
+//	  view.sock                    the same in HTTP, and the console (0600)
 //	  holder.log                   what holder, control plane and agent say
 //	  identity/ token/             CA and token keys
 //	  manifests/*.yaml             what was applied
@@ -60,6 +61,7 @@ func (d Dir) join(elem ...string) string {
 // Places in the folder.
 func (d Dir) Socket() string    { return d.join("holder.sock") }
 func (d Dir) Query() string     { return d.join("query.sock") }
+func (d Dir) View() string      { return d.join("view.sock") }
 func (d Dir) Log() string       { return d.join("holder.log") }
 func (d Dir) Stderr() string    { return d.join("holder.stderr") }
 func (d Dir) Control() string   { return d.join("control") }

@@ -39,7 +39,7 @@ func leaves(c *cobra.Command) (out []*cobra.Command) {
 func TestCommandsAreHelpful(t *testing.T) {
 	silent := map[string]bool{
 		"meshctl local exec": true, "meshctl local logs": true, "meshctl local port-forward": true,
-		"meshctl local up": true, "meshctl local down": true,
+		"meshctl local up": true, "meshctl local down": true, "meshctl dashboard": true,
 		"meshctl diagnostics controller-metrics": true, "meshctl diagnostics proxy-metrics": true,
 	}
 	all := leaves((&app{}).root())
@@ -109,6 +109,9 @@ func TestExitCodesOfCommandLines(t *testing.T) {
 		"inject --proxy-image x -":          exitUsage,
 		"version --client --proxy":          exitUsage,
 		"check --pre --proxy":               exitUsage,
+		"dashboard --show grafana":          exitUsage,
+		"dashboard x":                       exitUsage,
+		"dashboard --port 70000":            exitUsage,
 		"check --local --pre":               exitUsage,
 		"check -o xml":                      exitUsage,
 		"inject /no/such/file":              exitFailed,

@@ -206,7 +206,7 @@ func (p *Plane) newServer(m *meters) (*grpc.Server, error) {
 			return nil, err
 		}
 	}
-	guard := access.New(p.catalog, identityapi.Identity_Certify_FullMethodName)
+	guard := access.New(p.catalog, identityapi.Identity_Certify_FullMethodName, identityapi.Identity_Trust_FullMethodName)
 	guard.Reserve(queryapi.Query_ServiceDesc.ServiceName, ViewID(p.cfg.TrustDomain))
 	pool := func() *x509.CertPool {
 		if a := p.ca.Current(); a != nil {

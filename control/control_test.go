@@ -157,8 +157,8 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// TestWhoMayCall: everything but Certify needs a certificate of the mesh, and
-// speaks for a pod of the same identity alone.
+// TestWhoMayCall: everything but Certify and Trust needs a certificate of the mesh,
+// and speaks for a pod of the same identity alone.
 func TestWhoMayCall(t *testing.T) {
 	p := controltest.Start(t, nil, manifests)
 	pod := p.PutPod(webPod(1))
@@ -194,6 +194,10 @@ func TestWhoMayCall(t *testing.T) {
 		_, err = trust.Recv()
 	}
 	code(t, err, codes.Unauthenticated, "client certificate")
+	bundle, err := identityapi.NewIdentityClient(bare).Trust(ctx(t), &identityapi.TrustRequest{})
+	if err != nil || len(bundle.GetAnchors()) != 1 || bundle.GetGeneration() == 0 {
+		t.Errorf("trust anchors for anybody: %v, %v", bundle, err)
+	}
 	// Certificates that were not issued here are refused by the handshake.
 	foreign := controltest.Start(t, nil, manifests)
 	fpod := foreign.PutPod(webPod(1))

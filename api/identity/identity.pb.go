@@ -143,6 +143,42 @@ func (x *CertifyResponse) GetGeneration() uint64 {
 	return 0
 }
 
+type TrustRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustRequest) Reset() {
+	*x = TrustRequest{}
+	mi := &file_identity_identity_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustRequest) ProtoMessage() {}
+
+func (x *TrustRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_identity_identity_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustRequest.ProtoReflect.Descriptor instead.
+func (*TrustRequest) Descriptor() ([]byte, []int) {
+	return file_identity_identity_proto_rawDescGZIP(), []int{2}
+}
+
 type WatchTrustRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -151,7 +187,7 @@ type WatchTrustRequest struct {
 
 func (x *WatchTrustRequest) Reset() {
 	*x = WatchTrustRequest{}
-	mi := &file_identity_identity_proto_msgTypes[2]
+	mi := &file_identity_identity_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -163,7 +199,7 @@ func (x *WatchTrustRequest) String() string {
 func (*WatchTrustRequest) ProtoMessage() {}
 
 func (x *WatchTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_identity_identity_proto_msgTypes[2]
+	mi := &file_identity_identity_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -176,7 +212,7 @@ func (x *WatchTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTrustRequest.ProtoReflect.Descriptor instead.
 func (*WatchTrustRequest) Descriptor() ([]byte, []int) {
-	return file_identity_identity_proto_rawDescGZIP(), []int{2}
+	return file_identity_identity_proto_rawDescGZIP(), []int{3}
 }
 
 type TrustBundle struct {
@@ -189,7 +225,7 @@ type TrustBundle struct {
 
 func (x *TrustBundle) Reset() {
 	*x = TrustBundle{}
-	mi := &file_identity_identity_proto_msgTypes[3]
+	mi := &file_identity_identity_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -201,7 +237,7 @@ func (x *TrustBundle) String() string {
 func (*TrustBundle) ProtoMessage() {}
 
 func (x *TrustBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_identity_identity_proto_msgTypes[3]
+	mi := &file_identity_identity_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -214,7 +250,7 @@ func (x *TrustBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustBundle.ProtoReflect.Descriptor instead.
 func (*TrustBundle) Descriptor() ([]byte, []int) {
-	return file_identity_identity_proto_rawDescGZIP(), []int{3}
+	return file_identity_identity_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TrustBundle) GetAnchors() [][]byte {
@@ -245,15 +281,17 @@ const file_identity_identity_proto_rawDesc = "" +
 	"\x0enot_after_unix\x18\x03 \x01(\x03R\fnotAfterUnix\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x04 \x01(\x04R\n" +
-	"generation\"\x13\n" +
+	"generation\"\x0e\n" +
+	"\fTrustRequest\"\x13\n" +
 	"\x11WatchTrustRequest\"G\n" +
 	"\vTrustBundle\x12\x18\n" +
 	"\aanchors\x18\x01 \x03(\fR\aanchors\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
-	"generation2\xba\x01\n" +
+	"generation2\x88\x02\n" +
 	"\bIdentity\x12T\n" +
-	"\aCertify\x12#.tunmesh.identity.v1.CertifyRequest\x1a$.tunmesh.identity.v1.CertifyResponse\x12X\n" +
+	"\aCertify\x12#.tunmesh.identity.v1.CertifyRequest\x1a$.tunmesh.identity.v1.CertifyResponse\x12L\n" +
+	"\x05Trust\x12!.tunmesh.identity.v1.TrustRequest\x1a .tunmesh.identity.v1.TrustBundle\x12X\n" +
 	"\n" +
 	"WatchTrust\x12&.tunmesh.identity.v1.WatchTrustRequest\x1a .tunmesh.identity.v1.TrustBundle0\x01B)Z'github.com/tunmesh/tunmesh/api/identityb\x06proto3"
 
@@ -269,20 +307,23 @@ func file_identity_identity_proto_rawDescGZIP() []byte {
 	return file_identity_identity_proto_rawDescData
 }
 
-var file_identity_identity_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_identity_identity_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_identity_identity_proto_goTypes = []any{
 	(*CertifyRequest)(nil),    // 0: tunmesh.identity.v1.CertifyRequest
 	(*CertifyResponse)(nil),   // 1: tunmesh.identity.v1.CertifyResponse
-	(*WatchTrustRequest)(nil), // 2: tunmesh.identity.v1.WatchTrustRequest
-	(*TrustBundle)(nil),       // 3: tunmesh.identity.v1.TrustBundle
+	(*TrustRequest)(nil),      // 2: tunmesh.identity.v1.TrustRequest
+	(*WatchTrustRequest)(nil), // 3: tunmesh.identity.v1.WatchTrustRequest
+	(*TrustBundle)(nil),       // 4: tunmesh.identity.v1.TrustBundle
 }
 var file_identity_identity_proto_depIdxs = []int32{
 	0, // 0: tunmesh.identity.v1.Identity.Certify:input_type -> tunmesh.identity.v1.CertifyRequest
-	2, // 1: tunmesh.identity.v1.Identity.WatchTrust:input_type -> tunmesh.identity.v1.WatchTrustRequest
-	1, // 2: tunmesh.identity.v1.Identity.Certify:output_type -> tunmesh.identity.v1.CertifyResponse
-	3, // 3: tunmesh.identity.v1.Identity.WatchTrust:output_type -> tunmesh.identity.v1.TrustBundle
-	2, // [2:4] is the sub-list for method output_type
-	0, // [0:2] is the sub-list for method input_type
+	2, // 1: tunmesh.identity.v1.Identity.Trust:input_type -> tunmesh.identity.v1.TrustRequest
+	3, // 2: tunmesh.identity.v1.Identity.WatchTrust:input_type -> tunmesh.identity.v1.WatchTrustRequest
+	1, // 3: tunmesh.identity.v1.Identity.Certify:output_type -> tunmesh.identity.v1.CertifyResponse
+	4, // 4: tunmesh.identity.v1.Identity.Trust:output_type -> tunmesh.identity.v1.TrustBundle
+	4, // 5: tunmesh.identity.v1.Identity.WatchTrust:output_type -> tunmesh.identity.v1.TrustBundle
+	3, // [3:6] is the sub-list for method output_type
+	0, // [0:3] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -299,7 +340,7 @@ func file_identity_identity_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_identity_identity_proto_rawDesc), len(file_identity_identity_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Identity_Certify_FullMethodName    = "/tunmesh.identity.v1.Identity/Certify"
+	Identity_Trust_FullMethodName      = "/tunmesh.identity.v1.Identity/Trust"
 	Identity_WatchTrust_FullMethodName = "/tunmesh.identity.v1.Identity/WatchTrust"
 )
 
@@ -32,11 +33,16 @@ const (
 // Identity certifies keys and spreads trust anchors.
 type IdentityClient interface {
 	// Certify signs a CSR that names exactly one identity: the one that the token
-	// proves. The only call that needs no client certificate; the client has
-	// verified the server against the anchors it was given at start.
+	// proves. It needs no client certificate; the client has verified the server
+	// against the anchors it was given at start.
 	// Errors: UNAUTHENTICATED (token), PERMISSION_DENIED (CSR names another),
 	// INVALID_ARGUMENT (CSR), UNAVAILABLE (issuer not ready: try again).
 	Certify(ctx context.Context, in *CertifyRequest, opts ...grpc.CallOption) (*CertifyResponse, error)
+	// Trust answers with the bundle in force. It needs no client certificate either:
+	// node agents ask, which have none, so that a pod that starts is given the
+	// anchors of the moment. What it says is no secret.
+	// Errors: UNAVAILABLE (there are none yet: try again).
+	Trust(ctx context.Context, in *TrustRequest, opts ...grpc.CallOption) (*TrustBundle, error)
 	// WatchTrust sends the bundle in force, then each change. A new `generation`
 	// asks the client to renew its certificate soon, with jitter.
 	WatchTrust(ctx context.Context, in *WatchTrustRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TrustBundle], error)
@@ -54,6 +60,16 @@ func (c *identityClient) Certify(ctx context.Context, in *CertifyRequest, opts .
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CertifyResponse)
 	err := c.cc.Invoke(ctx, Identity_Certify_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *identityClient) Trust(ctx context.Context, in *TrustRequest, opts ...grpc.CallOption) (*TrustBundle, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TrustBundle)
+	err := c.cc.Invoke(ctx, Identity_Trust_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -86,11 +102,16 @@ type Identity_WatchTrustClient = grpc.ServerStreamingClient[TrustBundle]
 // Identity certifies keys and spreads trust anchors.
 type IdentityServer interface {
 	// Certify signs a CSR that names exactly one identity: the one that the token
-	// proves. The only call that needs no client certificate; the client has
-	// verified the server against the anchors it was given at start.
+	// proves. It needs no client certificate; the client has verified the server
+	// against the anchors it was given at start.
 	// Errors: UNAUTHENTICATED (token), PERMISSION_DENIED (CSR names another),
 	// INVALID_ARGUMENT (CSR), UNAVAILABLE (issuer not ready: try again).
 	Certify(context.Context, *CertifyRequest) (*CertifyResponse, error)
+	// Trust answers with the bundle in force. It needs no client certificate either:
+	// node agents ask, which have none, so that a pod that starts is given the
+	// anchors of the moment. What it says is no secret.
+	// Errors: UNAVAILABLE (there are none yet: try again).
+	Trust(context.Context, *TrustRequest) (*TrustBundle, error)
 	// WatchTrust sends the bundle in force, then each change. A new `generation`
 	// asks the client to renew its certificate soon, with jitter.
 	WatchTrust(*WatchTrustRequest, grpc.ServerStreamingServer[TrustBundle]) error
@@ -106,6 +127,9 @@ type UnimplementedIdentityServer struct{}
 
 func (UnimplementedIdentityServer) Certify(context.Context, *CertifyRequest) (*CertifyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Certify not implemented")
+}
+func (UnimplementedIdentityServer) Trust(context.Context, *TrustRequest) (*TrustBundle, error) {
+	return nil, status.Error(codes.Unimplemented, "method Trust not implemented")
 }
 func (UnimplementedIdentityServer) WatchTrust(*WatchTrustRequest, grpc.ServerStreamingServer[TrustBundle]) error {
 	return status.Error(codes.Unimplemented, "method WatchTrust not implemented")
@@ -149,6 +173,24 @@ func _Identity_Certify_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Identity_Trust_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TrustRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IdentityServer).Trust(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Identity_Trust_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IdentityServer).Trust(ctx, req.(*TrustRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Identity_WatchTrust_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchTrustRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -170,6 +212,10 @@ var Identity_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Certify",
 			Handler:    _Identity_Certify_Handler,
+		},
+		{
+			MethodName: "Trust",
+			Handler:    _Identity_Trust_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -38,7 +38,8 @@ type Config struct {
 	Dir string
 	// Node is this machine's name, told to sidecars.
 	Node string
-	// TrustAnchorsFile is PEM, read at every handover.
+	// TrustAnchorsFile is PEM, read at every handover; the control plane is asked for
+	// newer ones.
 	TrustAnchorsFile string
 	// Control is the control plane's address, IP:PORT or HOST:PORT, and ControlID
 	// its identity.
@@ -87,6 +88,7 @@ func (c *Config) validate() error {
 type node struct {
 	cfg     Config
 	control *controlPlane
+	anchors *anchors
 	runtime *cri.Client      // nil: containers are registered
 	chain   *install.Watcher // nil: not installed by the agent
 	set     *daemonSet       // nil: never removed
@@ -103,6 +105,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if n.control, err = newControlPlane(cfg.Control); err != nil {
 		return err
 	}
+	n.anchors = newAnchors(cfg.TrustAnchorsFile, cfg.ControlID, n.control.addresses)
 	if cfg.DaemonSet != "" {
 		if n.set, err = newDaemonSet(cfg.DaemonSet, cfg.API, cfg.Log); err != nil {
 			return err
@@ -144,6 +147,7 @@ func (n *node) serve(ctx context.Context) (removed bool, err error) {
 	failed := make(chan error, 2)
 	n.tasks.Go(func() { h.watch(inner, lookAtKeeper) })
 	n.tasks.Go(func() { n.control.run(inner, n.cfg.Log) })
+	n.tasks.Go(func() { n.anchors.run(inner, n.cfg.Log) })
 	n.tasks.Go(func() { failed <- s.Run(inner, filepath.Join(n.cfg.Dir, SocketName)) })
 	if n.set != nil {
 		n.tasks.Go(func() { n.set.learn(inner) })
@@ -190,7 +194,7 @@ func (n *node) broker(ctx context.Context, h *holder) (*broker.Server, *broker.B
 }
 
 func (n *node) mesh() (broker.Mesh, error) {
-	pem, err := n.anchors()
+	pem, err := n.anchors.pem()
 	if err != nil {
 		return broker.Mesh{}, err
 	}
@@ -199,12 +203,4 @@ func (n *node) mesh() (broker.Mesh, error) {
 		return broker.Mesh{}, err
 	}
 	return broker.Mesh{Node: n.cfg.Node, TrustAnchors: pem, Control: control, ControlID: n.cfg.ControlID, Networks: n.cfg.Networks}, nil
-}
-
-func (n *node) anchors() (string, error) {
-	pem, err := os.ReadFile(n.cfg.TrustAnchorsFile)
-	if err != nil {
-		return "", fmt.Errorf("read the trust anchors, which the control plane puts there: %w", err)
-	}
-	return string(pem), nil
 }

@@ -48,7 +48,7 @@ func (n *node) checks() (out []check) {
 		out = append(out, check{"container runtime", func(ctx context.Context) error { _, _, err := n.runtime.Version(ctx); return err }})
 	}
 	return append(out,
-		check{"trust anchors", func(context.Context) error { _, err := n.anchors(); return err }},
+		check{"trust anchors", func(context.Context) error { _, err := n.anchors.pem(); return err }},
 		check{"control plane", func(context.Context) error { _, err := n.control.addresses(); return err }},
 	)
 }

@@ -2,28 +2,23 @@
 // Runtime Interface (runtime.v1.RuntimeService). It owns the three calls that
 // the node's agent needs, and refuses to know what the answers mean.
 //
-// The calls are made by hand, over net/http's HTTP/2: program start counts,
-// because the agent's program is also the CNI plugin that is run for each pod,
-// and linking gRPC and the interface's generated code would take a third longer
-// and twice the memory. Tests hold this package against both.
+// The calls are made by hand (package unary): linking gRPC and the interface's
+// generated code would cost each pod's start time and memory. Tests hold this
+// package against both.
 package cri
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strings"
 	"time"
-)
 
-// maxAnswer bounds an answer, as gRPC's own default does.
-const maxAnswer = 4 << 20
+	"github.com/tunmesh/tunmesh/cni/unary"
+)
 
 // idle connections of a runtime that was restarted are not kept for long.
 const idleFor = time.Minute
@@ -66,32 +61,32 @@ type Container struct {
 
 // Containers lists those of a sandbox (a pod's container id in CNI).
 func (c *Client) Containers(ctx context.Context, sandbox string) ([]Container, error) {
-	filter := message{}.text(3, sandbox)
-	raw, err := c.call(ctx, "ListContainers", message{}.bytes(1, filter))
+	filter := unary.Message{}.Text(3, sandbox)
+	raw, err := c.call(ctx, "ListContainers", unary.Message{}.Bytes(1, filter))
 	if err != nil {
 		return nil, err
 	}
 	var out []Container
-	err = raw.each(func(n uint64, v value) error {
+	err = raw.Each(func(n uint64, v unary.Value) error {
 		if n != 1 {
 			return nil
 		}
 		var one Container
-		err := message(v.bytes).each(func(n uint64, v value) error {
+		err := unary.Message(v.Bytes).Each(func(n uint64, v unary.Value) error {
 			switch n {
 			case 1:
-				one.ID = string(v.bytes)
+				one.ID = string(v.Bytes)
 			case 2:
-				one.Sandbox = string(v.bytes)
+				one.Sandbox = string(v.Bytes)
 			case 3:
-				return message(v.bytes).each(func(n uint64, v value) error {
+				return unary.Message(v.Bytes).Each(func(n uint64, v unary.Value) error {
 					if n == 1 {
-						one.Name = string(v.bytes)
+						one.Name = string(v.Bytes)
 					}
 					return nil
 				})
 			case 6:
-				one.State = State(v.number)
+				one.State = State(v.Number)
 			}
 			return nil
 		})
@@ -111,22 +106,22 @@ var ErrUntold = errors.New("containerd or CRI-O is needed")
 // PID is a running container's first process, in the node's PID namespace.
 // containerd and CRI-O tell it when asked for details.
 func (c *Client) PID(ctx context.Context, container string) (int, error) {
-	raw, err := c.call(ctx, "ContainerStatus", message{}.text(1, container).number(2, 1))
+	raw, err := c.call(ctx, "ContainerStatus", unary.Message{}.Text(1, container).Number(2, 1))
 	if err != nil {
 		return 0, err
 	}
 	var info string
-	err = raw.each(func(n uint64, v value) error {
+	err = raw.Each(func(n uint64, v unary.Value) error {
 		if n != 2 { // a map's entry
 			return nil
 		}
 		var key, val string
-		err := message(v.bytes).each(func(n uint64, v value) error {
+		err := unary.Message(v.Bytes).Each(func(n uint64, v unary.Value) error {
 			switch n {
 			case 1:
-				key = string(v.bytes)
+				key = string(v.Bytes)
 			case 2:
-				val = string(v.bytes)
+				val = string(v.Bytes)
 			}
 			return nil
 		})
@@ -156,12 +151,12 @@ func (c *Client) Version(ctx context.Context) (name, version string, err error) 
 	if err != nil {
 		return "", "", err
 	}
-	err = raw.each(func(n uint64, v value) error {
+	err = raw.Each(func(n uint64, v unary.Value) error {
 		switch n {
 		case 2:
-			name = string(v.bytes)
+			name = string(v.Bytes)
 		case 3:
-			version = string(v.bytes)
+			version = string(v.Bytes)
 		}
 		return nil
 	})
@@ -171,60 +166,18 @@ func (c *Client) Version(ctx context.Context) (name, version string, err error) 
 	return name, version, err
 }
 
-// call is a unary call: one length-prefixed message each way, the outcome in
-// the trailers.
-func (c *Client) call(ctx context.Context, method string, ask message) (message, error) {
-	raw, broken, err := c.try(ctx, method, ask)
+// call makes one, and once more where a connection has ended.
+func (c *Client) call(ctx context.Context, method string, ask unary.Message) (unary.Message, error) {
+	const service = "http://runtime/runtime.v1.RuntimeService/"
+	raw, broken, err := unary.Call(ctx, c.http, service+method, ask)
 	if broken && ctx.Err() == nil {
 		// A connection that was kept may be one to a runtime before its restart. All
 		// calls only ask: once more is as good.
 		c.http.CloseIdleConnections()
-		raw, _, err = c.try(ctx, method, ask)
+		raw, _, err = unary.Call(ctx, c.http, service+method, ask)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ask the container runtime (%s): %w", method, err)
 	}
 	return raw, nil
-}
-
-// try makes a call; broken says that the connection ended before the answer.
-func (c *Client) try(ctx context.Context, method string, ask message) (answer message, broken bool, err error) {
-	body := make([]byte, 5, 5+len(ask))
-	binary.BigEndian.PutUint32(body[1:], uint32(len(ask)))
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://runtime/runtime.v1.RuntimeService/"+method, bytes.NewReader(append(body, ask...)))
-	if err != nil {
-		return nil, false, err
-	}
-	req.Header.Set("Content-Type", "application/grpc")
-	req.Header.Set("Te", "trailers")
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return nil, true, err
-	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+6))
-	if err != nil {
-		return nil, true, err
-	}
-	raw, err = unwrap(resp, raw)
-	return raw, false, err
-}
-
-func unwrap(resp *http.Response, raw []byte) ([]byte, error) {
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("status %s", resp.Status)
-	}
-	word := func(key string) string { // the trailers may come as the headers, if there is nothing else
-		if v := resp.Trailer.Get(key); v != "" {
-			return v
-		}
-		return resp.Header.Get(key)
-	}
-	if code := word("Grpc-Status"); code != "0" {
-		return nil, fmt.Errorf("code %q: %s", code, word("Grpc-Message"))
-	}
-	if len(raw) < 5 || raw[0] != 0 || len(raw) > maxAnswer+5 || int(binary.BigEndian.Uint32(raw[1:])) != len(raw)-5 {
-		return nil, errors.New("the answer is not one plain message")
-	}
-	return raw[5:], nil
 }

@@ -145,6 +145,30 @@ func (a *Authority) AnchorsPEM() []byte {
 	return b
 }
 
+// verifies says whether the anchors in force verify a chain, DER, leaf first.
+func (a *Authority) verifies(chain [][]byte, now time.Time) bool {
+	intermediates := x509.NewCertPool()
+	var leaf *x509.Certificate
+	for i, der := range chain {
+		c, err := x509.ParseCertificate(der)
+		switch {
+		case err != nil:
+			return false
+		case i == 0:
+			leaf = c
+		default:
+			intermediates.AddCert(c)
+		}
+	}
+	if leaf == nil {
+		return false
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{
+		Roots: a.pool, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	})
+	return err == nil
+}
+
 // Pool verifies what this authority and those that share an anchor signed.
 func (a *Authority) Pool() *x509.CertPool { return a.pool.Clone() }
 

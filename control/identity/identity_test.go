@@ -351,12 +351,43 @@ func TestOwnIsRenewed(t *testing.T) {
 	if bytes.Equal(one, two) {
 		t.Error("not renewed at 70 % of its life")
 	}
-	if err := replaceAnchors(t, f.dir, true); err != nil {
-		t.Fatal(err)
-	}
-	f.reload()
-	if bytes.Equal(two, get()) {
-		t.Error("not renewed for a new generation")
+}
+
+// TestOwnIsBelieved: whatever step of a rotation, and whoever has not heard of it
+// yet, our certificate is verified by the anchors of before, as long as these are
+// in force, and by those of now.
+func TestOwnIsBelieved(t *testing.T) {
+	now := time.Now()
+	old, next := made(t, now), made(t, now)
+	both := append(append([]byte{}, old.anchor...), next.anchor...)
+	l := live(t)
+	o := NewOwn(l, web())
+	var before *Authority
+	for i, step := range []struct {
+		anchors, cert, key []byte
+		same               bool
+	}{
+		{anchors: old.anchor, cert: old.cert, key: old.key},
+		{anchors: both, cert: old.cert, key: old.key, same: true},
+		{anchors: both, cert: next.cert, key: next.key, same: true},
+		{anchors: next.anchor, cert: next.cert, key: next.key},
+	} {
+		had := o.cert
+		tell(t, l, step.anchors, step.cert, step.key)
+		c, err := o.Certificate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !l.Current().verifies(c.Certificate, now) {
+			t.Errorf("step %d: the anchors in force do not verify it", i)
+		}
+		if before != nil && !before.verifies(c.Certificate, now) {
+			t.Errorf("step %d: the anchors before it do not verify it", i)
+		}
+		if (had == c) != step.same {
+			t.Errorf("step %d: it is the one before: %v", i, had == c)
+		}
+		before = l.Current()
 	}
 }
 

@@ -15,7 +15,9 @@ import (
 
 // Own is the control plane's certificate, signed by the authority that it
 // serves, for a key that never leaves memory. It is renewed when it is asked for
-// at 70 % of its life, or after the authority changed.
+// at 70 % of its life, or when the anchors in force do not verify it any more. A
+// new issuer alone is no reason: who has not heard of its anchor yet, such as a
+// sidecar that starts, could not believe us.
 type Own struct {
 	source Source
 	id     spiffe.ID
@@ -41,7 +43,8 @@ func (o *Own) Certificate() (*tls.Certificate, error) {
 	now := o.now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.cert != nil && o.generation == a.Generation() && now.Before(o.renewAt) {
+	if o.cert != nil && now.Before(o.renewAt) && (o.generation == a.Generation() || a.verifies(o.cert.Certificate, now)) {
+		o.generation = a.Generation()
 		return o.cert, nil
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

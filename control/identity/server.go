@@ -212,6 +212,15 @@ func (s *Server) ask(ctx context.Context, c token.Claims) (*catalog.Pod, error) 
 	return s.alive(p, c)
 }
 
+// Trust implements the wire API.
+func (s *Server) Trust(context.Context, *api.TrustRequest) (*api.TrustBundle, error) {
+	a := s.source.Current()
+	if a == nil {
+		return nil, status.Error(codes.Unavailable, "trust: there are no trust anchors yet: see the control plane's log and its /ready")
+	}
+	return &api.TrustBundle{Anchors: a.AnchorsDER(), Generation: a.Generation()}, nil
+}
+
 // WatchTrust implements the wire API.
 func (s *Server) WatchTrust(_ *api.WatchTrustRequest, stream api.Identity_WatchTrustServer) error {
 	for {

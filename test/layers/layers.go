@@ -30,7 +30,7 @@ var floors = map[string][][]string{ //nolint:gochecknoglobals // a table
 		{"tunproxy/exchange"},
 		{"tunproxy"},
 	},
-	"cni": {{"cni/podnet", "cni/keeper", "cni/cri"}, {"cni/broker", "cni/install"}, {"cni/plugin"}, {"cni/agent"}},
+	"cni": {{"cni/podnet", "cni/keeper", "cni/unary"}, {"cni/cri"}, {"cni/broker", "cni/install"}, {"cni/plugin"}, {"cni/agent"}},
 	"control": {
 		{"control/token", "control/encode"},
 		{"control/catalog"},

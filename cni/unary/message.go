@@ -1,12 +1,12 @@
-package cri
+package unary
 
 import (
 	"encoding/binary"
 	"errors"
 )
 
-// message is an encoded protobuf message.
-type message []byte
+// Message is an encoded protobuf message.
+type Message []byte
 
 // Wire types: how long a field's value is.
 const (
@@ -16,27 +16,30 @@ const (
 	fixed4 = 5
 )
 
-func (m message) text(n uint64, s string) message { return m.bytes(n, []byte(s)) }
+// Text is the message with one more field, a string.
+func (m Message) Text(n uint64, s string) Message { return m.Bytes(n, []byte(s)) }
 
-func (m message) bytes(n uint64, b []byte) message {
+// Bytes is the message with one more field: bytes, or a message.
+func (m Message) Bytes(n uint64, b []byte) Message {
 	return append(binary.AppendUvarint(binary.AppendUvarint(m, n<<3|length), uint64(len(b))), b...)
 }
 
-func (m message) number(n, v uint64) message {
+// Number is the message with one more field, a number.
+func (m Message) Number(n, v uint64) Message {
 	return binary.AppendUvarint(binary.AppendUvarint(m, n<<3|varint), v)
 }
 
-// value of a field: one of the two.
-type value struct {
-	bytes  []byte
-	number uint64
+// Value of a field: one of the two.
+type Value struct {
+	Bytes  []byte // borrowed from the message
+	Number uint64
 }
 
 var errMessage = errors.New("it is no protobuf message")
 
-// each calls f for every field, in order; fields of other types than value has
+// Each calls f for every field, in order; fields of other types than Value has
 // are skipped.
-func (m message) each(f func(field uint64, v value) error) error {
+func (m Message) Each(f func(field uint64, v Value) error) error {
 	for len(m) > 0 {
 		tag, size := binary.Uvarint(m)
 		if size <= 0 || tag>>3 == 0 {
@@ -58,17 +61,17 @@ func (m message) each(f func(field uint64, v value) error) error {
 }
 
 // value reads one of a wire type, and says how long it was.
-func (m message) value(kind uint64) (v value, size int, ok bool) {
+func (m Message) value(kind uint64) (v Value, size int, ok bool) {
 	switch kind {
 	case varint:
-		v.number, size = binary.Uvarint(m)
+		v.Number, size = binary.Uvarint(m)
 		return v, size, size > 0
 	case length:
 		n, head := binary.Uvarint(m)
 		if head <= 0 || n > uint64(len(m)-head) {
 			return v, 0, false
 		}
-		v.bytes = m[head : head+int(n)]
+		v.Bytes = m[head : head+int(n)]
 		return v, head + int(n), true
 	case fixed4:
 		return v, 4, len(m) >= 4

@@ -204,6 +204,7 @@ func (l *load) end() tally {
 }
 
 // counted waits for the end of a client, removes it, and returns what it counted.
+// It is an error that its sidecar was started again.
 func (m *mesh) counted(ctx context.Context, namespace, pod string) (r tally, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -218,6 +219,13 @@ func (m *mesh) counted(ctx context.Context, namespace, pod string) (r tally, err
 	}
 	if err != nil {
 		return r, fmt.Errorf("%s counted %q: %w", pod, out, err)
+	}
+	restarts, err := m.Run(ctx, nil, "-n", namespace, "get", "pod", pod, "-o", "jsonpath={.status.initContainerStatuses[0].restartCount}")
+	if err == nil && restarts != "0" {
+		err = fmt.Errorf("the sidecar of %s was started again: %q", pod, restarts)
+	}
+	if err != nil {
+		return r, err
 	}
 	_, err = m.Run(ctx, nil, "-n", namespace, "delete", "pod", pod, "--wait=false")
 	return r, err

@@ -206,6 +206,7 @@ func (c *conn) settle() {
 	}
 	c.gone, c.readable, c.dry = true, true, false
 	c.forget()
+	purgePending(c.ep)
 	c.account()
 	c.wq.EventUnregister(&c.entry)
 	err := c.ep.LastError()

@@ -22,6 +22,8 @@ package netstack
 //     whose owner was set as enqueueSegment does. In ESTABLISHED, a segment with
 //     bytes and no flag but ACK and PSH has no outcome but "go on".
 //   - handleConnected with an empty queue sends the ACK that is owed.
+//   - purgePending drops the segments that came out of order. gVisor does so at a
+//     reset; an endpoint whose peer never closes (FIN_WAIT2) ends with them.
 //   - startHandshake sends the SYN-ACK and returns without waiting; the first
 //     field of the handshake it returns is the endpoint. (ForwarderRequest's
 //     CreateEndpoint is the same and a blocked goroutine.)
@@ -67,6 +69,9 @@ func handleSegmentLocked(ep *tcp.Endpoint, segment unsafe.Pointer) (bool, tcpip.
 
 //go:linkname handleTimeWait gvisor.dev/gvisor/pkg/tcpip/transport/tcp.handleTimeWait
 func handleTimeWait(ep *tcp.Endpoint)
+
+//go:linkname purgePending gvisor.dev/gvisor/pkg/tcpip/transport/tcp.(*Endpoint).purgePendingRcvQueue
+func purgePending(ep *tcp.Endpoint)
 
 //go:linkname newListenContext gvisor.dev/gvisor/pkg/tcpip/transport/tcp.newListenContext
 func newListenContext(s *stack.Stack, protocol unsafe.Pointer, listener *tcp.Endpoint, window seqnum.Size, v6Only bool, netProto tcpip.NetworkProtocolNumber) unsafe.Pointer

@@ -176,6 +176,26 @@ func TestTinySegments(t *testing.T) {
 	}
 }
 
+// TestSilentPeerAfterTheEnd: who never closes is given up a minute after we did,
+// with what came out of order.
+func TestSilentPeerAfterTheEnd(t *testing.T) {
+	e := &ends{}
+	s := newStill(t, accepting(t, e))
+	s.open(t, e, 40001)
+	next := s.iss(e) + 1
+	s.send(t, aio.App, fuzzTCP(4, 40001, 1101, next, 16, make([]byte, 100)))
+	e.conn.Close()
+	s.pass(t)
+	s.send(t, aio.App, fuzzTCP(4, 40001, 1001, next+1, 16, nil))
+	if s.l.memory.used == 0 {
+		t.Fatal("what came out of order is not held")
+	}
+	s.sleep(t, 62*time.Second, nil)
+	if n, held := len(s.l.flows[aio.App]), s.l.memory.used; n != 0 || held != 0 {
+		t.Errorf("%d connections are left, %d bytes", n, held)
+	}
+}
+
 // TestTupleIsUsedAgain: a client that comes back from the same port at once is
 // a new connection.
 func TestTupleIsUsedAgain(t *testing.T) {

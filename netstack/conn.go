@@ -207,7 +207,9 @@ func (c *conn) settle() {
 	c.gone, c.readable, c.dry = true, true, false
 	c.forget()
 	purgePending(c.ep)
-	c.account()
+	if c.account(); c.received > 0 {
+		c.l.unread[c] = struct{}{}
+	}
 	c.wq.EventUnregister(&c.entry)
 	err := c.ep.LastError()
 	if c.ep.EndpointState() == tcp.StateError {

@@ -111,6 +111,61 @@ func TestClosingInTheHandshake(t *testing.T) {
 	}
 }
 
+// TestTheEndLeavesNothing: what the stack holds for others goes when it ends,
+// whatever they do: bytes of a connection that is over and that nobody read, and a
+// SYN that another loop handed over last.
+func TestTheEndLeavesNothing(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		over func(s *still, e *ends)
+		want error
+	}{
+		{"reset", func(s *still, e *ends) {
+			s.send(t, aio.App, fuzzTCP(4, 40001, 1006, s.iss(e)+1, 20, nil))
+		}, aio.ErrReset},
+		{"closed in order", func(s *still, e *ends) {
+			s.send(t, aio.App, fuzzTCP(4, 40001, 1006, s.iss(e)+1, 17, nil))
+			if err := e.conn.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			s.pass(t)
+			s.send(t, aio.App, fuzzTCP(4, 40001, 1007, s.iss(e)+2, 16, nil))
+		}, aio.ErrReset},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			e := &ends{}
+			var idle busy
+			t.Cleanup(func() { // after the stack's end
+				if c := e.conn.(*conn); c.unread() != 0 || c.received != 0 || c.l.memory.used != 0 || len(c.l.unread) != 0 {
+					t.Errorf("%d bytes are left, %d with what they cost, %d of all connections", c.unread(), c.received, c.l.memory.used)
+				}
+				if !errors.Is(idle.err, tc.want) {
+					t.Errorf("the handler heard %v", idle.err)
+				}
+			})
+			s := newStill(t, accepting(t, e))
+			s.open(t, e, 40001)
+			e.conn.SetHandler(&idle)
+			s.send(t, aio.App, fuzzTCP(4, 40001, 1001, s.iss(e)+1, 24, []byte("hello")))
+			tc.over(s, e)
+			if c := e.conn.(*conn); !c.gone || c.unread() == 0 || idle.err != nil {
+				t.Fatalf("over: %v, %d unread, %v", c.gone, c.unread(), idle.err)
+			}
+		})
+	}
+	t.Run("a SYN in the inbox", func(t *testing.T) {
+		s := newStill(t, func(*Pending) { t.Error("a connection began at the end") })
+		s.l.give(foreign{aio.App, tun.Header{Flags: tun.NeedsChecksum}, fuzzTCP(4, 40001, 1000, 0, 2, nil)})
+	})
+}
+
+// busy is a handler that does not read yet.
+type busy struct{ err error }
+
+func (*busy) Readable(aio.Conn)              {}
+func (*busy) Writable(aio.Conn)              {}
+func (b *busy) Closed(_ aio.Conn, err error) { b.err = err }
+
 func TestCopyToStrangers(t *testing.T) {
 	e := &ends{}
 	s := newStill(t, accepting(t, e))

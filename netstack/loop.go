@@ -45,6 +45,7 @@ type loop struct {
 	core  core // gVisor
 
 	flows   [2]map[flowKey]*conn
+	unread  map[*conn]struct{} // over and out of the table, with bytes that nobody read
 	pending [2]map[flowKey]*Pending
 	opening [2]places // from a SYN until it is refused or its handshake is over
 	places  [2]places
@@ -85,7 +86,7 @@ type loop struct {
 var _ aio.Loop = (*loop)(nil)
 
 func newLoop(s *Stack, id int) (*loop, error) {
-	l := &loop{s: s, id: id, clock: newClock(), epfd: -1, evfd: -1}
+	l := &loop{s: s, id: id, clock: newClock(), unread: map[*conn]struct{}{}, epfd: -1, evfd: -1}
 	l.memory.limit = s.cfg.MaxHeld / len(s.cfg.App)
 	devs := [2]Device{s.cfg.App[id], s.cfg.Wire[id]}
 	for side := range l.links {
@@ -302,6 +303,9 @@ func (l *loop) end() {
 		for _, c := range l.flows[side] {
 			c.abort()
 		}
+	}
+	for c := range l.unread {
+		c.abort() // who would read it can only ask for that on this loop
 	}
 	// Handlers may close, post and dial in turn: each finds the end, so a few
 	// rounds bring everything to rest.

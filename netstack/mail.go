@@ -36,6 +36,9 @@ func (l *loop) takeMail() {
 	l.posted, l.inbox = nil, nil
 	l.mail.Store(false)
 	l.mu.Unlock()
+	if l.ending {
+		inbox = nil // a SYN would begin a connection that nobody ends
+	}
 	for _, p := range inbox {
 		l.links[p.side].Load(p.h, p.b)
 		l.input(p.side, true)

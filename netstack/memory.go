@@ -68,6 +68,9 @@ func (c *conn) account() {
 	sent, received := *(*int)(unsafe.Add(p, m.at.sent)), int(*(*int32)(unsafe.Add(p, m.at.received)))
 	m.used += sent - c.sent + received - c.received
 	c.sent, c.received = sent, received
+	if c.gone && received == 0 {
+		delete(c.l.unread, c)
+	}
 	if c.stopped && (sent == 0 || sent < m.free()) {
 		c.stopped = false
 		c.writable = true

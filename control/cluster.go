@@ -73,6 +73,7 @@ type cluster struct {
 	hooks   *kube.HookStore
 	events  *kube.Events
 	linkerd atomic.Bool // Linkerd's own injector is there
+	asked   atomic.Pointer[asked]
 	bare    unmeshed
 	copy    anchorsCopy
 	repair  *repair.Runner // nil: nothing is evicted
@@ -94,6 +95,7 @@ func newCluster(p *Plane, m *meters) (*cluster, error) {
 		hooks:  kube.NewHookStore(cfg.Client, Namespace, WebhookSecret, WebhookConfiguration),
 		copy:   anchorsCopy{seen: make(chan *corev1.ConfigMap)},
 	}
+	c.asked.Store(&asked{})
 	var err error
 	c.source, err = kube.NewSource(kube.SourceConfig{Client: cfg.Client, Catalog: p.catalog, Logger: p.log, Lag: m.lag})
 	if err != nil {
@@ -141,6 +143,14 @@ func (c *cluster) lookup(ctx context.Context, k catalog.Key) (*catalog.Pod, erro
 // annotations are those of a namespace that a pod is made in. One that is not
 // known yet is asked for: it and its pods may come from one manifest.
 func (c *cluster) annotations(ctx context.Context, name string) (map[string]string, error) {
+	n, err := c.namespace(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return n.Annotations, nil
+}
+
+func (c *cluster) namespace(ctx context.Context, name string) (*catalog.Namespace, error) {
 	n, ok := c.plane.catalog.Namespace(name)
 	if !ok {
 		var err error
@@ -151,7 +161,7 @@ func (c *cluster) annotations(ctx context.Context, name string) (map[string]stri
 			return nil, fmt.Errorf("there is no namespace %s", name)
 		}
 	}
-	return n.Annotations, nil
+	return n, nil
 }
 
 // run follows what the control plane lives from, until ctx ends.
@@ -204,6 +214,11 @@ func (c *cluster) run(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error {
 		kube.FollowWebhook(ctx, client, WebhookConfiguration, log, func(w *admissionregistrationv1.MutatingWebhookConfiguration) {
 			c.keeper.Bundle(ctx, w != nil, bundleOf(w))
+			a, err := askedOf(w)
+			if err != nil {
+				log.Warn("which pods the webhook is asked about is not known", "err", err)
+			}
+			c.asked.Store(&a)
 		})
 		return nil
 	})

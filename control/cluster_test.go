@@ -91,7 +91,13 @@ func startThrough(t *testing.T, through func(*fake.Clientset) kube.Client, objec
 	c := &inCluster{t: t, ended: make(chan error, 1)}
 	c.client = fake.NewClientset(append(objects,
 		&admissionregistrationv1.MutatingWebhookConfiguration{
-			ObjectMeta: metav1.ObjectMeta{Name: control.WebhookConfiguration}, Webhooks: []admissionregistrationv1.MutatingWebhook{{Name: "pods.tunmesh.io"}},
+			ObjectMeta: metav1.ObjectMeta{Name: control.WebhookConfiguration}, Webhooks: []admissionregistrationv1.MutatingWebhook{{
+				Name: "pods.tunmesh.io",
+				NamespaceSelector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+					{Key: corev1.LabelMetadataName, Operator: metav1.LabelSelectorOpNotIn, Values: []string{"kube-system"}},
+				}},
+				ObjectSelector: &metav1.LabelSelector{},
+			}},
 		},
 		sourcetest.Namespace("default", annotation.Inject, "enabled"),
 		sourcetest.Pod("a", "10.1.0.1"), sourcetest.Service("web", "10.96.0.1"))...)

@@ -23,6 +23,10 @@ const (
 	repairMessage         = "evicted, so that it is made again with a sidecar that works"
 )
 
+// leftOut is why a pod would come back without a sidecar that the injector is never
+// asked about.
+const leftOut inject.Reason = "webhook_leaves_it_out"
+
 // repairs is the cluster as the repair of pods sees it.
 type repairs struct{ c *cluster }
 
@@ -89,12 +93,15 @@ func (r *repairs) evict(ctx context.Context, pod repair.Pod) repair.Outcome {
 
 // refusal is why the injector would not give a pod a sidecar; "": it would.
 func (r *repairs) refusal(ctx context.Context, p *corev1.Pod) (inject.Reason, error) {
-	of, err := r.c.annotations(ctx, p.Namespace)
+	n, err := r.c.namespace(ctx, p.Namespace)
 	if err != nil {
 		return "", err
 	}
+	if !r.c.asked.Load().of(n, p.Labels) {
+		return leftOut, nil
+	}
 	cfg := r.c.injection()
-	cfg.NamespaceAnnotations, cfg.IgnoreLinkerd = of, r.c.linkerd.Load()
+	cfg.NamespaceAnnotations, cfg.IgnoreLinkerd = n.Annotations, r.c.linkerd.Load()
 	_, why, _ := inject.Pod(p.Annotations, p.Spec.DeepCopy(), cfg)
 	return why, nil
 }

@@ -31,6 +31,8 @@ func TestRepair(t *testing.T) {
 		sourcetest.Pod("nobodys", "10.1.0.3", sourcetest.Unmeshed),
 		sourcetest.Pod("without-agent", "10.1.0.4", sourcetest.Unmeshed, owned, func(p *corev1.Pod) { p.Spec.NodeName = "n2" }),
 		sourcetest.Pod("shares", "10.1.0.5", sourcetest.Unmeshed, owned, func(p *corev1.Pod) { p.Spec.ShareProcessNamespace = isTrue() }),
+		// The webhook leaves its namespace out.
+		leftOut(), sourcetest.Pod("system", "10.1.0.7", sourcetest.Unmeshed, owned, func(p *corev1.Pod) { p.Namespace = "kube-system" }),
 		// Its sidecar cannot start.
 		sourcetest.Pod("outside", "10.1.0.6", owned, func(p *corev1.Pod) {
 			p.Status.Phase = corev1.PodPending
@@ -78,10 +80,21 @@ func TestRepair(t *testing.T) {
 	if slices.Sort(gone); !slices.Equal(gone, []string{"goes", "outside"}) {
 		t.Errorf("evicted %q", gone)
 	}
+	events, err := c.client.CoreV1().Events("kube-system").List(context.Background(), metav1.ListOptions{})
+	if err != nil || len(events.Items) != 1 || events.Items[0].Reason != "Unmeshed" || !strings.Contains(events.Items[0].Message, "leaves out") {
+		t.Errorf("of the pod whose namespace is left out: %v, %v", events.Items, err)
+	}
 	lease, err := c.client.CoordinationV1().Leases("tunmesh").Get(context.Background(), "tunmesh-repair", metav1.GetOptions{})
 	if err != nil || lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity == "" {
 		t.Errorf("%v %v", lease, err)
 	}
+}
+
+// leftOut is a namespace that asks for the mesh, and that the webhook leaves out.
+func leftOut() *corev1.Namespace {
+	n := sourcetest.Namespace("kube-system", annotation.Inject, "enabled")
+	n.Labels = map[string]string{corev1.LabelMetadataName: n.Name}
+	return n
 }
 
 // owned pods are of a ReplicaSet.

@@ -20,6 +20,7 @@ const (
 	// unmeshedReason is the reason of the events.
 	unmeshedReason  = "Unmeshed"
 	unmeshedMessage = "this pod runs without the sidecar that it or its namespace asks for: it was created while the injector did not answer, or cannot have one; delete it so that it is made again, or annotate it with tunmesh.io/inject: disabled"
+	leftOutMessage  = "this pod runs without the sidecar that it or its namespace asks for: the injector's webhook leaves out its namespace, as kube-system and those of injector.excludedNamespaces; annotate it with tunmesh.io/inject: disabled"
 	// outsideReason is that of pods which have one that cannot start.
 	outsideReason  = "OutsideTheChain"
 	outsideMessage = "this pod's network was set up without the mesh's CNI plugin, so its sidecar cannot start: the node's agent was not there yet, or the CNI had just written its configuration; delete it so that it is made again"
@@ -79,9 +80,14 @@ func (u *unmeshed) look(c *cluster) {
 	cfg.IgnoreLinkerd = c.linkerd.Load()
 	found := map[string]int{}
 	without := bare(c.plane.catalog, cfg)
+	asked := c.asked.Load()
 	for _, p := range without {
 		found[p.Namespace]++
-		c.warn(p, unmeshedReason, unmeshedMessage)
+		message := unmeshedMessage
+		if n, ok := c.plane.catalog.Namespace(p.Namespace); ok && !asked.of(n, p.Labels) {
+			message = leftOutMessage
+		}
+		c.warn(p, unmeshedReason, message)
 	}
 	stuck := outside(c.plane.catalog)
 	for _, p := range stuck {
@@ -104,8 +110,8 @@ func outside(c *catalog.Catalog) []*catalog.Pod {
 	return slices.DeleteFunc(c.Pods(""), func(p *catalog.Pod) bool { return !p.Outside || !p.Meshed || p.Finished() || p.Terminating })
 }
 
-// bare lists the pods that should have a sidecar and have none. Namespaces that
-// the webhook is not asked about want none, as a pod of theirs does not say.
+// bare lists the pods that should have a sidecar and have none: also those of
+// namespaces that the webhook leaves out, which ask in vain.
 func bare(c *catalog.Catalog, cfg inject.Config) []*catalog.Pod {
 	var list []*catalog.Pod
 	spaces := map[string]map[string]string{}

@@ -41,6 +41,7 @@ type conn struct {
 	err           error // why it broke; kept
 	in, out       uint64
 	copied        int           // read since the receive buffer was looked at
+	crowded       uint32        // segments dropped for the lack of memory
 	crowd         int           // segments taken without a look at their memory
 	owedAt        time.Duration // since when an ACK is owed
 	sent          int           // bytes in the send buffer, as accounted
@@ -303,13 +304,16 @@ func (c *conn) SetHandler(h aio.Handler) {
 
 // Stats implements aio.Conn.
 func (c *conn) Stats() aio.Stats {
-	s := aio.Stats{BytesIn: c.in, BytesOut: c.out}
+	s := aio.Stats{BytesIn: c.in, BytesOut: c.out, OutOfOrder: uint64(c.flow.Disordered), DroppedMemory: uint64(c.crowded)}
 	var info tcpip.TCPInfoOption
 	if err := c.ep.GetSockOpt(&info); err == nil {
 		s.RTT = info.RTT
 	}
 	if stats, ok := c.ep.Stats().(*tcp.Stats); ok {
 		s.Retransmits = stats.SendErrors.Retransmits.Value()
+		s.Timeouts = stats.SendErrors.Timeouts.Value()
+		s.ZeroWindows = stats.ReceiveErrors.ZeroRcvWindowState.Value()
+		s.DroppedQueue = stats.ReceiveErrors.SegmentQueueDropped.Value()
 	}
 	return s
 }

@@ -99,5 +99,6 @@ func (c *conn) crowds() bool {
 		return false
 	}
 	c.l.drop(c.side, packet.MemoryLimit)
+	c.crowded++
 	return true
 }

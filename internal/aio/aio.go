@@ -115,8 +115,15 @@ type Copier interface {
 type Stats struct {
 	RTT         time.Duration // smoothed; 0 when not measured
 	Retransmits uint64        // segments sent again
-	BytesIn     uint64        // payload bytes received from the peer
-	BytesOut    uint64        // payload bytes accepted by Write
+	Timeouts    uint64        // retransmission timeouts
+	OutOfOrder  uint64        // segments that came before others that are missing
+	ZeroWindows uint64        // times that the peer was told to stop, as nobody read what it sent
+	// Dropped are segments that came and for which there was no room: in what all
+	// connections together may hold, and in the connection's own queue.
+	DroppedMemory, DroppedQueue uint64
+
+	BytesIn  uint64 // payload bytes received from the peer
+	BytesOut uint64 // payload bytes accepted by Write
 }
 
 // Timer is a call that is pending, or was. It is used on its loop.

@@ -37,6 +37,9 @@ type Flow struct {
 	answered bool
 	// ISS is the sequence number of the SYN, or SYN-ACK, that was sent.
 	ISS uint32
+	// Disordered counts segments that came before others that are missing: the
+	// bare ACKs with SACK blocks by which the peer is told so.
+	Disordered uint32
 	// Through lets the next bare ACK pass: somebody waited for it long enough.
 	Through bool
 
@@ -88,6 +91,9 @@ func (l *Link) hold(f *Flow, pkt *stack.PacketBuffer) bool {
 	if th[13]&flagSYN != 0 {
 		f.ISS = binary.BigEndian.Uint32(th[4:])
 		f.sent.next = f.ISS + 1
+	}
+	if len(th) > 20 && bareAck(th) && !plainOptions(th[20:]) {
+		f.Disordered++
 	}
 	due, through := f.Due, f.Through
 	f.Due, f.Through = 0, false

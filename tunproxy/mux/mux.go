@@ -118,6 +118,8 @@ type Hop struct {
 	gone   bool
 	full   bool // takes no new stream any more
 
+	told aio.Stats // what streams have said of the connection
+
 	streams map[uint32]*Stream
 	first   *Stream
 	last    uint32 // the newest stream's id
@@ -146,6 +148,20 @@ func begin(c aio.Conn, sh *Shared, o Owner, server bool) *Hop {
 	}
 	c.SetHandler(h)
 	return h
+}
+
+// attribute lets a stream say what the connection went through and no stream has
+// said: sums over streams are true.
+func (h *Hop) attribute(s *Stream) {
+	now := h.c.Stats()
+	s.net.RTT = now.RTT
+	s.net.Retransmits += now.Retransmits - h.told.Retransmits
+	s.net.Timeouts += now.Timeouts - h.told.Timeouts
+	s.net.OutOfOrder += now.OutOfOrder - h.told.OutOfOrder
+	s.net.ZeroWindows += now.ZeroWindows - h.told.ZeroWindows
+	s.net.DroppedMemory += now.DroppedMemory - h.told.DroppedMemory
+	s.net.DroppedQueue += now.DroppedQueue - h.told.DroppedQueue
+	h.told = now
 }
 
 // First is the stream that the hop was made for.

@@ -553,3 +553,23 @@ func TestBytesSurviveBackpressure(t *testing.T) {
 		p.intact()
 	}
 }
+
+// TestStatsAreCountedOnce: what the hop went through is said by one of its streams,
+// and by none that was not there yet.
+func TestStatsAreCountedOnce(t *testing.T) {
+	p := newPair(t, 0)
+	p.c.raw.Net = aio.Stats{RTT: time.Millisecond, Retransmits: 3, ZeroWindows: 1}
+	if s := p.c.first.s.Stats(); s.Retransmits != 3 || s.ZeroWindows != 1 || s.RTT != time.Millisecond {
+		t.Errorf("the first stream: %+v", s)
+	}
+	c, s := p.open()
+	p.c.raw.Net.Retransmits, p.c.raw.Net.OutOfOrder = 10, 2
+	a, b := c.s.Stats(), p.c.first.s.Stats()
+	if a.Retransmits != 7 || b.Retransmits != 3 || a.OutOfOrder != 2 || b.OutOfOrder != 0 {
+		t.Errorf("%+v and %+v", a, b)
+	}
+	p.finish(c, s)
+	if a := c.s.Stats(); a.Retransmits != 7 {
+		t.Errorf("after its end: %+v", a)
+	}
+}

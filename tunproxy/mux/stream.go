@@ -45,6 +45,7 @@ type Stream struct {
 	credit  int // what the peer lets us send
 	credits uint64
 	in, out uint64
+	net     aio.Stats // what Stats said last
 
 	mark    uint64        // of in and out
 	marked  time.Duration // and when
@@ -67,12 +68,11 @@ func (s *Stream) Remote() netip.AddrPort { return s.hop.c.Remote() }
 
 // Stats implements aio.Conn: the bytes are the stream's, the rest the hop's.
 func (s *Stream) Stats() aio.Stats {
-	var st aio.Stats
 	if !s.hop.gone {
-		st = s.hop.c.Stats()
+		s.hop.attribute(s)
 	}
-	st.BytesIn, st.BytesOut = s.in, s.out
-	return st
+	s.net.BytesIn, s.net.BytesOut = s.in, s.out
+	return s.net
 }
 
 // Accept answers the client that asked. false: it is gone.

@@ -27,6 +27,9 @@ type Conn struct {
 
 	queued, readable, writable bool
 	bytesIn, bytesOut          uint64
+
+	// Net is what Stats says besides the bytes.
+	Net aio.Stats
 }
 
 // Pipe makes two connected ends on l, each buffering at most limit received
@@ -84,7 +87,11 @@ func (c *Conn) Local() netip.AddrPort { return c.local }
 func (c *Conn) Remote() netip.AddrPort { return c.remote }
 
 // Stats implements aio.Conn.
-func (c *Conn) Stats() aio.Stats { return aio.Stats{BytesIn: c.bytesIn, BytesOut: c.bytesOut} }
+func (c *Conn) Stats() aio.Stats {
+	s := c.Net
+	s.BytesIn, s.BytesOut = c.bytesIn, c.bytesOut
+	return s
+}
 
 // SetHandler implements aio.Conn.
 func (c *Conn) SetHandler(h aio.Handler) {

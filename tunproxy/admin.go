@@ -17,7 +17,7 @@ import (
 type admin struct {
 	// ready says why the sidecar can't serve yet; nil: it can.
 	ready   func() error
-	metrics func() [][]byte
+	metrics func(telemetry.Format) *telemetry.Page
 	// certificate is the workload's, with its chain, and anchors are those in force,
 	// PEM; nil before the first.
 	certificate, anchors func() []byte
@@ -32,6 +32,8 @@ type question struct {
 	Method, Path string // without query
 	Query        string
 	Body         []byte
+	// Accept and Encoding are the fields Accept and Accept-Encoding.
+	Accept, Encoding string
 	// Local: asked on the pod's loopback interface, not on the wire.
 	Local bool
 }
@@ -40,22 +42,30 @@ type question struct {
 type reply struct {
 	Status int
 	Type   string
-	Body   [][]byte // in pieces
+	// Coding is the body's Content-Encoding; "": none.
+	Coding string
+	Body   []byte
+	// Pages, if set, is a body in its stead that is made while it is sent: how long
+	// it will be is not known. It returns nil at the end.
+	Pages func() []byte
 }
 
-// size is the body's.
-func (r *reply) size() (n int) {
-	for _, p := range r.Body {
-		n += len(p)
+// next is the body's next piece, nil after the last.
+func (r *reply) next() []byte {
+	if r.Pages != nil {
+		return r.Pages()
 	}
-	return n
+	b := r.Body
+	if len(b) == 0 {
+		return nil
+	}
+	n := min(len(b), pieceSize)
+	r.Body = b[n:]
+	return b[:n]
 }
-
-// whole is a body in one piece.
-func whole(b []byte) [][]byte { return [][]byte{b} }
 
 func text(status int, format string, args ...any) reply {
-	return reply{Status: status, Type: "text/plain; charset=utf-8", Body: whole(fmt.Appendf(nil, format+"\n", args...))}
+	return reply{Status: status, Type: "text/plain; charset=utf-8", Body: fmt.Appendf(nil, format+"\n", args...)}
 }
 
 // answer is the admin interface: five paths for everybody, the rest for those
@@ -67,7 +77,7 @@ func (a *admin) answer(q question) reply {
 	case "/ready":
 		return get(q, a.readiness)
 	case "/metrics":
-		return get(q, a.scrape)
+		return get(q, func() reply { return a.scrape(q) })
 	case "/certificate":
 		return get(q, func() reply { return certificates(a.certificate()) })
 	case "/trust-anchors":
@@ -110,8 +120,13 @@ func (a *admin) readiness() reply {
 	return text(200, "ready")
 }
 
-func (a *admin) scrape() reply {
-	return reply{Status: 200, Type: telemetry.ContentType, Body: a.metrics()}
+func (a *admin) scrape(q question) reply {
+	f := telemetry.Negotiate(q.Accept, q.Encoding)
+	r := reply{Status: 200, Type: f.ContentType(), Pages: a.metrics(f).Next}
+	if f.Gzip {
+		r.Coding = "gzip"
+	}
+	return r
 }
 
 // certificates says what any client learns in a handshake, to those who have no
@@ -120,7 +135,7 @@ func certificates(pem []byte) reply {
 	if len(pem) == 0 {
 		return text(503, "there is none yet")
 	}
-	return reply{Status: 200, Type: "application/x-pem-file", Body: whole(pem)}
+	return reply{Status: 200, Type: "application/x-pem-file", Body: pem}
 }
 
 func (a *admin) printConfig() reply {
@@ -128,7 +143,7 @@ func (a *admin) printConfig() reply {
 	if err != nil {
 		return text(500, "print configuration: %v", err)
 	}
-	return reply{Status: 200, Type: "application/json", Body: whole(append(b, '\n'))}
+	return reply{Status: 200, Type: "application/json", Body: append(b, '\n')}
 }
 
 func (a *admin) logLevel(q question) reply {
@@ -151,7 +166,7 @@ func (a *admin) logLevel(q question) reply {
 // from outside.
 func goroutines() reply {
 	b := make([]byte, 1<<20)
-	return reply{Status: 200, Type: "text/plain; charset=utf-8", Body: whole(b[:runtime.Stack(b, true)])}
+	return reply{Status: 200, Type: "text/plain; charset=utf-8", Body: b[:runtime.Stack(b, true)]}
 }
 
 // statusText is the phrase of the statuses used here.

@@ -77,10 +77,17 @@ func (a *admin) localConn(ctx context.Context, c net.Conn) {
 		r = a.answer(q)
 	}
 	w := bufio.NewWriter(c)
-	fmt.Fprintf(w, "HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\nconnection: close\r\n\r\n", r.Status, statusText(r.Status), r.Type, r.size())
-	if q.Method != "HEAD" {
-		for _, p := range r.Body {
-			_, _ = w.Write(p)
+	fmt.Fprintf(w, "HTTP/1.1 %d %s\r\ncontent-type: %s\r\nconnection: close\r\n", r.Status, statusText(r.Status), r.Type)
+	if r.Coding != "" {
+		fmt.Fprintf(w, "content-encoding: %s\r\n", r.Coding)
+	}
+	if r.Pages == nil { // else the end of the connection is that of the body
+		fmt.Fprintf(w, "content-length: %d\r\n", len(r.Body))
+	}
+	_, _ = w.WriteString("\r\n")
+	for p := r.next(); p != nil && q.Method != "HEAD"; p = r.next() {
+		if _, err := w.Write(p); err != nil {
+			return
 		}
 	}
 	if w.Flush() != nil || err == nil {
@@ -95,7 +102,7 @@ func (a *admin) localConn(ctx context.Context, c net.Conn) {
 }
 
 // readQuestion reads a request of the plainest kind: a request line, fields of
-// which only Content-Length counts, and that many bytes.
+// which Content-Length and what is acceptable count, and that many bytes.
 func readQuestion(r io.Reader) (question, error) {
 	q := question{Local: true}
 	limited := &io.LimitedReader{R: r, N: localHead}
@@ -126,6 +133,10 @@ func readQuestion(r io.Reader) (question, error) {
 			if length, err = strconv.Atoi(strings.TrimSpace(value)); err != nil || length < 0 || length > localBody {
 				return q, fmt.Errorf("content-length %q: want 0 to %d", value, localBody)
 			}
+		case "accept":
+			q.Accept = list(q.Accept, value)
+		case "accept-encoding":
+			q.Encoding = list(q.Encoding, value)
 		case "transfer-encoding":
 			return q, errors.New("transfer-encoding is not understood here: send a content-length")
 		case "expect":
@@ -138,6 +149,14 @@ func readQuestion(r io.Reader) (question, error) {
 		return q, fmt.Errorf("read body: %w", err)
 	}
 	return q, nil
+}
+
+// list joins the values of a field that came twice (RFC 9110, section 5.3).
+func list(was, more string) string {
+	if more = strings.TrimSpace(more); was != "" {
+		return was + ", " + more
+	}
+	return more
 }
 
 func readLine(br *bufio.Reader) (string, error) {

@@ -2,6 +2,7 @@ package tunproxy
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -14,22 +15,26 @@ import (
 	"time"
 
 	"github.com/tunmesh/tunmesh/tunproxy/message"
+	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
 )
 
 type adminRig struct {
 	*admin
+	registry  *telemetry.Registry
 	notReady  error
 	chain     []byte
 	shutdowns atomic.Int32
 }
 
 func newAdminRig() *adminRig {
-	r := &adminRig{}
+	r := &adminRig{registry: telemetry.NewRegistry(telemetry.Config{})}
+	some := telemetry.NewCounters(r.registry, "some_total", "Many.")
+	for i := range 5 * pieceSize / 20 {
+		some.Once(telemetry.Label{Name: "n", Value: fmt.Sprint(i)})
+	}
 	r.admin = &admin{
-		ready: func() error { return r.notReady },
-		metrics: func() [][]byte {
-			return [][]byte{[]byte("request_total 1\n"), []byte(strings.Repeat("#", 5*pieceSize))}
-		},
+		ready:       func() error { return r.notReady },
+		metrics:     r.registry.Page,
 		certificate: func() []byte { return r.chain },
 		anchors:     func() []byte { return r.chain },
 		config:      map[string]string{"pod": "ns/web-0"},
@@ -69,7 +74,7 @@ func TestAdminServesLittleOnTheWire(t *testing.T) {
 func TestAdminReadiness(t *testing.T) {
 	a := newAdminRig()
 	a.notReady = errors.New("no certificate yet")
-	if r := a.answer(question{Method: "GET", Path: "/ready"}); r.Status != 503 || !strings.Contains(string(r.Body[0]), "no certificate yet") {
+	if r := a.answer(question{Method: "GET", Path: "/ready"}); r.Status != 503 || !strings.Contains(string(r.Body), "no certificate yet") {
 		t.Fatalf("%d %s", r.Status, r.Body)
 	}
 	if r := a.answer(question{Method: "GET", Path: "/live"}); r.Status != 200 {
@@ -121,7 +126,9 @@ func TestAdminOnLoopback(t *testing.T) {
 	a := newAdminRig()
 	addr := startLocal(t, a.admin)
 	for _, c := range []struct{ raw, want string }{
-		{"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "200 OK|request_total 1"},
+		{"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "200 OK|some_total{n=\"0\"} 1"},
+		{"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text;\tq=0.5\r\nAccept: text/plain;q=0.4\r\n\r\n", "200 OK|# EOF"},
+		{"GET /metrics HTTP/1.1\r\naccept-encoding: br\r\nAccept-Encoding: gzip\r\n\r\n", "200 OK|content-encoding: gzip"},
 		{"GET /config HTTP/1.1\r\n\r\n", "200 OK|ns/web-0"},
 		{"GET /log-level HTTP/1.0\r\n\r\n", "200 OK|info"},
 		{"PUT /log-level HTTP/1.1\r\nContent-Length: 5\r\n\r\ndebug", "200 OK|debug"},
@@ -147,6 +154,29 @@ func TestAdminOnLoopback(t *testing.T) {
 	}
 	if a.level.Level() != slog.LevelDebug {
 		t.Errorf("level %v", a.level.Level())
+	}
+}
+
+// TestScrapeIsNegotiated: on the wire too, whatever the fields' case.
+func TestScrapeIsNegotiated(t *testing.T) {
+	a := newAdminRig()
+	s := &answered{}
+	a.Serve(s)
+	s.r.Head(s, &message.Head{Method: "GET", Path: "/metrics", Fields: []message.Field{
+		{Name: "ACCEPT", Value: "application/openmetrics-text;version=1.0.0"}, {Name: "Accept-Encoding", Value: "gzip"},
+	}}, true)
+	for range 20 {
+		s.r.Drained(s, pieceSize)
+	}
+	if coding, _ := s.head.Get("content-encoding"); coding != "gzip" || !s.end {
+		t.Fatalf("coding %q, ended %v", coding, s.end)
+	}
+	z, err := gzip.NewReader(strings.NewReader(s.body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(z); err != nil || !bytes.HasSuffix(b, []byte("\n# EOF\n")) {
+		t.Errorf("%d bytes, %v", len(b), err)
 	}
 }
 
@@ -215,7 +245,7 @@ func TestAdminOnTheWire(t *testing.T) {
 		method, path, body string
 		status             int
 	}{
-		{"GET", "/metrics?x=y", "request_total 1\n" + strings.Repeat("#", 5*pieceSize), 200},
+		{"GET", "/metrics?x=y", string(a.registry.Text()), 200},
 		{"HEAD", "/live", "", 200},
 		{"GET", "/config", "not found", 404},
 	} {
@@ -225,6 +255,9 @@ func TestAdminOnTheWire(t *testing.T) {
 		s.r.Data(s, []byte("ignored"), true)
 		for range 10 { // what was sent leaves
 			s.r.Drained(s, pieceSize)
+		}
+		if n, said := s.head.Get("content-length"); c.path == "/metrics?x=y" && (said || s.head.ContentLength != -1) {
+			t.Errorf("%s %s: the length is said to be %q", c.method, c.path, n)
 		}
 		if s.head == nil || s.head.Status != c.status || !strings.HasPrefix(s.body, c.body) || !s.end {
 			t.Errorf("%s %s: %+v %q", c.method, c.path, s.head, s.body)

@@ -18,12 +18,14 @@ func (a *admin) Serve(s message.Stream) {
 type adminStream struct {
 	admin *admin
 	q     question
-	head  bool     // HEAD: no body in the answer
-	rest  [][]byte // of the answer's body
+	head  bool   // HEAD: no body in the answer
+	reply *reply // that is being sent; nil: none
+	piece []byte // of it, to send next
 }
 
 // pieceSize is how much of an answer is given to the connection at a time, at most:
-// the text of all metrics would otherwise be copied as a whole.
+// the text of all metrics would otherwise be made, and copied, as a whole, while
+// traffic waits.
 const pieceSize = 16 << 10
 
 // Head implements message.Receiver.
@@ -31,6 +33,14 @@ func (r *adminStream) Head(s message.Stream, h *message.Head, end bool) {
 	r.q.Method = h.Method
 	r.q.Path, r.q.Query, _ = strings.Cut(h.Path, "?")
 	r.head = h.Method == "HEAD"
+	for i := range h.Fields {
+		switch f := &h.Fields[i]; {
+		case strings.EqualFold(f.Name, "accept"):
+			r.q.Accept = list(r.q.Accept, f.Value)
+		case strings.EqualFold(f.Name, "accept-encoding"):
+			r.q.Encoding = list(r.q.Encoding, f.Value)
+		}
+	}
 	if end {
 		r.answer(s)
 	}
@@ -56,36 +66,38 @@ func (r *adminStream) Aborted(message.Stream, message.Code, error) {}
 func (r *adminStream) answer(s message.Stream) {
 	a := r.admin.answer(r.q)
 	h := &message.Head{
-		Status: a.Status, Reason: statusText(a.Status), Version: message.HTTP11,
-		ContentLength: int64(a.size()),
-		Fields: []message.Field{
-			{Name: "content-type", Value: a.Type},
-			{Name: "content-length", Value: strconv.Itoa(a.size())},
-		},
+		Status: a.Status, Reason: statusText(a.Status), Version: message.HTTP11, ContentLength: -1,
+		Fields: []message.Field{{Name: "content-type", Value: a.Type}},
 	}
-	if r.head || a.size() == 0 {
+	if a.Coding != "" {
+		h.Fields = append(h.Fields, message.Field{Name: "content-encoding", Value: a.Coding})
+	}
+	if a.Pages == nil {
+		h.ContentLength = int64(len(a.Body))
+		h.Fields = append(h.Fields, message.Field{Name: "content-length", Value: strconv.Itoa(len(a.Body))})
+	}
+	if r.head || a.Pages == nil && len(a.Body) == 0 {
 		s.SendHead(h, true)
 		return
 	}
 	s.SendHead(h, false)
-	r.rest = a.Body
+	r.reply, r.piece = &a, a.next()
 	r.send(s)
 }
 
-// send gives the next piece.
+// send gives the next piece. Whether it is the last is known when there is no
+// other.
 func (r *adminStream) send(s message.Stream) {
-	if len(r.rest) == 0 {
+	if r.reply == nil {
 		return
 	}
-	piece := r.rest[0]
-	if len(piece) > pieceSize {
-		r.rest[0] = piece[pieceSize:]
-		piece = piece[:pieceSize]
-	} else {
-		r.rest[0] = nil // it is as large as its sender is slow
-		r.rest = r.rest[1:]
+	piece := r.piece
+	r.piece = r.reply.next()
+	last := r.piece == nil
+	if last {
+		r.reply = nil
 	}
-	s.SendData(piece, len(r.rest) == 0)
+	s.SendData(piece, last)
 }
 
 var _ message.Receiver = (*adminStream)(nil)

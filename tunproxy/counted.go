@@ -19,6 +19,7 @@ type counted struct {
 	authority string
 	requests  telemetry.HTTP
 	judged    telemetry.Count
+	served    telemetry.Serving // none of those that policy denies
 }
 
 // counts are the handles of one inbound connection. Another sidecar's carries the
@@ -67,6 +68,9 @@ func newCounted(w *worker, f *flow.Secured, d *authz.Decision, authority string)
 		family = w.p.cfg.Metrics.HTTPAllowed
 	}
 	c := counted{decision: d, judged: family.Handle(&l)}
+	if d.Allow {
+		c.served = w.p.cfg.Metrics.Served.Handle(l.Server, telemetry.Ref{Kind: "default", Name: "default"})
+	}
 	c.authority = strings.Clone(authority) // it was cut from a whole head
 	l.Authority = c.authority
 	c.requests = w.p.cfg.Metrics.HTTP.Handle(&l)
@@ -80,4 +84,5 @@ func (c *counted) is(d *authz.Decision, authority string) bool {
 func (c *counted) release() {
 	c.requests.Release()
 	c.judged.Release()
+	c.served.Release()
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/discover"
 	"github.com/tunmesh/tunmesh/tunproxy/flow"
 	"github.com/tunmesh/tunmesh/tunproxy/mtls"
+	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
 	"github.com/tunmesh/tunmesh/tunproxy/upstream"
 )
 
@@ -39,8 +40,9 @@ type inbound struct {
 	app    aio.Conn // the first connection to the app; nil for the admin port
 	client aio.Conn
 	sniff  *sniffer
-	timer  aio.Timer // of what the connection waits for now
-	ended  bool      // the client, without a byte
+	timer  aio.Timer     // of what the connection waits for now
+	ended  bool          // the client, without a byte
+	heard  time.Duration // when it was accepted
 }
 
 // inbound takes a SYN of the network.
@@ -115,7 +117,7 @@ func (in *inbound) accept() {
 		in.closeApp()
 		return
 	}
-	in.client = c
+	in.client, in.heard = c, in.w.loop.Now()
 	in.sniff = &sniffer{loop: in.w.loop, scratch: in.w.scratch, client: c, done: in.detected}
 	if in.app != nil { // the admin port speaks when it is spoken to
 		in.sniff.server, in.sniff.unsaid, in.sniff.mayShow = in.app, in.unsaid, in.mayShow
@@ -167,8 +169,12 @@ func (in *inbound) detected(r detect.Result) {
 		in.timer.Stop()
 	}
 	in.flow.Protocol, in.flow.SNI = protocolOf(r.Kind), r.SNI
+	ours := r.Kind == detect.TLS && r.Offers(hop.IsOurs)
+	if !ours {
+		in.known(detectedOf(r.Kind, in.sniff.mute))
+	}
 	switch {
-	case r.Kind == detect.TLS && r.Offers(hop.IsOurs):
+	case ours:
 		mtls.Server(in.client, mtls.Params{Store: in.w.p.cfg.Identity}, in.secured)
 	case in.flow.Protocol == flow.TLS:
 		in.flow.Peer.Security, in.flow.Peer.SNI = flow.Passthrough, r.SNI
@@ -179,6 +185,14 @@ func (in *inbound) detected(r detect.Result) {
 	default:
 		in.flow.Protocol = flow.Opaque
 		in.forward()
+	}
+}
+
+// known counts what the client turned out to speak. Another sidecar says so in its
+// handshake.
+func (in *inbound) known(d telemetry.Detected) {
+	if in.app != nil {
+		in.w.detection(&in.flow).Result(d, in.w.loop.Now()-in.heard)
 	}
 }
 
@@ -199,12 +213,15 @@ func (in *inbound) secured(c *mtls.Conn, err error) {
 	switch c.ALPN() {
 	case hop.ALPNRequests:
 		in.flow.Protocol = flow.HTTP2
+		in.known(telemetry.HTTP2)
 		in.serve()
 	case hop.ALPNUpgrade:
 		in.flow.Protocol = flow.HTTP1
+		in.known(telemetry.HTTP1)
 		in.serve()
 	default:
 		in.flow.Protocol = flow.Opaque
+		in.known(telemetry.NotHTTP)
 		if in.app != nil { // else forward ends it, and there are no further streams
 			in.client = in.w.serveHop(c, &in.flow)
 		}

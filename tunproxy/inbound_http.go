@@ -75,7 +75,9 @@ func (r *inboundRequests) Open(x *exchange.Exchange) {
 	x.Quiet = r.w.p.isProbe(&r.flow, h)
 	if !x.Quiet {
 		x.Own = d
-		r.counts.find(r.w, &r.flow, d, h.Authority).judged.Inc()
+		c := r.counts.find(r.w, &r.flow, d, h.Authority)
+		c.judged.Inc()
+		c.served.Request()
 	}
 	if !d.Allow {
 		x.Fail(exchange.ErrDenied)
@@ -190,4 +192,15 @@ func (r *inboundRequests) handle(x *exchange.Exchange) telemetry.HTTP {
 		return telemetry.HTTP{}
 	}
 	return r.counts.find(r.w, &r.flow, d, x.Request().Authority).requests
+}
+
+// ended implements measured.
+func (r *inboundRequests) ended(x *exchange.Exchange, res *exchange.Result) {
+	d, ok := x.Own.(*authz.Decision)
+	if !ok || !d.Allow {
+		return
+	}
+	c := r.counts.find(r.w, &r.flow, d, x.Request().Authority)
+	a := telemetry.Answer{Status: res.Status, Took: res.Total, Frames: telemetry.Frames(res.ResponseFrames)}
+	c.served.Ended(a, res.Total-res.FirstByte, telemetry.Frames(res.RequestFrames))
 }

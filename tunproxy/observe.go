@@ -162,6 +162,8 @@ type requestMetrics struct{ m *telemetry.Metrics }
 // measured is an Opener that knows the labels of its exchanges.
 type measured interface {
 	handle(x *exchange.Exchange) telemetry.HTTP
+	// ended counts one by rule.
+	ended(x *exchange.Exchange, r *exchange.Result)
 }
 
 // Request implements exchange.Observer.
@@ -172,14 +174,21 @@ func (requestMetrics) Response(*exchange.Exchange, *message.Head) {}
 
 // End implements exchange.Observer.
 func (m requestMetrics) End(x *exchange.Exchange, r *exchange.Result) {
-	handleOf(x).Response(responseOf(exchange.Answer{Status: r.Status, GRPCStatus: r.GRPCStatus, WasReset: r.WasReset, Reset: r.Reset, Total: r.Total}))
+	if o, ok := x.Opener().(measured); ok {
+		o.handle(x).Response(responseOf(x, endOf(r)))
+		o.ended(x, r)
+	}
+	if e, ok := x.Endpoint().(*endpoint); ok {
+		e.tg.route.Body(telemetry.Frames(r.ResponseFrames))
+	}
 	if r.ProxyError != "" {
 		m.m.HTTPError(x.Flow().Direction, r.ProxyError)
 	}
 }
 
-func responseOf(a exchange.Answer) telemetry.Response {
+func responseOf(x *exchange.Exchange, a exchange.Answer) telemetry.Response {
 	r := telemetry.Response{Status: a.Status, GRPC: a.GRPCStatus, Latency: a.Total, Redelivered: a.Redelivered}
+	r.Trace, _ = x.Request().Get("traceparent")
 	switch {
 	case a.WasReset:
 		r.Error = "h2(" + a.Reset.String() + ")"
@@ -197,14 +206,74 @@ type attemptMetrics struct{}
 func (attemptMetrics) Sent(x *exchange.Exchange) {
 	if e, ok := x.Endpoint().(*endpoint); ok {
 		e.metrics().Request()
+		e.tg.route.Sent()
+		if x.Attempts() == 0 && !x.Retried() {
+			e.tg.queue.metrics.Waited(e.tg.w.loop.Now() - x.Began())
+		}
 	}
 }
 
 // Over implements exchange.Attempts.
 func (attemptMetrics) Over(x *exchange.Exchange, a exchange.Answer) {
 	if e, ok := x.Endpoint().(*endpoint); ok {
-		e.metrics().Response(responseOf(a))
+		e.metrics().Response(responseOf(x, a))
+		e.tg.route.Answered(answerOf(a, a.WasReset))
 	}
+}
+
+// answerOf is an answer as the families of routes name it. What the sidecar itself
+// said is an error without a status; begun: it cut short what an endpoint said.
+func answerOf(a exchange.Answer, begun bool) telemetry.Answer {
+	r := telemetry.Answer{Status: a.Status, Error: errorLabel(a.ProxyError, a.WasReset, a.Reset), Took: a.Total}
+	switch {
+	case begun && a.ProxyError == exchange.ErrResponseTimeout.Name:
+		r.Error = "RESPONSE_STREAM_TIMEOUT"
+	case !begun && a.ProxyError != "" && r.Error != "":
+		r.Status = 0
+	}
+	return r
+}
+
+// endOf is how an exchange ended, as an endpoint's answer.
+func endOf(r *exchange.Result) exchange.Answer {
+	return exchange.Answer{Status: r.Status, GRPCStatus: r.GRPCStatus, WasReset: r.WasReset, Reset: r.Reset, ProxyError: r.ProxyError, Total: r.Total}
+}
+
+// errorLabel is Linkerd's name of an error.
+func errorLabel(proxyError string, wasReset bool, code message.Code) string {
+	switch proxyError {
+	case "":
+	case exchange.ErrNoRoute.Name, exchange.ErrDenied.Name, exchange.ErrMalformed.Name:
+		return "" // the status says it
+	case exchange.ErrFailfast.Name, exchange.ErrNoEndpoint.Name, exchange.ErrTimeout.Name:
+		return "FAIL_FAST"
+	case exchange.ErrOverload.Name:
+		return "LOAD_SHED"
+	case exchange.ErrRequestTimeout.Name:
+		return "REQUEST_TIMEOUT"
+	case exchange.ErrResponseTimeout.Name:
+		return "RESPONSE_HEADERS_TIMEOUT"
+	case exchange.ErrIdleTimeout.Name:
+		return "IDLE_TIMEOUT"
+	case exchange.ErrReset.Name:
+		return "RESET"
+	case exchange.ErrBroken.Name, exchange.ErrRefusedEverywhere.Name:
+		return "IO"
+	default:
+		return "UNKNOWN"
+	}
+	if !wasReset || code == message.NoError {
+		return ""
+	}
+	switch code {
+	case message.Cancel:
+		return "CANCEL"
+	case message.RefusedStream:
+		return "REFUSED"
+	case message.EnhanceYourCalm:
+		return "ENHANCE_YOUR_CALM"
+	}
+	return "RESET"
 }
 
 func handleOf(x *exchange.Exchange) telemetry.HTTP {

@@ -12,6 +12,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/discover"
 	"github.com/tunmesh/tunmesh/tunproxy/flow"
 	"github.com/tunmesh/tunmesh/tunproxy/mux"
+	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
 	"github.com/tunmesh/tunmesh/tunproxy/upstream"
 )
 
@@ -42,6 +43,10 @@ type outbound struct {
 	tried []*endpoint
 	last  error // why the endpoint tried last did not serve
 
+	began time.Duration // when the SYN came
+	delay time.Duration // from then to the first answer of an endpoint
+	heard time.Duration // when the client was accepted
+
 	ep        *endpoint     // where up leads; charged until ended
 	up        aio.Conn      // TCP to ep; with hopped, ready for bytes
 	rtt       time.Duration // of the connect
@@ -59,7 +64,7 @@ type outbound struct {
 
 // outbound takes a SYN of the app.
 func (w *worker) outbound(p pending) {
-	o := &outbound{w: w, p: p}
+	o := &outbound{w: w, p: p, began: w.loop.Now()}
 	o.flow.Direction, o.flow.Client, o.flow.OrigDst = flow.Outbound, p.Client(), p.OrigDst()
 	w.p.cfg.Control.Lookup(w.loop, p.OrigDst(), o.found) // bounded by itself
 }
@@ -72,7 +77,9 @@ func (o *outbound) found(t *discover.Target, err error) {
 		return
 	}
 	o.tg = o.w.target(t, o.flow.OrigDst)
-	switch hint := o.tg.hint(); {
+	hint := o.tg.hint()
+	o.tg.connections().Begun(knownOf(hint))
+	switch {
 	case hint == flow.Opaque || hint == flow.TLS:
 		o.flow.Protocol, o.bytes = hint, true
 		o.dial()
@@ -205,6 +212,9 @@ func (o *outbound) connect() {
 
 // dialed: the far sidecar, or the server, has answered.
 func (o *outbound) dialed() {
+	if o.delay == 0 {
+		o.delay = o.w.loop.Now() - o.began
+	}
 	switch {
 	case o.bytes || o.client != nil:
 		o.hop()
@@ -221,7 +231,7 @@ func (o *outbound) accept() {
 		o.drop()
 		return
 	}
-	o.client = c
+	o.client, o.heard = c, o.w.loop.Now()
 	if o.bytes {
 		o.forward()
 		return
@@ -271,6 +281,7 @@ func (o *outbound) detected(r detect.Result) {
 		o.timer.Stop()
 	}
 	o.flow.Protocol, o.flow.SNI = protocolOf(r.Kind), r.SNI
+	o.tg.conns.detect.Result(detectedOf(r.Kind, o.sniff.mute), o.w.loop.Now()-o.heard)
 	if !o.sniff.mute && (o.flow.Protocol.IsHTTP() || !o.tg.resting()) {
 		o.tg.spoke = o.flow.Protocol // of words to nobody, only HTTP is believed
 	}
@@ -351,7 +362,14 @@ func (o *outbound) forward() {
 	ep := o.ep
 	src, dst := o.tg.clientLabels(), ep.labels(o.flow.Protocol, o.flow.SNI)
 	rtt := o.rtt
-	o.w.join(o.client, o.up, &src, &dst, func(error) { ep.end(balance.Success, rtt) })
+	o.tg.measureConns()
+	o.tg.queue.bytes.Waited(o.delay)
+	to := o.tg.connections()
+	to.Opened()
+	o.w.join(o.client, o.up, &src, &dst, func(err error) {
+		to.Closed(errno(err))
+		ep.end(balance.Success, rtt)
+	})
 }
 
 // serve turns the client's connection into requests.
@@ -423,6 +441,37 @@ func (o *outbound) fail(err error) {
 // speaks HTTP it is not waiting for one.
 func (o *outbound) unasked() bool {
 	return o.client != nil && !o.bytes && !o.sniff.decided && o.tg.spoke.IsHTTP()
+}
+
+// knownOf is a hint as metrics name it.
+func knownOf(p flow.Protocol) telemetry.Known {
+	switch p {
+	case flow.HTTP1:
+		return telemetry.KnownHTTP1
+	case flow.HTTP2:
+		return telemetry.KnownHTTP2
+	case flow.Opaque:
+		return telemetry.KnownOpaque
+	case flow.TLS:
+		return telemetry.KnownTLS
+	}
+	return telemetry.KnownNothing
+}
+
+// detectedOf is an answer of detection as metrics name it; mute: somebody ended
+// before anybody said a word.
+func detectedOf(k detect.Kind, mute bool) telemetry.Detected {
+	switch {
+	case mute:
+		return telemetry.Broken
+	case k == detect.HTTP1:
+		return telemetry.HTTP1
+	case k == detect.HTTP2:
+		return telemetry.HTTP2
+	case k == detect.NeedMore:
+		return telemetry.Undecided
+	}
+	return telemetry.NotHTTP
 }
 
 func protocolOf(k detect.Kind) flow.Protocol {

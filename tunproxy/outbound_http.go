@@ -228,3 +228,8 @@ func (r *outboundRequests) handle(x *exchange.Exchange) telemetry.HTTP {
 	}
 	return r.tg.metrics()
 }
+
+// ended implements measured.
+func (r *outboundRequests) ended(_ *exchange.Exchange, res *exchange.Result) {
+	r.tg.route.Ended(answerOf(endOf(res), res.WasReset || res.ResponseFrames.Bytes > 0), telemetry.Frames(res.RequestFrames))
+}

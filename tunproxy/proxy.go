@@ -129,7 +129,7 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	p.admin = &admin{
 		ready:       cfg.Control.Ready,
-		metrics:     cfg.Metrics.Registry.Pieces,
+		metrics:     cfg.Metrics.Registry.Page,
 		certificate: cfg.Identity.CertificatePEM,
 		anchors:     cfg.Identity.AnchorsPEM,
 		config:      cfg.Describe,

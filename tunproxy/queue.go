@@ -4,7 +4,9 @@ import (
 	"slices"
 
 	"github.com/tunmesh/tunmesh/tunproxy/discover"
+	"github.com/tunmesh/tunmesh/tunproxy/flow"
 	"github.com/tunmesh/tunmesh/tunproxy/resilience"
+	"github.com/tunmesh/tunmesh/tunproxy/route"
 	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
 )
 
@@ -19,8 +21,9 @@ type queue struct {
 	waiting []*parked
 	conns   int // of waiting
 
-	metrics        telemetry.Balancer
-	ready, pending int // as last counted
+	metrics        telemetry.Balancer // of requests
+	bytes          telemetry.Balancer // of connections that carry bytes
+	ready, pending int                // as last counted
 }
 
 // parked is somebody who waits so. again is called once: whoever it is asks anew.
@@ -44,6 +47,8 @@ func (tg *target) parkConn(again func()) *parked {
 	if !tg.mayWait() || tg.queue.conns >= maxParkedConns {
 		return nil
 	}
+	tg.measureConns()
+	tg.queue.bytes.Queued()
 	tg.queue.conns++
 	return tg.park(&parked{again: again})
 }
@@ -63,9 +68,7 @@ func (tg *target) unpark() {
 	all := tg.queue.waiting
 	tg.queue.waiting, tg.queue.conns = nil, 0
 	for _, p := range all {
-		if p.request {
-			tg.queue.metrics.Unqueued()
-		}
+		tg.queue.of(p).Unqueued()
 		p.again()
 	}
 }
@@ -74,13 +77,21 @@ func (tg *target) unpark() {
 func (tg *target) leave(p *parked) {
 	before := len(tg.queue.waiting)
 	tg.queue.waiting = slices.DeleteFunc(tg.queue.waiting, func(q *parked) bool { return q == p })
-	switch {
-	case len(tg.queue.waiting) == before:
-	case p.request:
-		tg.queue.metrics.Unqueued()
-	default:
+	if len(tg.queue.waiting) == before {
+		return
+	}
+	tg.queue.of(p).Unqueued()
+	if !p.request {
 		tg.queue.conns--
 	}
+}
+
+// of is where p is counted.
+func (q *queue) of(p *parked) telemetry.Balancer {
+	if p.request {
+		return q.metrics
+	}
+	return q.bytes
 }
 
 // assess takes in that endpoints came, left, or changed their readiness.
@@ -92,6 +103,7 @@ func (tg *target) assess() {
 	if tg.queue.gate.Open() && tg.queue.shut {
 		tg.queue.shut = false
 		tg.queue.metrics.Gate(false)
+		tg.queue.bytes.Gate(false)
 	}
 	tg.countEndpoints()
 	if tg.set.Ready() > 0 && len(tg.queue.waiting) > 0 {
@@ -107,6 +119,7 @@ func (tg *target) graceOver() {
 	if !tg.queue.shut {
 		tg.queue.shut = true
 		tg.queue.metrics.Gate(true)
+		tg.queue.bytes.Gate(true)
 	}
 	tg.unpark()
 }
@@ -121,14 +134,46 @@ func (tg *target) countEndpoints() {
 	pending := tg.set.Len() - ready
 	q := &tg.queue
 	q.metrics.Endpoints(ready-q.ready, pending-q.pending)
+	q.bytes.Endpoints(ready-q.ready, pending-q.pending)
 	q.ready, q.pending = ready, pending
 }
 
 // measure begins to count the balancer of a Service to which requests go.
 func (tg *target) measure() {
 	if tg.queue.metrics == (telemetry.Balancer{}) && tg.snap.Kind == discover.Service {
-		tg.queue.metrics = tg.w.p.cfg.Metrics.Balancers.Handle(parentOf(tg.snap))
-		tg.queue.ready, tg.queue.pending = 0, 0
-		tg.countEndpoints()
+		m := tg.w.p.cfg.Metrics
+		tg.queue.metrics = m.Balancers.Handle(parentOf(tg.snap), resilience.Grace)
+		tg.countAnew(tg.queue.metrics)
+		tg.route = m.Routes.Handle(parentOf(tg.snap), telemetry.Ref(route.DefaultRef()))
 	}
+}
+
+// measureConns is measure for connections that carry bytes.
+func (tg *target) measureConns() {
+	if tg.queue.bytes == (telemetry.Balancer{}) && tg.snap.Kind == discover.Service {
+		tg.queue.bytes = tg.w.p.cfg.Metrics.TCPBalancers.Handle(parentOf(tg.snap), resilience.Grace)
+		tg.countAnew(tg.queue.bytes)
+	}
+}
+
+// countAnew tells one that comes late what the other was told.
+func (tg *target) countAnew(b telemetry.Balancer) {
+	b.Updated(tg.set.Len(), 0)
+	b.Endpoints(tg.queue.ready, tg.queue.pending)
+}
+
+// connections is the handle of connections to a Service.
+func (tg *target) connections() telemetry.ToService {
+	if !tg.conns.made && tg.snap.Kind == discover.Service {
+		m, p := tg.w.p.cfg.Metrics, parentOf(tg.snap)
+		tg.conns = conns{true, m.Connections.Handle(p, telemetry.Ref{Kind: "default", Name: "opaq"}), m.Detections[flow.Outbound].To(p)}
+	}
+	return tg.conns.to
+}
+
+// conns are the handles for connections to a Service.
+type conns struct {
+	made   bool
+	to     telemetry.ToService
+	detect telemetry.Detection
 }

@@ -37,6 +37,8 @@ type target struct {
 
 	http   telemetry.HTTP // of requests without an endpoint
 	hasTel bool
+	route  telemetry.Route // of the only rule that there is
+	conns  conns
 
 	terms   *exchange.Terms // nil: the Service's owner asked for nothing
 	retries *retries        // nil: no retries were asked for yet
@@ -92,9 +94,13 @@ func (tg *target) refresh() {
 			m.Value.used.release()
 		}
 	}
+	before := tg.set.Len()
 	removed := tg.set.Update(len(s.Endpoints), func(i int) balance.Endpoint {
 		return balance.Endpoint{Addr: s.Endpoints[i].Addr, Weight: s.Endpoints[i].Weight}
 	})
+	for _, b := range []telemetry.Balancer{tg.queue.metrics, tg.queue.bytes} {
+		b.Updated(tg.set.Len()-before+len(removed), len(removed))
+	}
 	for _, m := range removed {
 		if e := m.Value.used; e != nil {
 			e.release()
@@ -229,6 +235,11 @@ func (tg *target) release() {
 		tg.http.Release()
 	}
 	tg.retries.release()
+	tg.route.Release()
+	tg.route = telemetry.Route{}
+	tg.conns.to.Release()
+	tg.conns.detect.Release()
+	tg.conns = conns{}
 	removed := tg.set.Update(0, nil)
 	for _, m := range removed {
 		if e := m.Value.used; e != nil {
@@ -237,7 +248,8 @@ func (tg *target) release() {
 	}
 	tg.countEndpoints()
 	tg.queue.metrics.Release()
-	tg.queue.metrics = telemetry.Balancer{}
+	tg.queue.bytes.Release()
+	tg.queue.metrics, tg.queue.bytes = telemetry.Balancer{}, telemetry.Balancer{}
 }
 
 // metrics is the handle for requests that found no endpoint.

@@ -56,10 +56,8 @@ type retries struct {
 }
 
 func newRetries(m *telemetry.Routes, p telemetry.Parent) *retries {
-	ref := route.DefaultRef()
-	labels := append(p.Labels(),
-		telemetry.Label{Name: "route_group", Value: ref.Group}, telemetry.Label{Name: "route_kind", Value: ref.Kind},
-		telemetry.Label{Name: "route_namespace", Value: ref.Namespace}, telemetry.Label{Name: "route_name", Value: ref.Name})
+	ref := telemetry.Ref(route.DefaultRef())
+	labels := append(p.Labels(), ref.Labels()...)
 	return &retries{
 		requests: m.RetryRequests.With(labels...), successes: m.RetrySuccesses.With(labels...),
 		limited: m.RetryLimitExceeded.With(labels...), overflowed: m.RetryOverflow.With(labels...),

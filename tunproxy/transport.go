@@ -16,16 +16,17 @@ import (
 // connection's own statistics, now and then and at the end, so that moving
 // bytes costs nothing here.
 type transport struct {
-	w       *worker
-	index   int // in w.tracked
-	c       aio.Conn
-	m       telemetry.TCP
-	in, out uint64 // counted so far
+	w     *worker
+	index int // in w.tracked
+	c     aio.Conn
+	m     telemetry.TCP
+	was   aio.Stats // counted so far
+	near  bool      // the other end is in this pod: there is no path to speak of
 }
 
 // track begins to count a connection's bytes, until close.
 func (w *worker) track(c aio.Conn, l *telemetry.Labels, end telemetry.End) *transport {
-	t := &transport{w: w, index: len(w.tracked), c: c, m: w.p.cfg.Metrics.TCP.Handle(l, end)}
+	t := &transport{w: w, index: len(w.tracked), c: c, m: w.p.cfg.Metrics.TCP.Handle(l, end), near: l.Peer.Reason == flow.Loopback}
 	w.tracked = append(w.tracked, t)
 	t.m.Open()
 	return t
@@ -67,9 +68,17 @@ func (w *worker) endpointOf(e upstream.Endpoint) (ep *endpoint) {
 // sample counts what moved since the last time.
 func (t *transport) sample() {
 	s := t.c.Stats()
-	t.m.Read(int(s.BytesIn - t.in))
-	t.m.Wrote(int(s.BytesOut - t.out))
-	t.in, t.out = s.BytesIn, s.BytesOut
+	t.m.Read(int(s.BytesIn - t.was.BytesIn))
+	t.m.Wrote(int(s.BytesOut - t.was.BytesOut))
+	n := telemetry.Network{
+		Retransmits: s.Retransmits - t.was.Retransmits, Timeouts: s.Timeouts - t.was.Timeouts, OutOfOrder: s.OutOfOrder - t.was.OutOfOrder,
+		ZeroWindows: s.ZeroWindows - t.was.ZeroWindows, DroppedMemory: s.DroppedMemory - t.was.DroppedMemory, DroppedQueue: s.DroppedQueue - t.was.DroppedQueue,
+	}
+	if !t.near && (s.BytesIn != t.was.BytesIn || s.BytesOut != t.was.BytesOut) {
+		n.RTT = s.RTT
+	}
+	t.m.Went(n)
+	t.was = s
 }
 
 // close counts the connection's end.

@@ -8,12 +8,14 @@ import (
 	"github.com/tunmesh/tunmesh/internal/spiffe"
 	"github.com/tunmesh/tunmesh/tunproxy/discover"
 	"github.com/tunmesh/tunmesh/tunproxy/exchange"
+	"github.com/tunmesh/tunmesh/tunproxy/flow"
 	"github.com/tunmesh/tunmesh/tunproxy/h1"
 	"github.com/tunmesh/tunmesh/tunproxy/h2"
 	"github.com/tunmesh/tunmesh/tunproxy/memory"
 	"github.com/tunmesh/tunmesh/tunproxy/mtls"
 	"github.com/tunmesh/tunmesh/tunproxy/mux"
 	"github.com/tunmesh/tunmesh/tunproxy/orig"
+	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
 	"github.com/tunmesh/tunmesh/tunproxy/upstream"
 )
 
@@ -57,6 +59,8 @@ type worker struct {
 	pipes   map[*inboundPipe]struct{}   // byte connections that policy may close
 	tunnels map[*inboundTunnel]struct{} // and requests that became such
 	tracked []*transport
+	// detections are handles by the pod's port, under the policy in force.
+	detections map[uint16]telemetry.Detection
 }
 
 func newWorker(p *Proxy, loop aio.Loop) *worker {
@@ -77,6 +81,8 @@ func newWorker(p *Proxy, loop aio.Loop) *worker {
 		tunnels: make(map[*inboundTunnel]struct{}),
 
 		unjudged: make(map[*inbound]struct{}),
+
+		detections: make(map[uint16]telemetry.Detection),
 	}
 	w.h1.Bound, w.h2.Bound, w.spares.Bound = w.bound, w.bound, w.bound
 	w.hops = upstream.NewHops(loop, w.shared)
@@ -149,12 +155,38 @@ func (w *worker) syn(p pending, side aio.Side) {
 // policyChanged lets in who waited for a policy, and closes byte connections that
 // are no longer allowed.
 func (w *worker) policyChanged() {
+	w.forgetDetections()
 	w.judge()
 	for p := range w.pipes {
 		p.recheck()
 	}
 	for t := range w.tunnels {
 		t.recheck()
+	}
+}
+
+// maxDetections bounds the ports whose handles a worker keeps: a pod has few.
+const maxDetections = 64
+
+// detection is the handle for connections to the port of f.
+func (w *worker) detection(f *flow.Secured) telemetry.Detection {
+	port := f.OrigDst.Port()
+	d, ok := w.detections[port]
+	if !ok {
+		if len(w.detections) >= maxDetections {
+			w.forgetDetections()
+		}
+		name := w.p.judge(f).Server
+		d = w.p.cfg.Metrics.Detections[flow.Inbound].At(telemetry.Server{Group: name.Group, Kind: name.Kind, Name: name.Name, Port: port})
+		w.detections[port] = d
+	}
+	return d
+}
+
+func (w *worker) forgetDetections() {
+	for port, d := range w.detections {
+		d.Release()
+		delete(w.detections, port)
 	}
 }
 

@@ -344,7 +344,7 @@ func (x *Exchange) report(o Outcome) {
 			ob.End(x, &x.res)
 		}
 	}
-	x.left(Answer{Status: x.res.Status, GRPCStatus: x.res.GRPCStatus, WasReset: x.res.WasReset, Reset: x.res.Reset})
+	x.left(Answer{Status: x.res.Status, GRPCStatus: x.res.GRPCStatus, WasReset: x.res.WasReset, Reset: x.res.Reset, ProxyError: x.res.ProxyError})
 	x.endAttempt(o)
 	if x.cfg.Ended != nil {
 		x.cfg.Ended()

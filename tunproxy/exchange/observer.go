@@ -36,6 +36,8 @@ type Answer struct {
 	GRPCStatus int // NoGRPCStatus without one
 	WasReset   bool
 	Reset      message.Code
+	// ProxyError names the error for which the sidecar answers; "": it does not.
+	ProxyError string
 	// Total is the time to the end; from the request's head for the first
 	// endpoint, else from when the request was sent to this one.
 	Total time.Duration
@@ -80,9 +82,9 @@ func (x *Exchange) answerOf(code message.Code, err error) Answer {
 // answerFor is that of an endpoint for which the sidecar answers.
 func (x *Exchange) answerFor(e *Error) Answer {
 	if x.isGRPC() {
-		return Answer{Status: 200, GRPCStatus: e.GRPCStatus}
+		return Answer{Status: 200, GRPCStatus: e.GRPCStatus, ProxyError: e.Name}
 	}
-	return Answer{Status: e.Status, GRPCStatus: NoGRPCStatus}
+	return Answer{Status: e.Status, GRPCStatus: NoGRPCStatus, ProxyError: e.Name}
 }
 
 // NoGRPCStatus is a Result's GRPCStatus when there was none.
@@ -107,11 +109,36 @@ type Result struct {
 	Retries int
 
 	RequestBytes, ResponseBytes int64
+	// RequestFrames and ResponseFrames are the pieces in which bodies came.
+	RequestFrames, ResponseFrames Frames
 	// FirstByte and Total are times since the request's head; FirstByte is 0
 	// without a response head.
 	FirstByte, Total time.Duration
 	// Trailers of the response, as they went down.
 	Trailers []message.Field
+}
+
+// Frames counts pieces of a body by size: up to 128 bytes, 1 KB, 10 KB (Linkerd's
+// buckets), and larger ones.
+type Frames struct {
+	Sizes [4]uint32
+	Bytes uint64
+}
+
+func (f *Frames) add(n int) {
+	switch {
+	case n == 0:
+		return
+	case n <= 128:
+		f.Sizes[0]++
+	case n <= 1024:
+		f.Sizes[1]++
+	case n <= 10240:
+		f.Sizes[2]++
+	default:
+		f.Sizes[3]++
+	}
+	f.Bytes += uint64(n)
 }
 
 // Failed classifies as Linkerd does: a status of 5xx, a gRPC status that says

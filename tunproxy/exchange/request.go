@@ -77,6 +77,7 @@ func (x *Exchange) forget() {
 func (x *Exchange) requestData(p []byte, end bool) {
 	x.received += int64(len(p))
 	x.res.RequestBytes = x.received
+	x.res.RequestFrames.add(len(p))
 	x.reqEnd = x.reqEnd || end
 	if x.discard {
 		x.releaseDown()

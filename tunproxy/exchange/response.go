@@ -66,6 +66,7 @@ func (x *Exchange) responseData(p []byte, end bool) {
 	x.upOwed += len(p)
 	x.downOwed += len(p)
 	x.res.ResponseBytes += int64(len(p))
+	x.res.ResponseFrames.add(len(p))
 	x.down.SendData(p, end)
 	if end {
 		x.responseEnded()

@@ -1,47 +1,65 @@
 package telemetry
 
-// Balancers are the families of the endpoints of Services and of requests that
-// wait for one. Their labels name the Service, as parent_ and as backend_.
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Balancers are the families of the endpoints of Services and of those who wait
+// for one: requests (outbound_http_balancer_) or connections that carry bytes
+// (outbound_tcp_balancer_). Labels name the Service, as parent_ and as backend_.
 type Balancers struct{ sets *sets[balancerMetrics] }
 
 type balancerMetrics struct {
-	ready, pending, queue      Gauge
-	queued, gateOpen, gateShut Counter
-	tripped, recovered         Counter
+	ready, pending, queue Gauge
+	added, removed        Counter
+	waited                Histogram
+	queued                Counter
+	gateOpen, gateShut    Counter
+	openAt, shutAt        atomic.Int64 // Unix milliseconds; 0: is not so now
+	patience              Gauge        // milliseconds
+	tripped, recovered    Counter
 }
 
-func newBalancers(r *Registry) *Balancers {
-	return &Balancers{newSets(r, printBalancers)}
-}
-
-func printBalancers(t *text, all []*set[balancerMetrics]) {
-	const prefix = "outbound_http_balancer_"
-	name := prefix + "endpoints"
-	t.family(name, "Number of endpoints that may be chosen (ready) and that may not (pending).", gauge)
-	for _, s := range all {
-		t.signed(name, s.labels, `endpoint_state="ready"`, s.metrics.ready.Value())
-		t.signed(name, s.labels, `endpoint_state="pending"`, s.metrics.pending.Value())
+func newBalancers(r *Registry, prefix, who string, breakers bool) *Balancers {
+	endpoints, p2c, updates := prefix+"endpoints", prefix+"p2c_endpoints", prefix+"p2c_updates_total"
+	latency, openTime, shutTime, timeout := prefix+"queue_latency_seconds", prefix+"queue_gate_open_time_seconds", prefix+"queue_gate_shut_time_seconds", prefix+"queue_gate_timeout_seconds"
+	type m = balancerMetrics
+	stamp := func(name string, get func(*m) *atomic.Int64) func(t *text, s *set[m]) {
+		return func(t *text, s *set[m]) { t.float(name, s.labels, "", float64(get(&s.metrics).Load())/1000) }
 	}
-	name = prefix + "queue_length"
-	t.family(name, "Number of requests that wait for a usable endpoint.", gauge)
-	for _, s := range all {
-		t.signed(name, s.labels, "", s.metrics.queue.Value())
+	columns := []column[m]{
+		{endpoints, "Number of endpoints that may be chosen (ready) and that may not (pending).", gauge, func(t *text, s *set[m]) {
+			t.signed(endpoints, s.labels, `endpoint_state="ready"`, s.metrics.ready.Value())
+			t.signed(endpoints, s.labels, `endpoint_state="pending"`, s.metrics.pending.Value())
+		}},
+		{p2c, "Number of endpoints that are balanced over.", gauge, func(t *text, s *set[m]) {
+			t.signed(p2c, s.labels, "", s.metrics.ready.Value()+s.metrics.pending.Value())
+		}},
+		{updates, "Total count of endpoints that came (Add) and left (Remove).", counter, func(t *text, s *set[m]) {
+			t.sample(updates, s.labels, `op="Add"`, s.metrics.added.Value())
+			t.sample(updates, s.labels, `op="Remove"`, s.metrics.removed.Value())
+		}},
+		gauges(prefix+"queue_length", "Number of "+who+" that wait for a usable endpoint.", func(x *m) *Gauge { return &x.queue }),
+		{latency, "The time that " + who + " waited for a usable endpoint and, if need be, a connection to it.", histogram, func(t *text, s *set[m]) {
+			t.histogram(latency, s.labels, "", &queueScale, &s.metrics.waited)
+		}},
+		counts(prefix+"queue_requests_total", "Total count of "+who+" that waited for a usable endpoint.", func(x *m) *Counter { return &x.queued }),
+		counts(prefix+"queue_gate_open_total", "Total count of times that "+who+" were let wait, at first or after they had failed at once.", func(x *m) *Counter { return &x.gateOpen }),
+		counts(prefix+"queue_gate_shut_total", "Total count of times that "+who+" began to fail at once, as no endpoint was usable for too long.", func(x *m) *Counter { return &x.gateShut }),
+		{openTime, "Time when " + who + " were let wait (Unix seconds); 0 while they fail at once.", gauge, stamp(openTime, func(x *m) *atomic.Int64 { return &x.openAt })},
+		{shutTime, "Time when " + who + " began to fail at once (Unix seconds); 0 while they may wait.", gauge, stamp(shutTime, func(x *m) *atomic.Int64 { return &x.shutAt })},
+		{timeout, "How long no endpoint has to be usable before " + who + " fail at once.", gauge, func(t *text, s *set[m]) {
+			t.float(timeout, s.labels, "", float64(s.metrics.patience.Value())/1000)
+		}},
 	}
-	for _, c := range []struct {
-		name, help string
-		get        func(m *balancerMetrics) uint64
-	}{
-		{"queue_requests_total", "Total count of requests that waited for a usable endpoint.", func(m *balancerMetrics) uint64 { return m.queued.Value() }},
-		{"queue_gate_open_total", "Total count of times that requests were let wait again after they had failed at once.", func(m *balancerMetrics) uint64 { return m.gateOpen.Value() }},
-		{"queue_gate_shut_total", "Total count of times that requests began to fail at once, as no endpoint was usable for too long.", func(m *balancerMetrics) uint64 { return m.gateShut.Value() }},
-		{"endpoint_shut_total", "Total count of times that a circuit breaker began to keep requests from an endpoint, or went on after a trial.", func(m *balancerMetrics) uint64 { return m.tripped.Value() }},
-		{"endpoint_open_total", "Total count of times that a circuit breaker let requests go to an endpoint again.", func(m *balancerMetrics) uint64 { return m.recovered.Value() }},
-	} {
-		t.family(prefix+c.name, c.help, counter)
-		for _, s := range all {
-			t.sample(prefix+c.name, s.labels, "", c.get(&s.metrics))
-		}
+	if breakers {
+		columns = append(columns,
+			counts(prefix+"endpoint_shut_total", "Total count of times that a circuit breaker began to keep "+who+" from an endpoint, or went on after a trial.", func(x *m) *Counter { return &x.tripped }),
+			counts(prefix+"endpoint_open_total", "Total count of times that a circuit breaker let "+who+" go to an endpoint again.", func(x *m) *Counter { return &x.recovered }),
+		)
 	}
+	return &Balancers{newSets(r, columns...)}
 }
 
 // Balancer is a handle for one Service. The zero Balancer counts nothing.
@@ -50,16 +68,17 @@ type Balancer struct {
 	set  *set[balancerMetrics]
 }
 
-// Handle finds the figures of a Service; Release gives them back.
-func (m *Balancers) Handle(p Parent) Balancer {
+// Handle finds the figures of a Service; Release gives them back. patience is how
+// long no endpoint has to be usable before nobody waits any more.
+func (m *Balancers) Handle(p Parent, patience time.Duration) Balancer {
 	var stack [512]byte
-	b := stack[:0]
-	for _, prefix := range []string{"parent_", "backend_"} {
-		for _, l := range p.named(prefix) {
-			b = appendLabel(b, l.Name, l.Value)
-		}
+	b := appendLabels(appendLabels(stack[:0], p.named("parent_")), p.named("backend_"))
+	h := Balancer{m.sets, m.sets.acquire(b)}
+	h.set.metrics.patience.Set(patience.Milliseconds())
+	if h.set.metrics.gateOpen.Value() == 0 {
+		h.Gate(false)
 	}
-	return Balancer{m.sets, m.sets.acquire(b)}
+	return h
 }
 
 // Endpoints adds to the numbers of endpoints; what was added is taken back by
@@ -71,7 +90,22 @@ func (b Balancer) Endpoints(ready, pending int) {
 	}
 }
 
-// Queued says that a request begins to wait, Unqueued that it no longer does.
+// Updated counts endpoints that came and left.
+func (b Balancer) Updated(added, removed int) {
+	if b.set != nil {
+		b.set.metrics.added.Add(uint64(added))
+		b.set.metrics.removed.Add(uint64(removed))
+	}
+}
+
+// Waited says for how long one waited who goes to an endpoint now.
+func (b Balancer) Waited(d time.Duration) {
+	if b.set != nil {
+		b.set.metrics.waited.took(&queueScale, d)
+	}
+}
+
+// Queued says that one begins to wait, Unqueued that it no longer does.
 func (b Balancer) Queued() {
 	if b.set != nil {
 		b.set.metrics.queue.Add(1)
@@ -86,15 +120,21 @@ func (b Balancer) Unqueued() {
 	}
 }
 
-// Gate says that requests fail at once from now on, or no longer do.
+// Gate says that nobody waits from now on, or that they may again.
 func (b Balancer) Gate(shut bool) {
-	switch {
-	case b.set == nil:
-	case shut:
-		b.set.metrics.gateShut.Inc()
-	default:
-		b.set.metrics.gateOpen.Inc()
+	if b.set == nil {
+		return
 	}
+	m, now := &b.set.metrics, b.sets.r.cfg.Now().UnixMilli()
+	if shut {
+		m.gateShut.Inc()
+		m.shutAt.Store(now)
+		m.openAt.Store(0)
+		return
+	}
+	m.gateOpen.Inc()
+	m.openAt.Store(now)
+	m.shutAt.Store(0)
 }
 
 // Tripped says that a breaker keeps requests from an endpoint for a while.

@@ -5,12 +5,7 @@ type Counters struct{ sets *sets[Counter] }
 
 // NewCounters registers a family.
 func NewCounters(r *Registry, name, help string) *Counters {
-	return &Counters{newSets(r, func(t *text, all []*set[Counter]) {
-		t.family(name, help, counter)
-		for _, s := range all {
-			t.sample(name, s.labels, "", s.metrics.Value())
-		}
-	})}
+	return &Counters{newSets(r, counts(name, help, func(m *Counter) *Counter { return m }))}
 }
 
 // Count is a handle for one counter of a family.

@@ -29,12 +29,14 @@ type responses struct {
 
 type class struct {
 	r      Response // without Latency
+	labels string   // rendered
 	n      Counter
 	status *status
 }
 
 type status struct {
 	code    int
+	labels  string
 	latency Latency
 }
 
@@ -53,6 +55,9 @@ type Response struct {
 	Error string
 	// Latency is from the request's head to the response's end.
 	Latency time.Duration
+	// Trace is the trace of the request, if it is sampled: a value of the field
+	// traceparent, or "". It is borrowed.
+	Trace string
 	// Redelivered: nobody acted on the request here; it was sent elsewhere.
 	Redelivered bool
 }
@@ -74,7 +79,7 @@ func (r *Response) Failure() bool {
 // and response_latency_ms.
 // prefix is put before the names ("", "control_").
 func NewRequests(r *Registry, prefix string) *Requests {
-	return &Requests{newSets(r, func(t *text, all []*set[httpMetrics]) { printHTTP(t, prefix, all) })}
+	return &Requests{newSets(r, httpColumns(prefix)...)}
 }
 
 // HTTP is a handle for requests that share their labels.
@@ -120,6 +125,9 @@ func (h HTTP) Response(r Response) {
 	c := h.set.metrics.class(&r)
 	c.n.Inc()
 	c.status.latency.Observe(r.Latency)
+	if r.Trace != "" {
+		c.status.latency.show(r.Latency, r.Trace)
+	}
 	if r.Redelivered {
 		h.set.metrics.redelivered.Inc()
 	}
@@ -160,13 +168,14 @@ func (m *httpMetrics) grow(r *Response) *class {
 		status:  append(make([]*status, 0, len(old.status)+1), old.status...),
 	}
 	c := &class{r: want}
+	c.labels = c.render()
 	for _, s := range next.status {
 		if s.code == want.Status {
 			c.status = s
 		}
 	}
 	if c.status == nil {
-		c.status = &status{code: want.Status}
+		c.status = &status{code: want.Status, labels: string(appendStatus(nil, want.Status))}
 		next.status = append(next.status, c.status)
 	}
 	next.classes = append(next.classes, c)
@@ -174,7 +183,7 @@ func (m *httpMetrics) grow(r *Response) *class {
 	return c
 }
 
-func (c *class) labels() string {
+func (c *class) render() string {
 	b := appendStatus(nil, c.r.Status)
 	if c.r.Failure() {
 		b = appendLabel(b, "classification", "failure")
@@ -197,35 +206,24 @@ func appendStatus(b []byte, code int) []byte {
 	return appendLabel(b, "status_code", strconv.Itoa(code))
 }
 
-func printHTTP(t *text, prefix string, all []*set[httpMetrics]) {
-	name := prefix + "request_total"
-	t.family(name, "Total count of HTTP requests.", counter)
-	for _, s := range all {
-		t.sample(name, s.labels, "", s.metrics.requests.Value())
-	}
-	name = prefix + "request_redelivered_total"
-	t.family(name, "Total count of HTTP requests that their endpoint did not act on and that were sent to another.", counter)
-	for _, s := range all {
-		if n := s.metrics.redelivered.Value(); n > 0 {
-			t.sample(name, s.labels, "", n)
-		}
-	}
-	name = prefix + "response_latency_ms"
-	t.family(name, "Elapsed times between a request's headers being received and its response stream completing.", histogram)
-	for _, s := range all {
-		if p := s.metrics.seen.Load(); p != nil {
-			for _, st := range p.status {
-				t.latency(name, s.labels, string(appendStatus(nil, st.code)), &st.latency)
+func httpColumns(prefix string) []column[httpMetrics] {
+	latency, total := prefix+"response_latency_ms", prefix+"response_total"
+	return []column[httpMetrics]{
+		counts(prefix+"request_total", "Total count of HTTP requests.", func(m *httpMetrics) *Counter { return &m.requests }),
+		rare(prefix+"request_redelivered_total", "Total count of HTTP requests that their endpoint did not act on and that were sent to another.", func(m *httpMetrics) *Counter { return &m.redelivered }),
+		{latency, "Elapsed times between a request's headers being received and its response stream completing.", histogram, func(t *text, s *set[httpMetrics]) {
+			if p := s.metrics.seen.Load(); p != nil {
+				for _, st := range p.status {
+					t.latency(latency, s.labels, st.labels, &st.latency)
+				}
 			}
-		}
-	}
-	name = prefix + "response_total"
-	t.family(name, "Total count of HTTP responses.", counter)
-	for _, s := range all {
-		if p := s.metrics.seen.Load(); p != nil {
-			for _, c := range p.classes {
-				t.sample(name, s.labels, c.labels(), c.n.Value())
+		}},
+		{total, "Total count of HTTP responses.", counter, func(t *text, s *set[httpMetrics]) {
+			if p := s.metrics.seen.Load(); p != nil {
+				for _, c := range p.classes {
+					t.sample(total, s.labels, c.labels, c.n.Value())
+				}
 			}
-		}
+		}},
 	}
 }

@@ -19,8 +19,15 @@ type Metrics struct {
 	Identity *Identity
 	// Routes counts what becomes of requests to a Service.
 	Routes *Routes
-	// Balancers counts the endpoints of Services and who waits for them.
-	Balancers *Balancers
+	// Served counts requests to the pod by what policy knows of them.
+	Served *Served
+	// Balancers counts the endpoints of Services and requests that wait for them;
+	// TCPBalancers the same for connections that carry bytes.
+	Balancers, TCPBalancers *Balancers
+	// Connections counts what becomes of connections to a Service, and Detections,
+	// by direction, what it took to know what connections speak.
+	Connections *Connections
+	Detections  [2]*Detections
 	// Control counts calls to the control plane.
 	Control *Control
 
@@ -44,10 +51,14 @@ func New(c Config, release string) *Metrics {
 	}
 	for _, d := range []flow.Direction{flow.Inbound, flow.Outbound} {
 		m.httpErrors[d] = NewCounters(r, d.String()+"_http_errors_total", "Total count of HTTP requests that the sidecar answered with an error of its own, by kind of error.")
+		m.Detections[d] = newDetections(r, d.String()+"_tcp_detect_http_")
 		m.tcpErrors[d] = NewCounters(r, d.String()+"_tcp_errors_total", "Total count of TCP connections that the sidecar refused or broke, by kind of error.")
 	}
 	m.Routes = newRoutes(r)
-	m.Balancers = newBalancers(r)
+	m.Served = newServed(r)
+	m.Balancers = newBalancers(r, "outbound_http_balancer_", "requests", true)
+	m.TCPBalancers = newBalancers(r, "outbound_tcp_balancer_", "connections", false)
+	m.Connections = newConnections(r)
 	m.Identity = newIdentity(r)
 	m.Control = newControl(r)
 	r.Collect(build(release))

@@ -1,8 +1,7 @@
 package telemetry
 
 import (
-	"bytes"
-	"io"
+	"slices"
 	"sync"
 	"time"
 )
@@ -27,15 +26,23 @@ type Registry struct {
 	sets      int
 	overflows Counter
 	families  []printer
+
+	collecting sync.Mutex
 }
 
 // printer is one or more families that are printed together.
 type printer interface {
-	// print writes the families; the registry's lock is held.
-	print(t *text)
+	// begin is what there is to print now. The registry's lock is held.
+	begin() section
 	// retire drops sets released before a time and reports how many. The
 	// registry's lock is held.
 	retire(before time.Time) int
+}
+
+// section is what one printer has for one page.
+type section interface {
+	// step prints a little, and reports whether there is more. No lock is held.
+	step(t *text) bool
 }
 
 // NewRegistry makes an empty Registry.
@@ -49,7 +56,20 @@ func NewRegistry(c Config) *Registry {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Registry{cfg: c}
+	r := &Registry{cfg: c}
+	r.Collect(r.describe)
+	return r
+}
+
+// describe prints the registry's own families.
+func (r *Registry) describe(w *Writer) {
+	r.mu.Lock()
+	n := r.sets
+	r.mu.Unlock()
+	w.Gauge("telemetry_label_sets", "Number of label sets held.")
+	w.Sample("telemetry_label_sets", float64(n))
+	w.Counter("telemetry_overflow_total", "Total count of handles that share a set because too many exist.")
+	w.Sample("telemetry_overflow_total", float64(r.overflows.Value()))
 }
 
 func (r *Registry) register(p printer) {
@@ -60,48 +80,22 @@ func (r *Registry) register(p printer) {
 
 // Collect adds figures that are read when somebody asks: f is called for each
 // print and writes whole families.
-func (r *Registry) Collect(f func(w *Writer)) { r.register(collector(f)) }
+func (r *Registry) Collect(f func(w *Writer)) { r.register(collector{r, f}) }
 
-type collector func(w *Writer)
+type collector struct {
+	r *Registry
+	f func(w *Writer)
+}
 
-func (c collector) print(t *text)        { c(&Writer{t}) }
+func (c collector) begin() section       { return c }
 func (c collector) retire(time.Time) int { return 0 }
 
-// WriteTo prints what Pieces returns. It implements io.WriterTo.
-func (r *Registry) WriteTo(w io.Writer) (int64, error) {
-	written := int64(0)
-	for _, p := range r.Pieces() {
-		n, err := w.Write(p)
-		written += int64(n)
-		if err != nil {
-			return written, err
-		}
-	}
-	return written, nil
+func (c collector) step(t *text) bool {
+	c.r.collecting.Lock() // a collector may keep a buffer
+	defer c.r.collecting.Unlock()
+	c.f(&Writer{t})
+	return false
 }
-
-// Text is what Pieces returns, in one.
-func (r *Registry) Text() []byte { return bytes.Join(r.Pieces(), nil) }
-
-// Pieces are every family in the Prometheus text format, version 0.0.4, cut
-// between lines. They are the caller's, who may let go of each when it is used.
-func (r *Registry) Pieces() [][]byte {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.sweep()
-	t := &text{b: make([]byte, 0, pieceSize)}
-	for _, f := range r.families {
-		f.print(t)
-	}
-	t.family("telemetry_label_sets", "Number of label sets held.", gauge)
-	t.sample("telemetry_label_sets", "", "", uint64(r.sets))
-	t.family("telemetry_overflow_total", "Total count of handles that share a set because too many exist.", counter)
-	t.sample("telemetry_overflow_total", "", "", r.overflows.Value())
-	return t.pieces()
-}
-
-// ContentType is that of what WriteTo writes.
-const ContentType = "text/plain; version=0.0.4; charset=utf-8"
 
 // sweep retires what nobody held for long; r.mu is held.
 func (r *Registry) sweep() {
@@ -114,10 +108,11 @@ func (r *Registry) sweep() {
 // sets are the label sets of families that share their labels.
 type sets[M any] struct {
 	r        *Registry
+	max      int // of them; 0: as many as the registry has
 	by       map[string]*set[M]
 	order    []*set[M] // as they came; printed so
 	overflow *set[M]
-	show     func(t *text, all []*set[M])
+	columns  []column[M]
 }
 
 type set[M any] struct {
@@ -127,10 +122,36 @@ type set[M any] struct {
 	released time.Time // when refs became 0
 }
 
-func newSets[M any](r *Registry, show func(t *text, all []*set[M])) *sets[M] {
-	s := &sets[M]{r: r, by: map[string]*set[M]{}, show: show}
+// column is one family: row prints what a set has of it.
+type column[M any] struct {
+	name, help string
+	kind       Kind
+	row        func(t *text, s *set[M])
+}
+
+func newSets[M any](r *Registry, columns ...column[M]) *sets[M] {
+	s := &sets[M]{r: r, by: map[string]*set[M]{}, columns: columns}
 	r.register(s)
 	return s
+}
+
+// counts is a family of counters.
+func counts[M any](name, help string, get func(m *M) *Counter) column[M] {
+	return column[M]{name, help, counter, func(t *text, s *set[M]) { t.sample(name, s.labels, "", get(&s.metrics).Value()) }}
+}
+
+// rare is a family of counters of which those that are 0 are not printed.
+func rare[M any](name, help string, get func(m *M) *Counter) column[M] {
+	return column[M]{name, help, counter, func(t *text, s *set[M]) {
+		if n := get(&s.metrics).Value(); n > 0 {
+			t.sample(name, s.labels, "", n)
+		}
+	}}
+}
+
+// gauges is a family of gauges.
+func gauges[M any](name, help string, get func(m *M) *Gauge) column[M] {
+	return column[M]{name, help, gauge, func(t *text, s *set[M]) { t.signed(name, s.labels, "", get(&s.metrics).Value()) }}
 }
 
 // acquire finds or makes the set with those labels, and holds it.
@@ -148,8 +169,8 @@ func (s *sets[M]) acquire(labels []byte) *set[M] {
 }
 
 func (s *sets[M]) add(labels []byte) *set[M] {
-	if s.r.sets >= s.r.cfg.MaxSets {
-		if s.r.sweep(); s.r.sets >= s.r.cfg.MaxSets {
+	if s.full() {
+		if s.r.sweep(); s.full() {
 			return nil
 		}
 	}
@@ -158,6 +179,10 @@ func (s *sets[M]) add(labels []byte) *set[M] {
 	s.order = append(s.order, e)
 	s.r.sets++
 	return e
+}
+
+func (s *sets[M]) full() bool {
+	return s.r.sets >= s.r.cfg.MaxSets || s.max > 0 && len(s.by) >= s.max
 }
 
 // shared is the set of those that came too late. It never retires.
@@ -180,10 +205,30 @@ func (s *sets[M]) release(e *set[M]) {
 	}
 }
 
-func (s *sets[M]) print(t *text) {
-	if len(s.order) > 0 {
-		s.show(t, s.order)
+// begin implements printer.
+func (s *sets[M]) begin() section { return &rows[M]{columns: s.columns, sets: slices.Clone(s.order)} }
+
+// rows is a walk over all columns, and in each over all sets.
+type rows[M any] struct {
+	columns []column[M]
+	sets    []*set[M]
+	next    int // set
+}
+
+// step implements section.
+func (r *rows[M]) step(t *text) bool {
+	if len(r.sets) == 0 || len(r.columns) == 0 {
+		return false
 	}
+	c := &r.columns[0]
+	if r.next == 0 {
+		t.family(c.name, c.help, c.kind)
+	}
+	c.row(t, r.sets[r.next])
+	if r.next++; r.next == len(r.sets) {
+		r.columns, r.next = r.columns[1:], 0
+	}
+	return len(r.columns) > 0
 }
 
 func (s *sets[M]) retire(before time.Time) int {

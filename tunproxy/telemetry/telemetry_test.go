@@ -192,9 +192,6 @@ func TestEscaping(t *testing.T) {
 	if got := f["odd_total"].GetHelp(); got != "Help with a \\ and a\nline feed." {
 		t.Errorf("help: %q", got)
 	}
-	if telemetry.ContentType != "text/plain; version=0.0.4; charset=utf-8" {
-		t.Error(telemetry.ContentType)
-	}
 }
 
 func TestSidecarFamilies(t *testing.T) {
@@ -465,17 +462,18 @@ func TestLargeText(t *testing.T) {
 	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	pieces := r.Pieces()
-	runtime.ReadMemStats(&after)
-	size := 0
-	for _, p := range pieces {
+	page := r.Page(telemetry.Format{})
+	size, pieces := 0, 0
+	for p := page.Next(); p != nil; p = page.Next() {
 		size += len(p)
+		pieces++
 		if len(p) == 0 || len(p) > 16<<10 || p[len(p)-1] != '\n' {
 			t.Errorf("a piece of %d bytes", len(p))
 		}
 	}
+	runtime.ReadMemStats(&after)
 	took := int(after.TotalAlloc - before.TotalAlloc)
-	t.Logf("%d bytes in %d pieces, %d were allocated", size, len(pieces), took)
+	t.Logf("%d bytes in %d pieces, %d were allocated", size, pieces, took)
 	if size < 1<<20 || took > size*3/2 {
 		t.Errorf("%d bytes were allocated for a text of %d", took, size)
 	}

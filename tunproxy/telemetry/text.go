@@ -1,8 +1,11 @@
 package telemetry
 
 import (
+	"encoding/hex"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Kind is a family's TYPE.
@@ -20,34 +23,84 @@ const (
 // in use make a text of megabytes.
 const pieceSize = 16 << 10
 
-// text builds an exposition (Prometheus text format 0.0.4), in pieces.
+// text builds an exposition in pieces: in the Prometheus text format 0.0.4, or
+// as OpenMetrics 1.0.0.
 type text struct {
-	b    []byte // the last piece
-	full [][]byte
+	b     []byte // the last piece
+	full  [][]byte
+	spare []byte // of a piece that is used
+	open  bool   // OpenMetrics
+
+	// The family that the next sample begins; "" when that is written.
+	name, help string
+	kind       Kind
 }
 
 // room begins another piece when the last one is full, but for a line.
 func (t *text) room() {
 	if len(t.b) > pieceSize-1<<10 {
-		t.full = append(t.full, t.b)
-		t.b = make([]byte, 0, pieceSize)
+		t.cut()
+	}
+	if t.b == nil {
+		t.b, t.spare = t.spare, nil
+		if t.b == nil {
+			t.b = make([]byte, 0, pieceSize)
+		}
 	}
 }
 
-// pieces is the whole text.
-func (t *text) pieces() [][]byte { return append(t.full, t.b) }
+// cut ends the last piece.
+func (t *text) cut() {
+	if len(t.b) > 0 {
+		t.full = append(t.full, t.b)
+		t.b = nil
+	}
+}
 
-func (t *text) family(name, help string, k Kind) {
+// end ends the text.
+func (t *text) end() {
+	if t.open {
+		t.room()
+		t.b = append(t.b, "# EOF\n"...)
+	}
+	t.cut()
+}
+
+// take is the first piece that is full, which is the caller's; nil: none is.
+func (t *text) take() []byte {
+	if len(t.full) == 0 {
+		return nil
+	}
+	b := t.full[0]
+	t.full = slices.Delete(t.full, 0, 1) // of one or two
+	return b
+}
+
+// reuse gives a piece back.
+func (t *text) reuse(b []byte) { t.spare = b[:0] }
+
+// family names the one that the following samples are of. One without samples is
+// not printed.
+func (t *text) family(name, help string, k Kind) { t.name, t.help, t.kind = name, help, k }
+
+// begin writes what comes before a family's first sample.
+func (t *text) begin() {
 	t.room()
+	name := t.name
+	if t.open && t.kind == counter {
+		name = strings.TrimSuffix(name, "_total")
+	}
 	t.b = append(t.b, "# HELP "...)
 	t.b = append(t.b, name...)
 	t.b = append(t.b, ' ')
-	for i := range len(help) { // HELP escapes backslash and line feed only
-		switch c := help[i]; c {
-		case '\\':
+	for i := range len(t.help) { // HELP escapes backslash and line feed, and in OpenMetrics the quote
+		switch c := t.help[i]; {
+		case c == '\\':
 			t.b = append(t.b, `\\`...)
-		case '\n':
+		case c == '\n':
 			t.b = append(t.b, `\n`...)
+		case c == '"' && t.open:
+			t.b = append(t.b, `\"`...)
 		default:
 			t.b = append(t.b, c)
 		}
@@ -55,13 +108,22 @@ func (t *text) family(name, help string, k Kind) {
 	t.b = append(t.b, "\n# TYPE "...)
 	t.b = append(t.b, name...)
 	t.b = append(t.b, ' ')
-	t.b = append(t.b, k...)
+	t.b = append(t.b, t.kind...)
 	t.b = append(t.b, '\n')
+	t.name = ""
+}
+
+// line makes room for a sample's.
+func (t *text) line() {
+	if t.name != "" {
+		t.begin()
+	}
+	t.room()
 }
 
 // head writes a sample up to its value; labels and more are rendered.
 func (t *text) head(name, labels, more string) {
-	t.room()
+	t.line()
 	t.b = append(t.b, name...)
 	if labels != "" || more != "" {
 		t.b = append(t.b, '{')
@@ -93,33 +155,77 @@ func (t *text) float(name, labels, more string, v float64) {
 	t.b = append(t.b, '\n')
 }
 
+// bucket writes a bucket of a histogram, up to its end.
+func (t *text) bucket(name, labels, more, le string, n uint64) {
+	t.line()
+	t.b = append(t.b, name...)
+	t.b = append(t.b, "_bucket{"...)
+	for _, l := range [2]string{labels, more} {
+		if l != "" {
+			t.b = append(t.b, l...)
+			t.b = append(t.b, ',')
+		}
+	}
+	t.b = append(t.b, `le="`...)
+	t.b = append(t.b, le...)
+	if t.open && le != "+Inf" && strings.IndexByte(le, '.') < 0 {
+		t.b = append(t.b, ".0"...)
+	}
+	t.b = append(t.b, `"} `...)
+	t.b = strconv.AppendUint(t.b, n, 10)
+}
+
 // latency writes a histogram's samples. The sum is in milliseconds, as whole
 // as it was measured.
 func (t *text) latency(name, labels, more string, h *Latency) {
 	var n uint64
 	for i := range h.buckets {
 		n += h.buckets[i].Load()
-		t.room()
-		t.b = append(t.b, name...)
-		t.b = append(t.b, "_bucket{"...)
-		for _, l := range []string{labels, more} {
-			if l != "" {
-				t.b = append(t.b, l...)
-				t.b = append(t.b, ',')
-			}
-		}
-		t.b = append(t.b, `le="`...)
+		le := "+Inf"
 		if i < len(bounds) {
-			t.b = strconv.AppendUint(t.b, uint64(bounds[i]), 10)
-		} else {
-			t.b = append(t.b, "+Inf"...)
+			le = boundNames[i]
 		}
-		t.b = append(t.b, `"} `...)
-		t.b = strconv.AppendUint(t.b, n, 10)
+		t.bucket(name, labels, more, le, n)
+		if t.open {
+			t.exemplar(h.exemplar(i))
+		}
 		t.b = append(t.b, '\n')
 	}
 	t.sample(name+"_count", labels, more, n)
 	t.float(name+"_sum", labels, more, float64(h.sum.Load())/1000)
+}
+
+// histogram writes one's samples. With several, they are those of all together.
+func (t *text) histogram(name, labels, more string, s *scale, all ...*Histogram) {
+	var n, sum uint64
+	for _, h := range all {
+		sum += h.sum.Load()
+	}
+	for i := 0; i <= len(s.limits); i++ {
+		for _, h := range all {
+			n += h.buckets[i].Load()
+		}
+		le := "+Inf"
+		if i < len(s.limits) {
+			le = s.names[i]
+		}
+		t.bucket(name, labels, more, le, n)
+		t.b = append(t.b, '\n')
+	}
+	t.sample(name+"_count", labels, more, n)
+	t.float(name+"_sum", labels, more, float64(sum)/s.unit)
+}
+
+func (t *text) exemplar(e *exemplar) {
+	if e == nil {
+		return
+	}
+	t.b = append(t.b, ` # {trace_id="`...)
+	t.b = hex.AppendEncode(t.b, e.trace[:])
+	t.b = append(t.b, `"} `...)
+	t.b = strconv.AppendFloat(t.b, float64(e.took)/float64(time.Millisecond), 'g', -1, 64)
+	t.b = append(t.b, ' ')
+	t.b = strconv.AppendFloat(t.b, float64(e.at.UnixMilli())/1000, 'f', 3, 64)
 }
 
 // appendLabel adds name="value" to rendered labels. Values may hold anything;

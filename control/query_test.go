@@ -244,7 +244,7 @@ tcp_open_total{direction="inbound",peer="src",tls="no_identity"} 3
 		text string
 	}{
 		{&queryapi.StatRequest{Resource: sel("deploy", "none")}, codes.NotFound, `there is no deployment "none" in namespace shop`},
-		{&queryapi.StatRequest{Resource: sel("job", "")}, codes.InvalidArgument, `kind "job" is not known`},
+		{&queryapi.StatRequest{Resource: sel("cow", "")}, codes.InvalidArgument, `kind "cow" is not known`},
 		{&queryapi.StatRequest{}, codes.InvalidArgument, "is not known"},
 		{&queryapi.StatRequest{Resource: sel("deploy", ""), WindowSeconds: 3600}, codes.InvalidArgument, "keeps"},
 		{&queryapi.StatRequest{Resource: sel("deploy", ""), To: sel("svc", "web"), From: sel("po", "")}, codes.InvalidArgument, "exclude each other"},
@@ -348,7 +348,7 @@ spec: {clusterIP: None, selector: {app: web}, ports: [{port: 80}]}
 		{"svc", "slow", 53, codes.NotFound, "no TCP port 53"},
 		{"svc", "none", 80, codes.NotFound, "no Service shop/none"},
 		{"deploy", "web", 80, codes.InvalidArgument, "ask for one of its pods"},
-		{"job", "web", 80, codes.InvalidArgument, "is not known"},
+		{"cow", "web", 80, codes.InvalidArgument, "is not known"},
 		{"po", "", 80, codes.InvalidArgument, "want the name"},
 		{"po", "web-1", 0, codes.InvalidArgument, "number of a port"},
 		{"po", "web-1", 65536, codes.InvalidArgument, "number of a port"},

@@ -350,6 +350,29 @@ func (b *viewBackend) Policy(ctx context.Context, req *queryapi.PolicyRequest) (
 	return b.all.Policy(ctx, req)
 }
 
+// Taps implements extension.Backend.
+func (b *viewBackend) Taps(ctx context.Context, req *queryapi.TapsRequest) (*queryapi.TapsResponse, error) {
+	connected := map[catalog.Key]bool{}
+	for _, r := range b.all.Health(ctx) {
+		attached(r, connected)
+	}
+	return b.Server.TapsOf(req, func(k catalog.Key) bool { return connected[k] })
+}
+
+// Why implements extension.Backend.
+func (b *viewBackend) Why(ctx context.Context, req *queryapi.WhyRequest) (*queryapi.WhyResponse, error) {
+	return b.Server.WhyTold(ctx, req, b.all.Policy)
+}
+
+// attached adds the pods whose sidecars a replica has streams with.
+func attached(r *queryapi.HealthResponse, to map[catalog.Key]bool) {
+	for _, p := range r.GetProxies() {
+		if p.GetConnected() {
+			to[catalog.Key{Namespace: p.GetNamespace(), Name: p.GetPod()}] = true
+		}
+	}
+}
+
 // Health implements extension.Backend.
 func (b *viewBackend) Health(ctx context.Context, req *queryapi.HealthRequest) (*queryapi.HealthResponse, error) {
 	resp, err := b.Server.Health(ctx, req)
@@ -359,11 +382,7 @@ func (b *viewBackend) Health(ctx context.Context, req *queryapi.HealthRequest) (
 	connected := map[catalog.Key]bool{}
 	for _, r := range b.all.Health(ctx) {
 		resp.Certificates = r.GetCertificates() // all replicas have the same
-		for _, p := range r.GetProxies() {
-			if p.GetConnected() {
-				connected[catalog.Key{Namespace: p.GetNamespace(), Name: p.GetPod()}] = true
-			}
-		}
+		attached(r, connected)
 	}
 	for _, p := range resp.GetProxies() {
 		p.Connected = connected[catalog.Key{Namespace: p.GetNamespace(), Name: p.GetPod()}]

@@ -27,8 +27,168 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type TapsRow_State int32
+
+const (
+	TapsRow_STATE_UNSPECIFIED TapsRow_State = 0
+	TapsRow_ENABLED           TapsRow_State = 1
+	TapsRow_DISABLED          TapsRow_State = 2 // by annotation
+	TapsRow_NOT_CONNECTED     TapsRow_State = 3 // the sidecar has no stream to the control plane
+)
+
+// Enum value maps for TapsRow_State.
+var (
+	TapsRow_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "ENABLED",
+		2: "DISABLED",
+		3: "NOT_CONNECTED",
+	}
+	TapsRow_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"ENABLED":           1,
+		"DISABLED":          2,
+		"NOT_CONNECTED":     3,
+	}
+)
+
+func (x TapsRow_State) Enum() *TapsRow_State {
+	p := new(TapsRow_State)
+	*p = x
+	return p
+}
+
+func (x TapsRow_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TapsRow_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_query_query_proto_enumTypes[0].Descriptor()
+}
+
+func (TapsRow_State) Type() protoreflect.EnumType {
+	return &file_query_query_proto_enumTypes[0]
+}
+
+func (x TapsRow_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TapsRow_State.Descriptor instead.
+func (TapsRow_State) EnumDescriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{20, 0}
+}
+
+type WhyResponse_Verdict int32
+
+const (
+	WhyResponse_VERDICT_UNSPECIFIED WhyResponse_Verdict = 0
+	WhyResponse_WORKS               WhyResponse_Verdict = 1 // nothing that the mesh knows is in the way
+	WhyResponse_FAILS               WhyResponse_Verdict = 2 // it would be refused, or get no answer
+	WhyResponse_DEGRADED            WhyResponse_Verdict = 3 // it works now and then
+)
+
+// Enum value maps for WhyResponse_Verdict.
+var (
+	WhyResponse_Verdict_name = map[int32]string{
+		0: "VERDICT_UNSPECIFIED",
+		1: "WORKS",
+		2: "FAILS",
+		3: "DEGRADED",
+	}
+	WhyResponse_Verdict_value = map[string]int32{
+		"VERDICT_UNSPECIFIED": 0,
+		"WORKS":               1,
+		"FAILS":               2,
+		"DEGRADED":            3,
+	}
+)
+
+func (x WhyResponse_Verdict) Enum() *WhyResponse_Verdict {
+	p := new(WhyResponse_Verdict)
+	*p = x
+	return p
+}
+
+func (x WhyResponse_Verdict) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (WhyResponse_Verdict) Descriptor() protoreflect.EnumDescriptor {
+	return file_query_query_proto_enumTypes[1].Descriptor()
+}
+
+func (WhyResponse_Verdict) Type() protoreflect.EnumType {
+	return &file_query_query_proto_enumTypes[1]
+}
+
+func (x WhyResponse_Verdict) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use WhyResponse_Verdict.Descriptor instead.
+func (WhyResponse_Verdict) EnumDescriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{22, 0}
+}
+
+type Reason_Mark int32
+
+const (
+	Reason_MARK_UNSPECIFIED Reason_Mark = 0
+	Reason_OK               Reason_Mark = 1
+	Reason_NOTE             Reason_Mark = 2
+	Reason_BAD              Reason_Mark = 3
+)
+
+// Enum value maps for Reason_Mark.
+var (
+	Reason_Mark_name = map[int32]string{
+		0: "MARK_UNSPECIFIED",
+		1: "OK",
+		2: "NOTE",
+		3: "BAD",
+	}
+	Reason_Mark_value = map[string]int32{
+		"MARK_UNSPECIFIED": 0,
+		"OK":               1,
+		"NOTE":             2,
+		"BAD":              3,
+	}
+)
+
+func (x Reason_Mark) Enum() *Reason_Mark {
+	p := new(Reason_Mark)
+	*p = x
+	return p
+}
+
+func (x Reason_Mark) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Reason_Mark) Descriptor() protoreflect.EnumDescriptor {
+	return file_query_query_proto_enumTypes[2].Descriptor()
+}
+
+func (Reason_Mark) Type() protoreflect.EnumType {
+	return &file_query_query_proto_enumTypes[2]
+}
+
+func (x Reason_Mark) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Reason_Mark.Descriptor instead.
+func (Reason_Mark) EnumDescriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{23, 0}
+}
+
 // Selector names resources as kubectl does. kind: deployment, pod, service,
-// namespace, statefulset, daemonset, or a short form (deploy, po, svc, ns, sts, ds).
+// namespace, statefulset, daemonset, job, replicaset, replicationcontroller,
+// authority, or a short form (deploy, po, svc, ns, sts, ds, rs, rc, au). Of
+// jobs, replicasets and replicationcontrollers there are those that own pods; an
+// authority is a name that requests ask for, and exists while there are figures
+// of it.
 type Selector struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -239,8 +399,16 @@ type StatRow struct {
 	TcpWriteBytesRate  float64                `protobuf:"fixed64,15,opt,name=tcp_write_bytes_rate,json=tcpWriteBytesRate,proto3" json:"tcp_write_bytes_rate,omitempty"`
 	// Share of requests (of connections where there were no requests) under
 	// mTLS, 0 to 1. Absent: no traffic.
-	Tls           *float64 `protobuf:"fixed64,16,opt,name=tls,proto3,oneof" json:"tls,omitempty"`
-	HasTraffic    bool     `protobuf:"varint,17,opt,name=has_traffic,json=hasTraffic,proto3" json:"has_traffic,omitempty"` // false: print "-"
+	Tls        *float64 `protobuf:"fixed64,16,opt,name=tls,proto3,oneof" json:"tls,omitempty"`
+	HasTraffic bool     `protobuf:"varint,17,opt,name=has_traffic,json=hasTraffic,proto3" json:"has_traffic,omitempty"` // false: print "-"
+	// Of policy's kinds (server, httproute, authorizationpolicy,
+	// serverauthorization) alone: the Server of a route, and requests refused.
+	Server          string  `protobuf:"bytes,18,opt,name=server,proto3" json:"server,omitempty"`
+	UnauthorizedRps float64 `protobuf:"fixed64,19,opt,name=unauthorized_rps,json=unauthorizedRps,proto3" json:"unauthorized_rps,omitempty"`
+	// Of a trafficsplit alone.
+	Apex          string `protobuf:"bytes,20,opt,name=apex,proto3" json:"apex,omitempty"`
+	Leaf          string `protobuf:"bytes,21,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	Weight        string `protobuf:"bytes,22,opt,name=weight,proto3" json:"weight,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -392,6 +560,41 @@ func (x *StatRow) GetHasTraffic() bool {
 		return x.HasTraffic
 	}
 	return false
+}
+
+func (x *StatRow) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *StatRow) GetUnauthorizedRps() float64 {
+	if x != nil {
+		return x.UnauthorizedRps
+	}
+	return 0
+}
+
+func (x *StatRow) GetApex() string {
+	if x != nil {
+		return x.Apex
+	}
+	return ""
+}
+
+func (x *StatRow) GetLeaf() string {
+	if x != nil {
+		return x.Leaf
+	}
+	return ""
+}
+
+func (x *StatRow) GetWeight() string {
+	if x != nil {
+		return x.Weight
+	}
+	return ""
 }
 
 type TapRequest struct {
@@ -885,6 +1088,931 @@ func (*PolicyResponse_Inbound) isPolicyResponse_Policy() {}
 
 func (*PolicyResponse_Outbound) isPolicyResponse_Policy() {}
 
+type EdgesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resource      *Selector              `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	WindowSeconds uint32                 `protobuf:"varint,2,opt,name=window_seconds,json=windowSeconds,proto3" json:"window_seconds,omitempty"` // as in StatRequest
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EdgesRequest) Reset() {
+	*x = EdgesRequest{}
+	mi := &file_query_query_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EdgesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EdgesRequest) ProtoMessage() {}
+
+func (x *EdgesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EdgesRequest.ProtoReflect.Descriptor instead.
+func (*EdgesRequest) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *EdgesRequest) GetResource() *Selector {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
+func (x *EdgesRequest) GetWindowSeconds() uint32 {
+	if x != nil {
+		return x.WindowSeconds
+	}
+	return 0
+}
+
+type EdgesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Edges         []*Edge                `protobuf:"bytes,1,rep,name=edges,proto3" json:"edges,omitempty"` // sorted by namespaces and names of both ends
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EdgesResponse) Reset() {
+	*x = EdgesResponse{}
+	mi := &file_query_query_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EdgesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EdgesResponse) ProtoMessage() {}
+
+func (x *EdgesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EdgesResponse.ProtoReflect.Descriptor instead.
+func (*EdgesResponse) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *EdgesResponse) GetEdges() []*Edge {
+	if x != nil {
+		return x.Edges
+	}
+	return nil
+}
+
+// Edge: figures are the client's, of requests and connections between the two.
+type Edge struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Src   *EdgeEnd               `protobuf:"bytes,1,opt,name=src,proto3" json:"src,omitempty"`
+	Dst   *EdgeEnd               `protobuf:"bytes,2,opt,name=dst,proto3" json:"dst,omitempty"`
+	// Identities as server names, NAME.NAMESPACE.sa.TRUST-DOMAIN; empty without mTLS.
+	ClientId           string  `protobuf:"bytes,3,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	ServerId           string  `protobuf:"bytes,4,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	NoTlsReason        string  `protobuf:"bytes,5,opt,name=no_tls_reason,json=noTlsReason,proto3" json:"no_tls_reason,omitempty"` // empty: mTLS
+	SuccessCount       uint64  `protobuf:"varint,6,opt,name=success_count,json=successCount,proto3" json:"success_count,omitempty"`
+	FailureCount       uint64  `protobuf:"varint,7,opt,name=failure_count,json=failureCount,proto3" json:"failure_count,omitempty"`
+	Rps                float64 `protobuf:"fixed64,8,opt,name=rps,proto3" json:"rps,omitempty"`
+	LatencyMsP50       float64 `protobuf:"fixed64,9,opt,name=latency_ms_p50,json=latencyMsP50,proto3" json:"latency_ms_p50,omitempty"`
+	LatencyMsP95       float64 `protobuf:"fixed64,10,opt,name=latency_ms_p95,json=latencyMsP95,proto3" json:"latency_ms_p95,omitempty"`
+	LatencyMsP99       float64 `protobuf:"fixed64,11,opt,name=latency_ms_p99,json=latencyMsP99,proto3" json:"latency_ms_p99,omitempty"`
+	TcpOpenConnections uint64  `protobuf:"varint,12,opt,name=tcp_open_connections,json=tcpOpenConnections,proto3" json:"tcp_open_connections,omitempty"`
+	TcpReadBytesRate   float64 `protobuf:"fixed64,13,opt,name=tcp_read_bytes_rate,json=tcpReadBytesRate,proto3" json:"tcp_read_bytes_rate,omitempty"`
+	TcpWriteBytesRate  float64 `protobuf:"fixed64,14,opt,name=tcp_write_bytes_rate,json=tcpWriteBytesRate,proto3" json:"tcp_write_bytes_rate,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *Edge) Reset() {
+	*x = Edge{}
+	mi := &file_query_query_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Edge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Edge) ProtoMessage() {}
+
+func (x *Edge) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Edge.ProtoReflect.Descriptor instead.
+func (*Edge) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Edge) GetSrc() *EdgeEnd {
+	if x != nil {
+		return x.Src
+	}
+	return nil
+}
+
+func (x *Edge) GetDst() *EdgeEnd {
+	if x != nil {
+		return x.Dst
+	}
+	return nil
+}
+
+func (x *Edge) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *Edge) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *Edge) GetNoTlsReason() string {
+	if x != nil {
+		return x.NoTlsReason
+	}
+	return ""
+}
+
+func (x *Edge) GetSuccessCount() uint64 {
+	if x != nil {
+		return x.SuccessCount
+	}
+	return 0
+}
+
+func (x *Edge) GetFailureCount() uint64 {
+	if x != nil {
+		return x.FailureCount
+	}
+	return 0
+}
+
+func (x *Edge) GetRps() float64 {
+	if x != nil {
+		return x.Rps
+	}
+	return 0
+}
+
+func (x *Edge) GetLatencyMsP50() float64 {
+	if x != nil {
+		return x.LatencyMsP50
+	}
+	return 0
+}
+
+func (x *Edge) GetLatencyMsP95() float64 {
+	if x != nil {
+		return x.LatencyMsP95
+	}
+	return 0
+}
+
+func (x *Edge) GetLatencyMsP99() float64 {
+	if x != nil {
+		return x.LatencyMsP99
+	}
+	return 0
+}
+
+func (x *Edge) GetTcpOpenConnections() uint64 {
+	if x != nil {
+		return x.TcpOpenConnections
+	}
+	return 0
+}
+
+func (x *Edge) GetTcpReadBytesRate() float64 {
+	if x != nil {
+		return x.TcpReadBytesRate
+	}
+	return 0
+}
+
+func (x *Edge) GetTcpWriteBytesRate() float64 {
+	if x != nil {
+		return x.TcpWriteBytesRate
+	}
+	return 0
+}
+
+// EdgeEnd is one end. Its kind is not always the one that was asked for: a
+// Deployment may talk to a StatefulSet.
+type EdgeEnd struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EdgeEnd) Reset() {
+	*x = EdgeEnd{}
+	mi := &file_query_query_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EdgeEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EdgeEnd) ProtoMessage() {}
+
+func (x *EdgeEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EdgeEnd.ProtoReflect.Descriptor instead.
+func (*EdgeEnd) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *EdgeEnd) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *EdgeEnd) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *EdgeEnd) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type RoutesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resource      *Selector              `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	WindowSeconds uint32                 `protobuf:"varint,2,opt,name=window_seconds,json=windowSeconds,proto3" json:"window_seconds,omitempty"` // as in StatRequest
+	Outbound      bool                   `protobuf:"varint,3,opt,name=outbound,proto3" json:"outbound,omitempty"`                                // else inbound
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoutesRequest) Reset() {
+	*x = RoutesRequest{}
+	mi := &file_query_query_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoutesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoutesRequest) ProtoMessage() {}
+
+func (x *RoutesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoutesRequest.ProtoReflect.Descriptor instead.
+func (*RoutesRequest) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RoutesRequest) GetResource() *Selector {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
+func (x *RoutesRequest) GetWindowSeconds() uint32 {
+	if x != nil {
+		return x.WindowSeconds
+	}
+	return 0
+}
+
+func (x *RoutesRequest) GetOutbound() bool {
+	if x != nil {
+		return x.Outbound
+	}
+	return false
+}
+
+type RoutesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          []*RouteRow            `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"` // sorted
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoutesResponse) Reset() {
+	*x = RoutesResponse{}
+	mi := &file_query_query_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoutesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoutesResponse) ProtoMessage() {}
+
+func (x *RoutesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoutesResponse.ProtoReflect.Descriptor instead.
+func (*RoutesResponse) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RoutesResponse) GetRows() []*RouteRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+type RouteRow struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Kind      string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Inbound: the policy server, "" = the default; outbound: the Service.
+	Parent       string  `protobuf:"bytes,4,opt,name=parent,proto3" json:"parent,omitempty"`
+	Port         uint32  `protobuf:"varint,5,opt,name=port,proto3" json:"port,omitempty"`
+	Route        string  `protobuf:"bytes,6,opt,name=route,proto3" json:"route,omitempty"`                          // "" = the default
+	RouteKind    string  `protobuf:"bytes,7,opt,name=route_kind,json=routeKind,proto3" json:"route_kind,omitempty"` // "" = the default
+	SuccessCount uint64  `protobuf:"varint,8,opt,name=success_count,json=successCount,proto3" json:"success_count,omitempty"`
+	FailureCount uint64  `protobuf:"varint,9,opt,name=failure_count,json=failureCount,proto3" json:"failure_count,omitempty"`
+	Rps          float64 `protobuf:"fixed64,10,opt,name=rps,proto3" json:"rps,omitempty"`
+	LatencyMsP50 float64 `protobuf:"fixed64,11,opt,name=latency_ms_p50,json=latencyMsP50,proto3" json:"latency_ms_p50,omitempty"`
+	LatencyMsP95 float64 `protobuf:"fixed64,12,opt,name=latency_ms_p95,json=latencyMsP95,proto3" json:"latency_ms_p95,omitempty"`
+	LatencyMsP99 float64 `protobuf:"fixed64,13,opt,name=latency_ms_p99,json=latencyMsP99,proto3" json:"latency_ms_p99,omitempty"`
+	// Outbound: those that failed as too late, and those sent again.
+	TimeoutCount uint64 `protobuf:"varint,14,opt,name=timeout_count,json=timeoutCount,proto3" json:"timeout_count,omitempty"`
+	RetryCount   uint64 `protobuf:"varint,15,opt,name=retry_count,json=retryCount,proto3" json:"retry_count,omitempty"`
+	// Outbound: what the route leads to, with figures of its own.
+	Backends      []*RouteRow `protobuf:"bytes,16,rep,name=backends,proto3" json:"backends,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouteRow) Reset() {
+	*x = RouteRow{}
+	mi := &file_query_query_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouteRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouteRow) ProtoMessage() {}
+
+func (x *RouteRow) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouteRow.ProtoReflect.Descriptor instead.
+func (*RouteRow) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RouteRow) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *RouteRow) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *RouteRow) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RouteRow) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *RouteRow) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *RouteRow) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
+func (x *RouteRow) GetRouteKind() string {
+	if x != nil {
+		return x.RouteKind
+	}
+	return ""
+}
+
+func (x *RouteRow) GetSuccessCount() uint64 {
+	if x != nil {
+		return x.SuccessCount
+	}
+	return 0
+}
+
+func (x *RouteRow) GetFailureCount() uint64 {
+	if x != nil {
+		return x.FailureCount
+	}
+	return 0
+}
+
+func (x *RouteRow) GetRps() float64 {
+	if x != nil {
+		return x.Rps
+	}
+	return 0
+}
+
+func (x *RouteRow) GetLatencyMsP50() float64 {
+	if x != nil {
+		return x.LatencyMsP50
+	}
+	return 0
+}
+
+func (x *RouteRow) GetLatencyMsP95() float64 {
+	if x != nil {
+		return x.LatencyMsP95
+	}
+	return 0
+}
+
+func (x *RouteRow) GetLatencyMsP99() float64 {
+	if x != nil {
+		return x.LatencyMsP99
+	}
+	return 0
+}
+
+func (x *RouteRow) GetTimeoutCount() uint64 {
+	if x != nil {
+		return x.TimeoutCount
+	}
+	return 0
+}
+
+func (x *RouteRow) GetRetryCount() uint64 {
+	if x != nil {
+		return x.RetryCount
+	}
+	return 0
+}
+
+func (x *RouteRow) GetBackends() []*RouteRow {
+	if x != nil {
+		return x.Backends
+	}
+	return nil
+}
+
+type TapsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resource      *Selector              `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TapsRequest) Reset() {
+	*x = TapsRequest{}
+	mi := &file_query_query_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TapsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TapsRequest) ProtoMessage() {}
+
+func (x *TapsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TapsRequest.ProtoReflect.Descriptor instead.
+func (*TapsRequest) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *TapsRequest) GetResource() *Selector {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
+type TapsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          []*TapsRow             `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"` // meshed pods alone, sorted
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TapsResponse) Reset() {
+	*x = TapsResponse{}
+	mi := &file_query_query_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TapsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TapsResponse) ProtoMessage() {}
+
+func (x *TapsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TapsResponse.ProtoReflect.Descriptor instead.
+func (*TapsResponse) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *TapsResponse) GetRows() []*TapsRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+type TapsRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Pod           string                 `protobuf:"bytes,2,opt,name=pod,proto3" json:"pod,omitempty"`
+	State         TapsRow_State          `protobuf:"varint,3,opt,name=state,proto3,enum=tunmesh.query.v1.TapsRow_State" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TapsRow) Reset() {
+	*x = TapsRow{}
+	mi := &file_query_query_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TapsRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TapsRow) ProtoMessage() {}
+
+func (x *TapsRow) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TapsRow.ProtoReflect.Descriptor instead.
+func (*TapsRow) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *TapsRow) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *TapsRow) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *TapsRow) GetState() TapsRow_State {
+	if x != nil {
+		return x.State
+	}
+	return TapsRow_STATE_UNSPECIFIED
+}
+
+type WhyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	From  *Selector              `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"` // pods, or a workload, by name
+	// A Service, pod or workload by name; or to_host alone: a name as the client's
+	// DNS would be asked, or an address.
+	To            *Selector `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	ToHost        string    `protobuf:"bytes,3,opt,name=to_host,json=toHost,proto3" json:"to_host,omitempty"`
+	Port          uint32    `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"` // 0: the only one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhyRequest) Reset() {
+	*x = WhyRequest{}
+	mi := &file_query_query_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhyRequest) ProtoMessage() {}
+
+func (x *WhyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
+func (*WhyRequest) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *WhyRequest) GetFrom() *Selector {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *WhyRequest) GetTo() *Selector {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *WhyRequest) GetToHost() string {
+	if x != nil {
+		return x.ToHost
+	}
+	return ""
+}
+
+func (x *WhyRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+type WhyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Verdict       WhyResponse_Verdict    `protobuf:"varint,1,opt,name=verdict,proto3,enum=tunmesh.query.v1.WhyResponse_Verdict" json:"verdict,omitempty"`
+	Summary       string                 `protobuf:"bytes,2,opt,name=summary,proto3" json:"summary,omitempty"`       // one sentence
+	Reasons       []*Reason              `protobuf:"bytes,3,rep,name=reasons,proto3" json:"reasons,omitempty"`       // in the order in which a connection meets them
+	Namespaces    []string               `protobuf:"bytes,4,rep,name=namespaces,proto3" json:"namespaces,omitempty"` // what it tells of, sorted
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhyResponse) Reset() {
+	*x = WhyResponse{}
+	mi := &file_query_query_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhyResponse) ProtoMessage() {}
+
+func (x *WhyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
+func (*WhyResponse) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *WhyResponse) GetVerdict() WhyResponse_Verdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return WhyResponse_VERDICT_UNSPECIFIED
+}
+
+func (x *WhyResponse) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetReasons() []*Reason {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+func (x *WhyResponse) GetNamespaces() []string {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+type Reason struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Subject       string                 `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"` // name, service, endpoints, identity, policy, circuit, failures
+	Mark          Reason_Mark            `protobuf:"varint,2,opt,name=mark,proto3,enum=tunmesh.query.v1.Reason_Mark" json:"mark,omitempty"`
+	Text          string                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"` // a sentence
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reason) Reset() {
+	*x = Reason{}
+	mi := &file_query_query_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reason) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reason) ProtoMessage() {}
+
+func (x *Reason) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reason.ProtoReflect.Descriptor instead.
+func (*Reason) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Reason) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Reason) GetMark() Reason_Mark {
+	if x != nil {
+		return x.Mark
+	}
+	return Reason_MARK_UNSPECIFIED
+}
+
+func (x *Reason) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 type HealthRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -893,7 +2021,7 @@ type HealthRequest struct {
 
 func (x *HealthRequest) Reset() {
 	*x = HealthRequest{}
-	mi := &file_query_query_proto_msgTypes[11]
+	mi := &file_query_query_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -905,7 +2033,7 @@ func (x *HealthRequest) String() string {
 func (*HealthRequest) ProtoMessage() {}
 
 func (x *HealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_query_query_proto_msgTypes[11]
+	mi := &file_query_query_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -918,7 +2046,7 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
-	return file_query_query_proto_rawDescGZIP(), []int{11}
+	return file_query_query_proto_rawDescGZIP(), []int{24}
 }
 
 type HealthResponse struct {
@@ -932,7 +2060,7 @@ type HealthResponse struct {
 
 func (x *HealthResponse) Reset() {
 	*x = HealthResponse{}
-	mi := &file_query_query_proto_msgTypes[12]
+	mi := &file_query_query_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -944,7 +2072,7 @@ func (x *HealthResponse) String() string {
 func (*HealthResponse) ProtoMessage() {}
 
 func (x *HealthResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_query_proto_msgTypes[12]
+	mi := &file_query_query_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -957,7 +2085,7 @@ func (x *HealthResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthResponse.ProtoReflect.Descriptor instead.
 func (*HealthResponse) Descriptor() ([]byte, []int) {
-	return file_query_query_proto_rawDescGZIP(), []int{12}
+	return file_query_query_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HealthResponse) GetVersion() string {
@@ -995,7 +2123,7 @@ type ProxyHealth struct {
 
 func (x *ProxyHealth) Reset() {
 	*x = ProxyHealth{}
-	mi := &file_query_query_proto_msgTypes[13]
+	mi := &file_query_query_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +2135,7 @@ func (x *ProxyHealth) String() string {
 func (*ProxyHealth) ProtoMessage() {}
 
 func (x *ProxyHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_query_query_proto_msgTypes[13]
+	mi := &file_query_query_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +2148,7 @@ func (x *ProxyHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyHealth.ProtoReflect.Descriptor instead.
 func (*ProxyHealth) Descriptor() ([]byte, []int) {
-	return file_query_query_proto_rawDescGZIP(), []int{13}
+	return file_query_query_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ProxyHealth) GetNamespace() string {
@@ -1076,7 +2204,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_query_query_proto_msgTypes[14]
+	mi := &file_query_query_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +2216,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_query_query_proto_msgTypes[14]
+	mi := &file_query_query_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +2229,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_query_query_proto_rawDescGZIP(), []int{14}
+	return file_query_query_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Certificate) GetName() string {
@@ -1142,7 +2270,7 @@ const file_query_query_proto_rawDesc = "" +
 	"\x02to\x18\x03 \x01(\v2\x1a.tunmesh.query.v1.SelectorR\x02to\x12.\n" +
 	"\x04from\x18\x04 \x01(\v2\x1a.tunmesh.query.v1.SelectorR\x04from\"=\n" +
 	"\fStatResponse\x12-\n" +
-	"\x04rows\x18\x01 \x03(\v2\x19.tunmesh.query.v1.StatRowR\x04rows\"\xcb\x04\n" +
+	"\x04rows\x18\x01 \x03(\v2\x19.tunmesh.query.v1.StatRowR\x04rows\"\xce\x05\n" +
 	"\aStatRow\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
@@ -1163,7 +2291,12 @@ const file_query_query_proto_rawDesc = "" +
 	"\x14tcp_write_bytes_rate\x18\x0f \x01(\x01R\x11tcpWriteBytesRate\x12\x15\n" +
 	"\x03tls\x18\x10 \x01(\x01H\x00R\x03tls\x88\x01\x01\x12\x1f\n" +
 	"\vhas_traffic\x18\x11 \x01(\bR\n" +
-	"hasTrafficB\x06\n" +
+	"hasTraffic\x12\x16\n" +
+	"\x06server\x18\x12 \x01(\tR\x06server\x12)\n" +
+	"\x10unauthorized_rps\x18\x13 \x01(\x01R\x0funauthorizedRps\x12\x12\n" +
+	"\x04apex\x18\x14 \x01(\tR\x04apex\x12\x12\n" +
+	"\x04leaf\x18\x15 \x01(\tR\x04leaf\x12\x16\n" +
+	"\x06weight\x18\x16 \x01(\tR\x06weightB\x06\n" +
 	"\x04_tls\"\xd0\x01\n" +
 	"\n" +
 	"TapRequest\x126\n" +
@@ -1200,7 +2333,98 @@ const file_query_query_proto_rawDesc = "" +
 	"\x0ePolicyResponse\x12<\n" +
 	"\ainbound\x18\x01 \x01(\v2 .tunmesh.policy.v1.InboundPolicyH\x00R\ainbound\x12<\n" +
 	"\boutbound\x18\x02 \x01(\v2\x1e.tunmesh.destination.v1.TargetH\x00R\boutboundB\b\n" +
-	"\x06policy\"\x0f\n" +
+	"\x06policy\"m\n" +
+	"\fEdgesRequest\x126\n" +
+	"\bresource\x18\x01 \x01(\v2\x1a.tunmesh.query.v1.SelectorR\bresource\x12%\n" +
+	"\x0ewindow_seconds\x18\x02 \x01(\rR\rwindowSeconds\"=\n" +
+	"\rEdgesResponse\x12,\n" +
+	"\x05edges\x18\x01 \x03(\v2\x16.tunmesh.query.v1.EdgeR\x05edges\"\x9e\x04\n" +
+	"\x04Edge\x12+\n" +
+	"\x03src\x18\x01 \x01(\v2\x19.tunmesh.query.v1.EdgeEndR\x03src\x12+\n" +
+	"\x03dst\x18\x02 \x01(\v2\x19.tunmesh.query.v1.EdgeEndR\x03dst\x12\x1b\n" +
+	"\tclient_id\x18\x03 \x01(\tR\bclientId\x12\x1b\n" +
+	"\tserver_id\x18\x04 \x01(\tR\bserverId\x12\"\n" +
+	"\rno_tls_reason\x18\x05 \x01(\tR\vnoTlsReason\x12#\n" +
+	"\rsuccess_count\x18\x06 \x01(\x04R\fsuccessCount\x12#\n" +
+	"\rfailure_count\x18\a \x01(\x04R\ffailureCount\x12\x10\n" +
+	"\x03rps\x18\b \x01(\x01R\x03rps\x12$\n" +
+	"\x0elatency_ms_p50\x18\t \x01(\x01R\flatencyMsP50\x12$\n" +
+	"\x0elatency_ms_p95\x18\n" +
+	" \x01(\x01R\flatencyMsP95\x12$\n" +
+	"\x0elatency_ms_p99\x18\v \x01(\x01R\flatencyMsP99\x120\n" +
+	"\x14tcp_open_connections\x18\f \x01(\x04R\x12tcpOpenConnections\x12-\n" +
+	"\x13tcp_read_bytes_rate\x18\r \x01(\x01R\x10tcpReadBytesRate\x12/\n" +
+	"\x14tcp_write_bytes_rate\x18\x0e \x01(\x01R\x11tcpWriteBytesRate\"O\n" +
+	"\aEdgeEnd\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\x8a\x01\n" +
+	"\rRoutesRequest\x126\n" +
+	"\bresource\x18\x01 \x01(\v2\x1a.tunmesh.query.v1.SelectorR\bresource\x12%\n" +
+	"\x0ewindow_seconds\x18\x02 \x01(\rR\rwindowSeconds\x12\x1a\n" +
+	"\boutbound\x18\x03 \x01(\bR\boutbound\"@\n" +
+	"\x0eRoutesResponse\x12.\n" +
+	"\x04rows\x18\x01 \x03(\v2\x1a.tunmesh.query.v1.RouteRowR\x04rows\"\xfd\x03\n" +
+	"\bRouteRow\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
+	"\x06parent\x18\x04 \x01(\tR\x06parent\x12\x12\n" +
+	"\x04port\x18\x05 \x01(\rR\x04port\x12\x14\n" +
+	"\x05route\x18\x06 \x01(\tR\x05route\x12\x1d\n" +
+	"\n" +
+	"route_kind\x18\a \x01(\tR\trouteKind\x12#\n" +
+	"\rsuccess_count\x18\b \x01(\x04R\fsuccessCount\x12#\n" +
+	"\rfailure_count\x18\t \x01(\x04R\ffailureCount\x12\x10\n" +
+	"\x03rps\x18\n" +
+	" \x01(\x01R\x03rps\x12$\n" +
+	"\x0elatency_ms_p50\x18\v \x01(\x01R\flatencyMsP50\x12$\n" +
+	"\x0elatency_ms_p95\x18\f \x01(\x01R\flatencyMsP95\x12$\n" +
+	"\x0elatency_ms_p99\x18\r \x01(\x01R\flatencyMsP99\x12#\n" +
+	"\rtimeout_count\x18\x0e \x01(\x04R\ftimeoutCount\x12\x1f\n" +
+	"\vretry_count\x18\x0f \x01(\x04R\n" +
+	"retryCount\x126\n" +
+	"\bbackends\x18\x10 \x03(\v2\x1a.tunmesh.query.v1.RouteRowR\bbackends\"E\n" +
+	"\vTapsRequest\x126\n" +
+	"\bresource\x18\x01 \x01(\v2\x1a.tunmesh.query.v1.SelectorR\bresource\"=\n" +
+	"\fTapsResponse\x12-\n" +
+	"\x04rows\x18\x01 \x03(\v2\x19.tunmesh.query.v1.TapsRowR\x04rows\"\xbe\x01\n" +
+	"\aTapsRow\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03pod\x18\x02 \x01(\tR\x03pod\x125\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x1f.tunmesh.query.v1.TapsRow.StateR\x05state\"L\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aENABLED\x10\x01\x12\f\n" +
+	"\bDISABLED\x10\x02\x12\x11\n" +
+	"\rNOT_CONNECTED\x10\x03\"\x95\x01\n" +
+	"\n" +
+	"WhyRequest\x12.\n" +
+	"\x04from\x18\x01 \x01(\v2\x1a.tunmesh.query.v1.SelectorR\x04from\x12*\n" +
+	"\x02to\x18\x02 \x01(\v2\x1a.tunmesh.query.v1.SelectorR\x02to\x12\x17\n" +
+	"\ato_host\x18\x03 \x01(\tR\x06toHost\x12\x12\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\"\x84\x02\n" +
+	"\vWhyResponse\x12?\n" +
+	"\averdict\x18\x01 \x01(\x0e2%.tunmesh.query.v1.WhyResponse.VerdictR\averdict\x12\x18\n" +
+	"\asummary\x18\x02 \x01(\tR\asummary\x122\n" +
+	"\areasons\x18\x03 \x03(\v2\x18.tunmesh.query.v1.ReasonR\areasons\x12\x1e\n" +
+	"\n" +
+	"namespaces\x18\x04 \x03(\tR\n" +
+	"namespaces\"F\n" +
+	"\aVerdict\x12\x17\n" +
+	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\t\n" +
+	"\x05WORKS\x10\x01\x12\t\n" +
+	"\x05FAILS\x10\x02\x12\f\n" +
+	"\bDEGRADED\x10\x03\"\xa2\x01\n" +
+	"\x06Reason\x12\x18\n" +
+	"\asubject\x18\x01 \x01(\tR\asubject\x121\n" +
+	"\x04mark\x18\x02 \x01(\x0e2\x1d.tunmesh.query.v1.Reason.MarkR\x04mark\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"7\n" +
+	"\x04Mark\x12\x14\n" +
+	"\x10MARK_UNSPECIFIED\x10\x00\x12\x06\n" +
+	"\x02OK\x10\x01\x12\b\n" +
+	"\x04NOTE\x10\x02\x12\a\n" +
+	"\x03BAD\x10\x03\"\x0f\n" +
 	"\rHealthRequest\"\xa6\x01\n" +
 	"\x0eHealthResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x127\n" +
@@ -1216,12 +2440,16 @@ const file_query_query_proto_rawDesc = "" +
 	"\vCertificate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12$\n" +
-	"\x0enot_after_unix\x18\x03 \x01(\x03R\fnotAfterUnix2\x83\x03\n" +
+	"\x0enot_after_unix\x18\x03 \x01(\x03R\fnotAfterUnix2\xa5\x05\n" +
 	"\x05Query\x12E\n" +
 	"\x04Stat\x12\x1d.tunmesh.query.v1.StatRequest\x1a\x1e.tunmesh.query.v1.StatResponse\x12C\n" +
 	"\x03Tap\x12\x1c.tunmesh.query.v1.TapRequest\x1a\x1c.tunmesh.query.v1.TapMessage0\x01\x12T\n" +
 	"\tEndpoints\x12\".tunmesh.query.v1.EndpointsRequest\x1a#.tunmesh.query.v1.EndpointsResponse\x12K\n" +
-	"\x06Policy\x12\x1f.tunmesh.query.v1.PolicyRequest\x1a .tunmesh.query.v1.PolicyResponse\x12K\n" +
+	"\x06Policy\x12\x1f.tunmesh.query.v1.PolicyRequest\x1a .tunmesh.query.v1.PolicyResponse\x12H\n" +
+	"\x05Edges\x12\x1e.tunmesh.query.v1.EdgesRequest\x1a\x1f.tunmesh.query.v1.EdgesResponse\x12K\n" +
+	"\x06Routes\x12\x1f.tunmesh.query.v1.RoutesRequest\x1a .tunmesh.query.v1.RoutesResponse\x12E\n" +
+	"\x04Taps\x12\x1d.tunmesh.query.v1.TapsRequest\x1a\x1e.tunmesh.query.v1.TapsResponse\x12B\n" +
+	"\x03Why\x12\x1c.tunmesh.query.v1.WhyRequest\x1a\x1d.tunmesh.query.v1.WhyResponse\x12K\n" +
 	"\x06Health\x12\x1f.tunmesh.query.v1.HealthRequest\x1a .tunmesh.query.v1.HealthResponseB&Z$github.com/tunmesh/tunmesh/api/queryb\x06proto3"
 
 var (
@@ -1236,60 +2464,100 @@ func file_query_query_proto_rawDescGZIP() []byte {
 	return file_query_query_proto_rawDescData
 }
 
-var file_query_query_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_query_query_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_query_query_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_query_query_proto_goTypes = []any{
-	(*Selector)(nil),             // 0: tunmesh.query.v1.Selector
-	(*StatRequest)(nil),          // 1: tunmesh.query.v1.StatRequest
-	(*StatResponse)(nil),         // 2: tunmesh.query.v1.StatResponse
-	(*StatRow)(nil),              // 3: tunmesh.query.v1.StatRow
-	(*TapRequest)(nil),           // 4: tunmesh.query.v1.TapRequest
-	(*TapMessage)(nil),           // 5: tunmesh.query.v1.TapMessage
-	(*EndpointsRequest)(nil),     // 6: tunmesh.query.v1.EndpointsRequest
-	(*EndpointsResponse)(nil),    // 7: tunmesh.query.v1.EndpointsResponse
-	(*EndpointRow)(nil),          // 8: tunmesh.query.v1.EndpointRow
-	(*PolicyRequest)(nil),        // 9: tunmesh.query.v1.PolicyRequest
-	(*PolicyResponse)(nil),       // 10: tunmesh.query.v1.PolicyResponse
-	(*HealthRequest)(nil),        // 11: tunmesh.query.v1.HealthRequest
-	(*HealthResponse)(nil),       // 12: tunmesh.query.v1.HealthResponse
-	(*ProxyHealth)(nil),          // 13: tunmesh.query.v1.ProxyHealth
-	(*Certificate)(nil),          // 14: tunmesh.query.v1.Certificate
-	nil,                          // 15: tunmesh.query.v1.EndpointRow.LabelsEntry
-	(*tap.Match)(nil),            // 16: tunmesh.tap.v1.Match
-	(*tap.Event)(nil),            // 17: tunmesh.tap.v1.Event
-	(*policy.InboundPolicy)(nil), // 18: tunmesh.policy.v1.InboundPolicy
-	(*destination.Target)(nil),   // 19: tunmesh.destination.v1.Target
+	(TapsRow_State)(0),           // 0: tunmesh.query.v1.TapsRow.State
+	(WhyResponse_Verdict)(0),     // 1: tunmesh.query.v1.WhyResponse.Verdict
+	(Reason_Mark)(0),             // 2: tunmesh.query.v1.Reason.Mark
+	(*Selector)(nil),             // 3: tunmesh.query.v1.Selector
+	(*StatRequest)(nil),          // 4: tunmesh.query.v1.StatRequest
+	(*StatResponse)(nil),         // 5: tunmesh.query.v1.StatResponse
+	(*StatRow)(nil),              // 6: tunmesh.query.v1.StatRow
+	(*TapRequest)(nil),           // 7: tunmesh.query.v1.TapRequest
+	(*TapMessage)(nil),           // 8: tunmesh.query.v1.TapMessage
+	(*EndpointsRequest)(nil),     // 9: tunmesh.query.v1.EndpointsRequest
+	(*EndpointsResponse)(nil),    // 10: tunmesh.query.v1.EndpointsResponse
+	(*EndpointRow)(nil),          // 11: tunmesh.query.v1.EndpointRow
+	(*PolicyRequest)(nil),        // 12: tunmesh.query.v1.PolicyRequest
+	(*PolicyResponse)(nil),       // 13: tunmesh.query.v1.PolicyResponse
+	(*EdgesRequest)(nil),         // 14: tunmesh.query.v1.EdgesRequest
+	(*EdgesResponse)(nil),        // 15: tunmesh.query.v1.EdgesResponse
+	(*Edge)(nil),                 // 16: tunmesh.query.v1.Edge
+	(*EdgeEnd)(nil),              // 17: tunmesh.query.v1.EdgeEnd
+	(*RoutesRequest)(nil),        // 18: tunmesh.query.v1.RoutesRequest
+	(*RoutesResponse)(nil),       // 19: tunmesh.query.v1.RoutesResponse
+	(*RouteRow)(nil),             // 20: tunmesh.query.v1.RouteRow
+	(*TapsRequest)(nil),          // 21: tunmesh.query.v1.TapsRequest
+	(*TapsResponse)(nil),         // 22: tunmesh.query.v1.TapsResponse
+	(*TapsRow)(nil),              // 23: tunmesh.query.v1.TapsRow
+	(*WhyRequest)(nil),           // 24: tunmesh.query.v1.WhyRequest
+	(*WhyResponse)(nil),          // 25: tunmesh.query.v1.WhyResponse
+	(*Reason)(nil),               // 26: tunmesh.query.v1.Reason
+	(*HealthRequest)(nil),        // 27: tunmesh.query.v1.HealthRequest
+	(*HealthResponse)(nil),       // 28: tunmesh.query.v1.HealthResponse
+	(*ProxyHealth)(nil),          // 29: tunmesh.query.v1.ProxyHealth
+	(*Certificate)(nil),          // 30: tunmesh.query.v1.Certificate
+	nil,                          // 31: tunmesh.query.v1.EndpointRow.LabelsEntry
+	(*tap.Match)(nil),            // 32: tunmesh.tap.v1.Match
+	(*tap.Event)(nil),            // 33: tunmesh.tap.v1.Event
+	(*policy.InboundPolicy)(nil), // 34: tunmesh.policy.v1.InboundPolicy
+	(*destination.Target)(nil),   // 35: tunmesh.destination.v1.Target
 }
 var file_query_query_proto_depIdxs = []int32{
-	0,  // 0: tunmesh.query.v1.StatRequest.resource:type_name -> tunmesh.query.v1.Selector
-	0,  // 1: tunmesh.query.v1.StatRequest.to:type_name -> tunmesh.query.v1.Selector
-	0,  // 2: tunmesh.query.v1.StatRequest.from:type_name -> tunmesh.query.v1.Selector
-	3,  // 3: tunmesh.query.v1.StatResponse.rows:type_name -> tunmesh.query.v1.StatRow
-	0,  // 4: tunmesh.query.v1.TapRequest.resource:type_name -> tunmesh.query.v1.Selector
-	0,  // 5: tunmesh.query.v1.TapRequest.to:type_name -> tunmesh.query.v1.Selector
-	16, // 6: tunmesh.query.v1.TapRequest.match:type_name -> tunmesh.tap.v1.Match
-	17, // 7: tunmesh.query.v1.TapMessage.event:type_name -> tunmesh.tap.v1.Event
-	8,  // 8: tunmesh.query.v1.EndpointsResponse.rows:type_name -> tunmesh.query.v1.EndpointRow
-	15, // 9: tunmesh.query.v1.EndpointRow.labels:type_name -> tunmesh.query.v1.EndpointRow.LabelsEntry
-	0,  // 10: tunmesh.query.v1.PolicyRequest.resource:type_name -> tunmesh.query.v1.Selector
-	18, // 11: tunmesh.query.v1.PolicyResponse.inbound:type_name -> tunmesh.policy.v1.InboundPolicy
-	19, // 12: tunmesh.query.v1.PolicyResponse.outbound:type_name -> tunmesh.destination.v1.Target
-	13, // 13: tunmesh.query.v1.HealthResponse.proxies:type_name -> tunmesh.query.v1.ProxyHealth
-	14, // 14: tunmesh.query.v1.HealthResponse.certificates:type_name -> tunmesh.query.v1.Certificate
-	1,  // 15: tunmesh.query.v1.Query.Stat:input_type -> tunmesh.query.v1.StatRequest
-	4,  // 16: tunmesh.query.v1.Query.Tap:input_type -> tunmesh.query.v1.TapRequest
-	6,  // 17: tunmesh.query.v1.Query.Endpoints:input_type -> tunmesh.query.v1.EndpointsRequest
-	9,  // 18: tunmesh.query.v1.Query.Policy:input_type -> tunmesh.query.v1.PolicyRequest
-	11, // 19: tunmesh.query.v1.Query.Health:input_type -> tunmesh.query.v1.HealthRequest
-	2,  // 20: tunmesh.query.v1.Query.Stat:output_type -> tunmesh.query.v1.StatResponse
-	5,  // 21: tunmesh.query.v1.Query.Tap:output_type -> tunmesh.query.v1.TapMessage
-	7,  // 22: tunmesh.query.v1.Query.Endpoints:output_type -> tunmesh.query.v1.EndpointsResponse
-	10, // 23: tunmesh.query.v1.Query.Policy:output_type -> tunmesh.query.v1.PolicyResponse
-	12, // 24: tunmesh.query.v1.Query.Health:output_type -> tunmesh.query.v1.HealthResponse
-	20, // [20:25] is the sub-list for method output_type
-	15, // [15:20] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	3,  // 0: tunmesh.query.v1.StatRequest.resource:type_name -> tunmesh.query.v1.Selector
+	3,  // 1: tunmesh.query.v1.StatRequest.to:type_name -> tunmesh.query.v1.Selector
+	3,  // 2: tunmesh.query.v1.StatRequest.from:type_name -> tunmesh.query.v1.Selector
+	6,  // 3: tunmesh.query.v1.StatResponse.rows:type_name -> tunmesh.query.v1.StatRow
+	3,  // 4: tunmesh.query.v1.TapRequest.resource:type_name -> tunmesh.query.v1.Selector
+	3,  // 5: tunmesh.query.v1.TapRequest.to:type_name -> tunmesh.query.v1.Selector
+	32, // 6: tunmesh.query.v1.TapRequest.match:type_name -> tunmesh.tap.v1.Match
+	33, // 7: tunmesh.query.v1.TapMessage.event:type_name -> tunmesh.tap.v1.Event
+	11, // 8: tunmesh.query.v1.EndpointsResponse.rows:type_name -> tunmesh.query.v1.EndpointRow
+	31, // 9: tunmesh.query.v1.EndpointRow.labels:type_name -> tunmesh.query.v1.EndpointRow.LabelsEntry
+	3,  // 10: tunmesh.query.v1.PolicyRequest.resource:type_name -> tunmesh.query.v1.Selector
+	34, // 11: tunmesh.query.v1.PolicyResponse.inbound:type_name -> tunmesh.policy.v1.InboundPolicy
+	35, // 12: tunmesh.query.v1.PolicyResponse.outbound:type_name -> tunmesh.destination.v1.Target
+	3,  // 13: tunmesh.query.v1.EdgesRequest.resource:type_name -> tunmesh.query.v1.Selector
+	16, // 14: tunmesh.query.v1.EdgesResponse.edges:type_name -> tunmesh.query.v1.Edge
+	17, // 15: tunmesh.query.v1.Edge.src:type_name -> tunmesh.query.v1.EdgeEnd
+	17, // 16: tunmesh.query.v1.Edge.dst:type_name -> tunmesh.query.v1.EdgeEnd
+	3,  // 17: tunmesh.query.v1.RoutesRequest.resource:type_name -> tunmesh.query.v1.Selector
+	20, // 18: tunmesh.query.v1.RoutesResponse.rows:type_name -> tunmesh.query.v1.RouteRow
+	20, // 19: tunmesh.query.v1.RouteRow.backends:type_name -> tunmesh.query.v1.RouteRow
+	3,  // 20: tunmesh.query.v1.TapsRequest.resource:type_name -> tunmesh.query.v1.Selector
+	23, // 21: tunmesh.query.v1.TapsResponse.rows:type_name -> tunmesh.query.v1.TapsRow
+	0,  // 22: tunmesh.query.v1.TapsRow.state:type_name -> tunmesh.query.v1.TapsRow.State
+	3,  // 23: tunmesh.query.v1.WhyRequest.from:type_name -> tunmesh.query.v1.Selector
+	3,  // 24: tunmesh.query.v1.WhyRequest.to:type_name -> tunmesh.query.v1.Selector
+	1,  // 25: tunmesh.query.v1.WhyResponse.verdict:type_name -> tunmesh.query.v1.WhyResponse.Verdict
+	26, // 26: tunmesh.query.v1.WhyResponse.reasons:type_name -> tunmesh.query.v1.Reason
+	2,  // 27: tunmesh.query.v1.Reason.mark:type_name -> tunmesh.query.v1.Reason.Mark
+	29, // 28: tunmesh.query.v1.HealthResponse.proxies:type_name -> tunmesh.query.v1.ProxyHealth
+	30, // 29: tunmesh.query.v1.HealthResponse.certificates:type_name -> tunmesh.query.v1.Certificate
+	4,  // 30: tunmesh.query.v1.Query.Stat:input_type -> tunmesh.query.v1.StatRequest
+	7,  // 31: tunmesh.query.v1.Query.Tap:input_type -> tunmesh.query.v1.TapRequest
+	9,  // 32: tunmesh.query.v1.Query.Endpoints:input_type -> tunmesh.query.v1.EndpointsRequest
+	12, // 33: tunmesh.query.v1.Query.Policy:input_type -> tunmesh.query.v1.PolicyRequest
+	14, // 34: tunmesh.query.v1.Query.Edges:input_type -> tunmesh.query.v1.EdgesRequest
+	18, // 35: tunmesh.query.v1.Query.Routes:input_type -> tunmesh.query.v1.RoutesRequest
+	21, // 36: tunmesh.query.v1.Query.Taps:input_type -> tunmesh.query.v1.TapsRequest
+	24, // 37: tunmesh.query.v1.Query.Why:input_type -> tunmesh.query.v1.WhyRequest
+	27, // 38: tunmesh.query.v1.Query.Health:input_type -> tunmesh.query.v1.HealthRequest
+	5,  // 39: tunmesh.query.v1.Query.Stat:output_type -> tunmesh.query.v1.StatResponse
+	8,  // 40: tunmesh.query.v1.Query.Tap:output_type -> tunmesh.query.v1.TapMessage
+	10, // 41: tunmesh.query.v1.Query.Endpoints:output_type -> tunmesh.query.v1.EndpointsResponse
+	13, // 42: tunmesh.query.v1.Query.Policy:output_type -> tunmesh.query.v1.PolicyResponse
+	15, // 43: tunmesh.query.v1.Query.Edges:output_type -> tunmesh.query.v1.EdgesResponse
+	19, // 44: tunmesh.query.v1.Query.Routes:output_type -> tunmesh.query.v1.RoutesResponse
+	22, // 45: tunmesh.query.v1.Query.Taps:output_type -> tunmesh.query.v1.TapsResponse
+	25, // 46: tunmesh.query.v1.Query.Why:output_type -> tunmesh.query.v1.WhyResponse
+	28, // 47: tunmesh.query.v1.Query.Health:output_type -> tunmesh.query.v1.HealthResponse
+	39, // [39:48] is the sub-list for method output_type
+	30, // [30:39] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_query_query_proto_init() }
@@ -1311,13 +2579,14 @@ func file_query_query_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_query_query_proto_rawDesc), len(file_query_query_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   16,
+			NumEnums:      3,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_query_query_proto_goTypes,
 		DependencyIndexes: file_query_query_proto_depIdxs,
+		EnumInfos:         file_query_query_proto_enumTypes,
 		MessageInfos:      file_query_query_proto_msgTypes,
 	}.Build()
 	File_query_query_proto = out.File

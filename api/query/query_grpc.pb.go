@@ -26,6 +26,10 @@ const (
 	Query_Tap_FullMethodName       = "/tunmesh.query.v1.Query/Tap"
 	Query_Endpoints_FullMethodName = "/tunmesh.query.v1.Query/Endpoints"
 	Query_Policy_FullMethodName    = "/tunmesh.query.v1.Query/Policy"
+	Query_Edges_FullMethodName     = "/tunmesh.query.v1.Query/Edges"
+	Query_Routes_FullMethodName    = "/tunmesh.query.v1.Query/Routes"
+	Query_Taps_FullMethodName      = "/tunmesh.query.v1.Query/Taps"
+	Query_Why_FullMethodName       = "/tunmesh.query.v1.Query/Why"
 	Query_Health_FullMethodName    = "/tunmesh.query.v1.Query/Health"
 )
 
@@ -44,6 +48,17 @@ type QueryClient interface {
 	// such pod, Service, or port of the Service. FAILED_PRECONDITION: no sidecar is
 	// told anything, as the pod has none or the Service no address.
 	Policy(ctx context.Context, in *PolicyRequest, opts ...grpc.CallOption) (*PolicyResponse, error)
+	// Edges lists who talks to whom: connections and requests of the last window
+	// with an end among the resources. INVALID_ARGUMENT: Services, which are no end.
+	Edges(ctx context.Context, in *EdgesRequest, opts ...grpc.CallOption) (*EdgesResponse, error)
+	// Routes sums up the last window of each resource, by policy server and route
+	// (inbound) or by Service and route (outbound).
+	Routes(ctx context.Context, in *RoutesRequest, opts ...grpc.CallOption) (*RoutesResponse, error)
+	// Taps says which pods can be tapped.
+	Taps(ctx context.Context, in *TapsRequest, opts ...grpc.CallOption) (*TapsResponse, error)
+	// Why explains what would happen to a connection. NOT_FOUND: there is no such
+	// client; that nobody is at the other end is an answer.
+	Why(ctx context.Context, in *WhyRequest, opts ...grpc.CallOption) (*WhyResponse, error)
 	// Version and health of the control plane and its proxies.
 	Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthResponse, error)
 }
@@ -105,6 +120,46 @@ func (c *queryClient) Policy(ctx context.Context, in *PolicyRequest, opts ...grp
 	return out, nil
 }
 
+func (c *queryClient) Edges(ctx context.Context, in *EdgesRequest, opts ...grpc.CallOption) (*EdgesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EdgesResponse)
+	err := c.cc.Invoke(ctx, Query_Edges_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *queryClient) Routes(ctx context.Context, in *RoutesRequest, opts ...grpc.CallOption) (*RoutesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RoutesResponse)
+	err := c.cc.Invoke(ctx, Query_Routes_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *queryClient) Taps(ctx context.Context, in *TapsRequest, opts ...grpc.CallOption) (*TapsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TapsResponse)
+	err := c.cc.Invoke(ctx, Query_Taps_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *queryClient) Why(ctx context.Context, in *WhyRequest, opts ...grpc.CallOption) (*WhyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WhyResponse)
+	err := c.cc.Invoke(ctx, Query_Why_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *queryClient) Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(HealthResponse)
@@ -130,6 +185,17 @@ type QueryServer interface {
 	// such pod, Service, or port of the Service. FAILED_PRECONDITION: no sidecar is
 	// told anything, as the pod has none or the Service no address.
 	Policy(context.Context, *PolicyRequest) (*PolicyResponse, error)
+	// Edges lists who talks to whom: connections and requests of the last window
+	// with an end among the resources. INVALID_ARGUMENT: Services, which are no end.
+	Edges(context.Context, *EdgesRequest) (*EdgesResponse, error)
+	// Routes sums up the last window of each resource, by policy server and route
+	// (inbound) or by Service and route (outbound).
+	Routes(context.Context, *RoutesRequest) (*RoutesResponse, error)
+	// Taps says which pods can be tapped.
+	Taps(context.Context, *TapsRequest) (*TapsResponse, error)
+	// Why explains what would happen to a connection. NOT_FOUND: there is no such
+	// client; that nobody is at the other end is an answer.
+	Why(context.Context, *WhyRequest) (*WhyResponse, error)
 	// Version and health of the control plane and its proxies.
 	Health(context.Context, *HealthRequest) (*HealthResponse, error)
 	mustEmbedUnimplementedQueryServer()
@@ -153,6 +219,18 @@ func (UnimplementedQueryServer) Endpoints(context.Context, *EndpointsRequest) (*
 }
 func (UnimplementedQueryServer) Policy(context.Context, *PolicyRequest) (*PolicyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Policy not implemented")
+}
+func (UnimplementedQueryServer) Edges(context.Context, *EdgesRequest) (*EdgesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Edges not implemented")
+}
+func (UnimplementedQueryServer) Routes(context.Context, *RoutesRequest) (*RoutesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Routes not implemented")
+}
+func (UnimplementedQueryServer) Taps(context.Context, *TapsRequest) (*TapsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Taps not implemented")
+}
+func (UnimplementedQueryServer) Why(context.Context, *WhyRequest) (*WhyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Why not implemented")
 }
 func (UnimplementedQueryServer) Health(context.Context, *HealthRequest) (*HealthResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Health not implemented")
@@ -243,6 +321,78 @@ func _Query_Policy_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Query_Edges_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EdgesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueryServer).Edges(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Query_Edges_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueryServer).Edges(ctx, req.(*EdgesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Query_Routes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RoutesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueryServer).Routes(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Query_Routes_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueryServer).Routes(ctx, req.(*RoutesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Query_Taps_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TapsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueryServer).Taps(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Query_Taps_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueryServer).Taps(ctx, req.(*TapsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Query_Why_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WhyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueryServer).Why(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Query_Why_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueryServer).Why(ctx, req.(*WhyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Query_Health_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(HealthRequest)
 	if err := dec(in); err != nil {
@@ -279,6 +429,22 @@ var Query_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Policy",
 			Handler:    _Query_Policy_Handler,
+		},
+		{
+			MethodName: "Edges",
+			Handler:    _Query_Edges_Handler,
+		},
+		{
+			MethodName: "Routes",
+			Handler:    _Query_Routes_Handler,
+		},
+		{
+			MethodName: "Taps",
+			Handler:    _Query_Taps_Handler,
+		},
+		{
+			MethodName: "Why",
+			Handler:    _Query_Why_Handler,
 		},
 		{
 			MethodName: "Health",

@@ -33,11 +33,14 @@ func apiResources() []metav1.APIResource {
 	list := []metav1.APIResource{
 		{Name: health, Kind: "Health", Verbs: metav1.Verbs{"get"}},
 		{Name: consoleFiles, Kind: "Console", Verbs: metav1.Verbs{"get"}},
+		{Name: why, Kind: "Why", Verbs: metav1.Verbs{"create"}},
 	}
 	for _, r := range slices.Sorted(maps.Keys(resources())) {
 		list = append(list,
 			metav1.APIResource{Name: r + "/" + subStat, Namespaced: true, Kind: "Stat", Verbs: metav1.Verbs{"get"}},
-			metav1.APIResource{Name: r + "/" + subTap, Namespaced: true, Kind: "Tap", Verbs: metav1.Verbs{"watch"}})
+			metav1.APIResource{Name: r + "/" + subEdges, Namespaced: true, Kind: "Edges", Verbs: metav1.Verbs{"get"}},
+			metav1.APIResource{Name: r + "/" + subRoutes, Namespaced: true, Kind: "Routes", Verbs: metav1.Verbs{"get"}},
+			metav1.APIResource{Name: r + "/" + subTap, Namespaced: true, Kind: "Tap", Verbs: metav1.Verbs{"get", "watch"}})
 	}
 	return append(list,
 		metav1.APIResource{Name: "services/" + subEndpoints, Namespaced: true, Kind: "Endpoints", Verbs: metav1.Verbs{"get"}},

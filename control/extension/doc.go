@@ -8,6 +8,10 @@
 //	POST …/watch/namespaces/NS/RESOURCE/NAME/tap?labelSelector=…   (a query.TapRequest)
 //	GET  …/namespaces/NS/services/NAME/endpoints?port=80
 //	GET  …/namespaces/NS/pods/NAME/policy?port=80                    (or services)
+//	GET  …/namespaces/NS/RESOURCE/NAME/edges?window=60&labelSelector=…
+//	GET  …/namespaces/NS/RESOURCE/NAME/routes?direction=inbound&window=60&labelSelector=… (or outbound)
+//	GET  …/namespaces/NS/RESOURCE/NAME/tap?labelSelector=…          (which pods can be tapped)
+//	POST …/why                                                      (a query.WhyRequest)
 //	GET  …/health
 //	GET  …/console/FILE                                              (the page's files)
 //

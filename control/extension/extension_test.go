@@ -100,6 +100,22 @@ func (b *backend) Endpoints(_ context.Context, req *api.EndpointsRequest) (*api.
 	return &api.EndpointsResponse{}, b.note("endpoints", req)
 }
 
+func (b *backend) Edges(_ context.Context, req *api.EdgesRequest) (*api.EdgesResponse, error) {
+	return &api.EdgesResponse{}, b.note("edges", req)
+}
+
+func (b *backend) Routes(_ context.Context, req *api.RoutesRequest) (*api.RoutesResponse, error) {
+	return &api.RoutesResponse{}, b.note("routes", req)
+}
+
+func (b *backend) Taps(_ context.Context, req *api.TapsRequest) (*api.TapsResponse, error) {
+	return &api.TapsResponse{}, b.note("taps", req)
+}
+
+func (b *backend) Why(_ context.Context, req *api.WhyRequest) (*api.WhyResponse, error) {
+	return &api.WhyResponse{Summary: "It would work.", Namespaces: []string{req.GetFrom().GetNamespace(), "shop"}}, b.note("why", req)
+}
+
 func (b *backend) Policy(_ context.Context, req *api.PolicyRequest) (*api.PolicyResponse, error) {
 	return &api.PolicyResponse{}, b.note("policy", req)
 }
@@ -303,7 +319,20 @@ func TestPaths(t *testing.T) {
 		{"GET", "/watch/namespaces/a/pods/p/tap", "", 405, "", ""},
 		{"POST", "/namespaces/a/pods/p/stat", "", 405, "", ""},
 		{"POST", "", "", 405, "", ""},
-		{"GET", "/namespaces/a/pods/p/tap", "", 404, "", ""},
+		{"GET", "/namespaces/a/pods/p/tap", "", 200, `taps resource:{kind:"pod" name:"p" namespace:"a"}`, "get a pods/tap p"},
+		{"POST", "/namespaces/a/pods/p/tap", "", 405, "", ""},
+		{"GET", "/namespaces/a/deployments/-/edges?window=30&labelSelector=x", "", 200, `edges resource:{kind:"deployment" namespace:"a" label_selector:"x"} window_seconds:30`, "get a deployments/edges "},
+		{"GET", "/namespaces/-/namespaces/-/edges", "", 200, `edges resource:{kind:"namespace"}`, "get  namespaces/edges "},
+		{"GET", "/namespaces/a/pods/p/edges?window=x", "", 400, "", ""},
+		{"GET", "/namespaces/a/deployments/d/routes?direction=outbound", "", 200, `routes resource:{kind:"deployment" name:"d" namespace:"a"} outbound:true`, "get a deployments/routes d"},
+		{"GET", "/namespaces/a/jobs/d/routes?direction=inbound", "", 200, `routes resource:{kind:"job" name:"d" namespace:"a"}`, "get a jobs/routes d"},
+		{"GET", "/namespaces/a/deployments/d/routes", "", 400, "", ""},
+		{"GET", "/namespaces/a/deployments/d/routes?direction=inbound&window=x", "", 400, "", ""},
+		{"GET", "/namespaces/a/authorities/h:80/stat", "", 200, `stat resource:{kind:"authority" name:"h:80" namespace:"a"}`, "get a authorities/stat h:80"},
+		{"POST", "/why", `{"from":{"kind":"pod","namespace":"a","name":"p"},"toHost":"web.shop","port":80}`, 200, `why from:{kind:"pod" name:"p" namespace:"a"} to_host:"web.shop" port:80`, "get shop pods/stat "},
+		{"POST", "/why", `{"nonsense":1}`, 400, "", ""},
+		{"GET", "/why", "", 405, "", ""},
+		{"POST", "/why?port=80", "", 400, "", ""},
 		{"GET", "/watch/namespaces/a/pods/p/stat", "", 404, "", ""},
 		{"GET", "/namespaces/a/namespaces/b/stat", "", 404, "", ""},
 		{"GET", "/namespaces/a/secrets/b/stat", "", 404, "", ""},
@@ -384,7 +413,7 @@ func TestDiscovery(t *testing.T) {
 	r.allow(func(Attributes) (bool, error) { return false, nil })
 	code, text := r.do(r.client, "GET", Base, "", ann, "system:kube-aggregator")
 	var list metav1.APIResourceList
-	if err := json.Unmarshal([]byte(text), &list); err != nil || code != 200 || list.GroupVersion != "view.tunmesh.io/v1alpha1" || len(list.APIResources) != 17 {
+	if err := json.Unmarshal([]byte(text), &list); err != nil || code != 200 || list.GroupVersion != "view.tunmesh.io/v1alpha1" || len(list.APIResources) != 1+1+1+4*len(resources())+3 {
 		t.Errorf("%d %s %v", code, text, err)
 	}
 	for _, path := range []string{"/apis", "/apis/" + Group} {
@@ -505,5 +534,22 @@ func TestLocal(t *testing.T) {
 		if w.Code != 200 || !strings.Contains(w.Body.String(), want) {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)
 		}
+	}
+}
+
+// TestWhyTellsOnlyOfWhatMayBeSeen: the answer names the other end's namespace,
+// whose figures not everybody may see.
+func TestWhyTellsOnlyOfWhatMayBeSeen(t *testing.T) {
+	r := newRig(t)
+	body := `{"from":{"kind":"pod","namespace":"a","name":"p"},"toHost":"web.shop"}`
+	for ns, code := range map[string]int{"": 200, "shop": 403, "a": 403} {
+		r.allow(func(a Attributes) (bool, error) { return a.Resource == "why" || a.Namespace != ns, nil })
+		got, text := r.do(r.client, "POST", Base+"/why", body, ann, "ann")
+		if got != code || strings.Contains(text, "would work") != (code == 200) {
+			t.Errorf("without the right to %q: %d %s", ns, got, text)
+		}
+	}
+	if code, _ := r.do(r.client, "POST", Base+"/why", body+strings.Repeat(" ", maxBody), ann, "ann"); code != 400 {
+		t.Errorf("a body too long: %d", code)
 	}
 }

@@ -28,8 +28,11 @@ const (
 	subHeaders   = "tap/headers" // nobody asks for it by path: a tap that wants header fields
 	subEndpoints = "endpoints"
 	subPolicy    = "policy"
+	subEdges     = "edges"
+	subRoutes    = "routes"
 	health       = "health"
 	consoleFiles = "console" // …/console/NAME: the page's files
+	why          = "why"
 )
 
 // resources maps the plural that paths have to the query API's kind.
@@ -37,16 +40,17 @@ func resources() map[string]string {
 	return map[string]string{
 		"pods": "pod", "services": "service", "namespaces": "namespace",
 		"deployments": "deployment", "statefulsets": "statefulset", "daemonsets": "daemonset",
+		"jobs": "job", "replicasets": "replicaset", "replicationcontrollers": "replicationcontroller", "authorities": "authority",
 	}
 }
 
 // question is what a path asks.
 type question struct {
-	verb        string // get or watch
+	verb        string // get, watch or create
 	namespace   string // "" = all
 	resource    string
 	name        string // "" = all
-	subresource string // "" only of health and console
+	subresource string // "" only of health, why and console
 }
 
 // parse reads what follows Base in a path.
@@ -61,6 +65,10 @@ func parse(path string) (question, bool) {
 		q.resource, q.name = consoleFiles, parts[1]
 		return q, true
 	}
+	if len(parts) == 1 && parts[0] == why {
+		q.resource, q.verb = why, "create"
+		return q, true
+	}
 	if parts[0] == "watch" {
 		q.verb, parts = "watch", parts[1:]
 	}
@@ -72,10 +80,10 @@ func parse(path string) (question, bool) {
 		return q, false
 	}
 	switch q.subresource {
-	case subStat:
+	case subStat, subEdges, subRoutes:
 		return q, q.verb == "get"
 	case subTap:
-		return q, q.verb == "watch"
+		return q, true
 	case subEndpoints:
 		return q, q.verb == "get" && q.resource == "services" && q.name != "" && q.namespace != ""
 	case subPolicy:

@@ -36,20 +36,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, user User, q ques
 		fail(w, err)
 		return
 	}
-	var m proto.Message
-	switch q.subresource {
-	case subTap:
+	if q.subresource == subTap && q.verb == "watch" {
 		s.tap(w, r, user, q, params)
 		return
-	case subStat:
-		m, err = s.stat(r, user, q, params)
-	case subEndpoints:
-		m, err = s.cfg.Backend.Endpoints(r.Context(), &api.EndpointsRequest{Authority: q.name + "." + q.namespace + ":" + params.Get("port")})
-	case subPolicy:
-		m, err = s.policy(r, q, params)
-	default:
-		m, err = s.cfg.Backend.Health(r.Context(), &api.HealthRequest{})
 	}
+	m, err := s.ask(r, w, user, q, params)
 	if err != nil {
 		fail(w, err)
 		return
@@ -63,9 +54,99 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, user User, q ques
 	_, _ = w.Write(append(raw, '\n')) // whoever asked may have left
 }
 
+// ask has a question answered that has one answer.
+func (s *Server) ask(r *http.Request, w http.ResponseWriter, user User, q question, params url.Values) (proto.Message, error) {
+	ctx, sel := r.Context(), q.selector(params.Get("labelSelector"))
+	switch q.subresource {
+	case subStat:
+		return s.stat(r, user, q, params)
+	case subEdges:
+		window, err := windowOf(params)
+		if err != nil {
+			return nil, err
+		}
+		return s.cfg.Backend.Edges(ctx, &api.EdgesRequest{Resource: sel, WindowSeconds: window})
+	case subRoutes:
+		window, err := windowOf(params)
+		if err != nil {
+			return nil, err
+		}
+		direction := params.Get("direction")
+		if direction != "inbound" && direction != "outbound" {
+			return nil, status.Errorf(codes.InvalidArgument, "direction=%q: want inbound or outbound", direction)
+		}
+		return s.cfg.Backend.Routes(ctx, &api.RoutesRequest{Resource: sel, WindowSeconds: window, Outbound: direction == "outbound"})
+	case subTap:
+		return s.cfg.Backend.Taps(ctx, &api.TapsRequest{Resource: sel})
+	case subEndpoints:
+		return s.cfg.Backend.Endpoints(ctx, &api.EndpointsRequest{Authority: q.name + "." + q.namespace + ":" + params.Get("port")})
+	case subPolicy:
+		return s.policy(r, q, params)
+	}
+	if q.resource == why {
+		return s.why(r, w, user)
+	}
+	return s.cfg.Backend.Health(ctx, &api.HealthRequest{})
+}
+
+// why explains a connection. Anybody may ask; what he is told of namespaces is
+// for those who may see their figures.
+func (s *Server) why(r *http.Request, w http.ResponseWriter, user User) (proto.Message, error) {
+	req := &api.WhyRequest{}
+	if err := readBody(r, w, req); err != nil {
+		return nil, err
+	}
+	figures := question{verb: "get", resource: "pods", subresource: subStat, namespace: req.GetFrom().GetNamespace()}
+	if err := s.may(r.Context(), user, figures); err != nil {
+		return nil, err
+	}
+	resp, err := s.cfg.Backend.Why(r.Context(), req)
+	if err != nil {
+		return nil, err
+	}
+	for _, ns := range resp.GetNamespaces() {
+		if ns == figures.namespace {
+			continue
+		}
+		q := figures
+		q.namespace = ns
+		if err := s.may(r.Context(), user, q); err != nil {
+			return nil, err
+		}
+	}
+	return resp, nil
+}
+
+// readBody reads a message; none is an empty one.
+func readBody(r *http.Request, w http.ResponseWriter, into proto.Message) error {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return status.Errorf(codes.InvalidArgument, "read the request: %v", err)
+	}
+	if len(body) > 0 {
+		if err := protojson.Unmarshal(body, into); err != nil {
+			return status.Errorf(codes.InvalidArgument, "read the request: %v", err)
+		}
+	}
+	return nil
+}
+
+// windowOf reads how far back to look; 0: it does not say.
+func windowOf(params url.Values) (uint32, error) {
+	v := params.Get("window")
+	if v == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(v, 10, 32)
+	if err != nil {
+		return 0, status.Errorf(codes.InvalidArgument, "window=%q: want a number of seconds", v)
+	}
+	return uint32(n), nil
+}
+
 // known refuses parameters that would do nothing.
 func known(params url.Values, sub string) error {
-	may := map[string][]string{subStat: {"window", "to", "from", "labelSelector"}, subTap: {"labelSelector"}, subEndpoints: {"port"}, subPolicy: {"port"}}[sub]
+	may := map[string][]string{subStat: {"window", "to", "from", "labelSelector"}, subTap: {"labelSelector"}, subEndpoints: {"port"}, subPolicy: {"port"}, subEdges: {"window", "labelSelector"}, subRoutes: {"window", "labelSelector", "direction"}}[sub]
 next:
 	for name, values := range params {
 		for _, m := range may {
@@ -81,14 +162,11 @@ next:
 // stat answers with figures. Who names another end sees some of its traffic, and
 // must be allowed that, too.
 func (s *Server) stat(r *http.Request, user User, q question, params url.Values) (*api.StatResponse, error) {
-	req := &api.StatRequest{Resource: q.selector(params.Get("labelSelector"))}
-	if v := params.Get("window"); v != "" {
-		n, err := strconv.ParseUint(v, 10, 32)
-		if err != nil {
-			return nil, status.Errorf(codes.InvalidArgument, "window=%q: want a number of seconds", v)
-		}
-		req.WindowSeconds = uint32(n)
+	window, err := windowOf(params)
+	if err != nil {
+		return nil, err
 	}
+	req := &api.StatRequest{Resource: q.selector(params.Get("labelSelector")), WindowSeconds: window}
 	for what, to := range map[string]**api.Selector{"to": &req.To, "from": &req.From} {
 		other, err := parseOther(what, params.Get(what))
 		if err != nil {
@@ -116,17 +194,10 @@ func (s *Server) policy(r *http.Request, q question, params url.Values) (*api.Po
 
 // tap streams messages, a JSON document to a line, until the watcher leaves.
 func (s *Server) tap(w http.ResponseWriter, r *http.Request, user User, q question, params url.Values) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		fail(w, status.Errorf(codes.InvalidArgument, "read the request: %v", err))
-		return
-	}
 	req := &api.TapRequest{}
-	if len(body) > 0 {
-		if err := protojson.Unmarshal(body, req); err != nil {
-			fail(w, status.Errorf(codes.InvalidArgument, "read the request: %v", err))
-			return
-		}
+	if err := readBody(r, w, req); err != nil {
+		fail(w, err)
+		return
 	}
 	if req.GetResource() != nil {
 		fail(w, status.Error(codes.InvalidArgument, "the request names a resource: the path does"))
@@ -142,7 +213,7 @@ func (s *Server) tap(w http.ResponseWriter, r *http.Request, user User, q questi
 		}
 	}
 	t := &tapWriter{w: w, c: http.NewResponseController(w)}
-	err = s.cfg.Backend.Watch(r.Context(), req, t.send)
+	err := s.cfg.Backend.Watch(r.Context(), req, t.send)
 	switch {
 	case !t.begun && err != nil:
 		fail(w, err)

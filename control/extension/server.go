@@ -22,6 +22,10 @@ type Backend interface {
 	Stat(ctx context.Context, req *api.StatRequest) (*api.StatResponse, error)
 	Endpoints(ctx context.Context, req *api.EndpointsRequest) (*api.EndpointsResponse, error)
 	Policy(ctx context.Context, req *api.PolicyRequest) (*api.PolicyResponse, error)
+	Edges(ctx context.Context, req *api.EdgesRequest) (*api.EdgesResponse, error)
+	Routes(ctx context.Context, req *api.RoutesRequest) (*api.RoutesResponse, error)
+	Taps(ctx context.Context, req *api.TapsRequest) (*api.TapsResponse, error)
+	Why(ctx context.Context, req *api.WhyRequest) (*api.WhyResponse, error)
 	Health(ctx context.Context, req *api.HealthRequest) (*api.HealthResponse, error)
 	// Watch calls send for each message of a tap, one at a time, until ctx ends or
 	// send fails.
@@ -133,7 +137,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	want := http.MethodGet
-	if q.verb == "watch" {
+	if q.verb != "get" {
 		want = http.MethodPost
 	}
 	if r.Method != want {

@@ -20,6 +20,14 @@ const (
 	TCPOpenConnections = "tcp_open_connections"
 	TCPReadBytes       = "tcp_read_bytes_total"
 	TCPWriteBytes      = "tcp_write_bytes_total"
+	RetryRequests      = "outbound_http_route_retry_requests_total"
+	BalancerEndpoints  = "outbound_http_balancer_endpoints"
+	BreakerShut        = "outbound_http_balancer_endpoint_shut_total"
+	HTTPDenied         = "inbound_http_authz_deny_total"
+	TCPDenied          = "inbound_tcp_authz_deny_total"
+	HandshakeFailures  = "tls_handshake_failures_total"
+	OutboundHTTPErrors = "outbound_http_errors_total"
+	OutboundTCPErrors  = "outbound_tcp_errors_total"
 	BuildInfo          = "proxy_build_info"
 	CertExpiration     = "identity_cert_expiration_timestamp_seconds"
 	processStart       = "process_start_time_seconds"
@@ -27,7 +35,8 @@ const (
 
 func kept(name string) bool {
 	switch name {
-	case ResponseTotal, ResponseLatency, TCPOpenTotal, TCPOpenConnections, TCPReadBytes, TCPWriteBytes, BuildInfo, CertExpiration:
+	case ResponseTotal, ResponseLatency, TCPOpenTotal, TCPOpenConnections, TCPReadBytes, TCPWriteBytes, BuildInfo, CertExpiration,
+		RetryRequests, BalancerEndpoints, BreakerShut, HTTPDenied, TCPDenied, HandshakeFailures, OutboundHTTPErrors, OutboundTCPErrors:
 		return true
 	}
 	return false

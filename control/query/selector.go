@@ -1,6 +1,7 @@
 package query
 
 import (
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -23,6 +24,14 @@ const (
 	pod         kind = "pod"
 	service     kind = "service"
 	namespace   kind = "namespace"
+
+	// The mesh does not follow objects of these: there are those that own pods.
+	job                   kind = "job"
+	replicaSet            kind = "replicaset"
+	replicationController kind = "replicationcontroller"
+
+	// authority is a name that requests ask for; there are those with figures.
+	authority kind = "authority"
 )
 
 // parseKind reads a kind, its plural, or its short form.
@@ -40,11 +49,24 @@ func parseKind(s string) (kind, error) {
 		return service, nil
 	case "namespace", "namespaces", "ns":
 		return namespace, nil
+	case "job", "jobs":
+		return job, nil
+	case "replicaset", "replicasets", "rs":
+		return replicaSet, nil
+	case "replicationcontroller", "replicationcontrollers", "rc":
+		return replicationController, nil
+	case "authority", "authorities", "au":
+		return authority, nil
 	}
-	return "", status.Errorf(codes.InvalidArgument, "kind %q is not known: use deployment, statefulset, daemonset, pod, service or namespace (or deploy, sts, ds, po, svc, ns)", s)
+	return "", status.Errorf(codes.InvalidArgument, "kind %q is not known: use deployment, statefulset, daemonset, job, replicaset, replicationcontroller, pod, service, namespace or authority (or deploy, sts, ds, rs, rc, po, svc, ns, au)", s)
 }
 
-// workload is the catalog's name of a workload's kind; "" for other kinds.
+// owners are the kinds of what pods belong to, and the labels that name it.
+func owners() []kind {
+	return []kind{deployment, statefulSet, daemonSet, job, replicaSet, replicationController}
+}
+
+// workload is Kubernetes' name of a workload's kind; "" for other kinds.
 func (k kind) workload() string {
 	switch k {
 	case deployment:
@@ -53,6 +75,12 @@ func (k kind) workload() string {
 		return catalog.KindStatefulSet
 	case daemonSet:
 		return catalog.KindDaemonSet
+	case job:
+		return "Job"
+	case replicaSet:
+		return "ReplicaSet"
+	case replicationController:
+		return "ReplicationController"
 	}
 	return ""
 }
@@ -87,6 +115,9 @@ func choose(c *catalog.Catalog, sel *api.Selector) (selection, error) {
 	want, err := labels.Parse(sel.GetLabelSelector())
 	if err != nil {
 		return selection{}, status.Errorf(codes.InvalidArgument, "label selector %q: %v", sel.GetLabelSelector(), err)
+	}
+	if k == authority {
+		return selection{}, status.Error(codes.InvalidArgument, "authorities are names in requests: only stat knows figures of them")
 	}
 	ns := sel.GetNamespace()
 	switch {
@@ -135,6 +166,15 @@ func all(c *catalog.Catalog, k kind, ns string) []labelled {
 		for _, n := range c.Namespaces() {
 			add(catalog.Key{Name: n.Name}, n.Labels, "")
 		}
+	case job, replicaSet, replicationController:
+		seen := map[catalog.Key]bool{}
+		for _, p := range c.Pods(ns) {
+			if p.Owner.Kind == k.workload() && !seen[p.Owner.Key] {
+				seen[p.Owner.Key] = true
+				add(p.Owner.Key, nil, "") // its labels are not followed
+			}
+		}
+		slices.SortFunc(list, func(a, b labelled) int { return a.key.Compare(b.key) })
 	default:
 		for _, w := range c.Workloads(k.workload(), ns) {
 			add(w.Key, w.Labels, "")
@@ -190,7 +230,7 @@ func (k kind) row(p *catalog.Pod) (rowKey, bool) {
 		return rowKey{p.Namespace, p.Name}, true
 	case namespace:
 		return rowKey{p.Namespace, p.Namespace}, true
-	case service:
+	case service, authority:
 		return rowKey{}, false
 	}
 	return rowKey{p.Owner.Namespace, p.Owner.Name}, p.Owner.Kind == k.workload()

@@ -28,6 +28,9 @@ func (s *Server) Stat(ctx context.Context, req *api.StatRequest) (*api.StatRespo
 	if s.metrics == nil {
 		return nil, status.Error(codes.Unimplemented, "stat: no figures are kept here")
 	}
+	if k, err := parseKind(req.GetResource().GetKind()); err == nil && k == authority {
+		return s.authorities(ctx, req)
+	}
 	sel, err := choose(s.catalog, req.GetResource())
 	if err != nil {
 		return nil, err
@@ -36,11 +39,7 @@ func (s *Server) Stat(ctx context.Context, req *api.StatRequest) (*api.StatRespo
 	if err != nil {
 		return nil, err
 	}
-	window := time.Duration(req.GetWindowSeconds()) * time.Second
-	if window == 0 {
-		window = defaultWindow
-	}
-	figures, err := s.figures(ctx, q, window)
+	figures, err := gather(ctx, s.metrics, q, windowOf(req.GetWindowSeconds()), q.row)
 	if err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "stat: %v", err)
 	}
@@ -54,6 +53,14 @@ func (s *Server) Stat(ctx context.Context, req *api.StatRequest) (*api.StatRespo
 		resp.Rows = append(resp.Rows, row)
 	}
 	return resp, nil
+}
+
+// windowOf reads a request's window.
+func windowOf(seconds uint32) time.Duration {
+	if seconds == 0 {
+		return defaultWindow
+	}
+	return time.Duration(seconds) * time.Second
 }
 
 // question decides which series answer. Figures are of inbound traffic as the
@@ -132,72 +139,89 @@ type figure struct {
 	read, write           float64 // bytes per second
 }
 
-// figures asks everything that a table needs, each thing for all rows at once.
-func (s *Server) figures(ctx context.Context, q question, window time.Duration) (map[rowKey]*figure, error) {
-	f := map[rowKey]*figure{}
-	row := func(l map[string]string) *figure {
-		k := rowKey{l[q.by[0]], l[q.by[len(q.by)-1]]}
-		if f[k] == nil {
-			f[k] = &figure{}
+// row is the row that a series counts in.
+func (q question) row(l map[string]string) (rowKey, bool) {
+	return rowKey{l[q.by[0]], l[q.by[len(q.by)-1]]}, true
+}
+
+// gather asks everything that a table needs, each thing for all rows at once.
+// key says which row a group of series belongs to, if any.
+func gather[K comparable](ctx context.Context, m metrics.Querier, q question, window time.Duration, key func(map[string]string) (K, bool)) (map[K]*figure, error) {
+	rows := map[K]*figure{}
+	each := func(list []metrics.Sample, err error, add func(f *figure, x metrics.Sample)) error {
+		for _, x := range list {
+			k, ok := key(x.Labels)
+			if !ok {
+				continue
+			}
+			if rows[k] == nil {
+				rows[k] = &figure{}
+			}
+			add(rows[k], x)
 		}
-		return f[k]
+		return err
 	}
 	with := func(more ...string) []string { return append(append([]string{}, q.by...), more...) }
-	list, err := s.metrics.Increase(ctx, metrics.ResponseTotal, q.match, with("classification", "tls"), window)
-	if err != nil {
+	list, err := m.Increase(ctx, metrics.ResponseTotal, q.match, with("classification", "tls"), window)
+	if err := each(list, err, (*figure).requests); err != nil {
 		return nil, err
 	}
-	for _, x := range list {
-		r := row(x.Labels)
-		r.covered = max(r.covered, x.Covered)
-		if x.Labels["classification"] == "success" {
-			r.success += x.Value
-		} else {
-			r.failure += x.Value
-		}
-		if x.Labels["tls"] == "true" {
-			r.tls += x.Value
-		}
-	}
-	quantiles, err := s.metrics.Quantiles(ctx, metrics.ResponseLatency, []float64{0.5, 0.95, 0.99}, q.match, q.by, window)
+	quantiles, err := m.Quantiles(ctx, metrics.ResponseLatency, []float64{0.5, 0.95, 0.99}, q.match, q.by, window)
 	if err != nil {
 		return nil, err
 	}
 	for i, list := range quantiles {
-		for _, x := range list {
-			row(x.Labels).latency[i] = x.Value
+		if err := each(list, nil, func(f *figure, x metrics.Sample) { f.latency[i] = max(f.latency[i], x.Value) }); err != nil {
+			return nil, err
 		}
+	}
+	if q.peer == "" {
+		return rows, nil
 	}
 	tcp := append(append([]metrics.Matcher{}, q.match...), metrics.Is("peer", q.peer))
-	if list, err = s.metrics.Sum(ctx, metrics.TCPOpenConnections, tcp, q.by); err != nil {
+	list, err = m.Sum(ctx, metrics.TCPOpenConnections, tcp, q.by)
+	if err := each(list, err, func(f *figure, x metrics.Sample) { f.conns += x.Value }); err != nil {
 		return nil, err
 	}
-	for _, x := range list {
-		row(x.Labels).conns += x.Value
-	}
-	if list, err = s.metrics.Increase(ctx, metrics.TCPOpenTotal, tcp, with("tls"), window); err != nil {
+	list, err = m.Increase(ctx, metrics.TCPOpenTotal, tcp, with("tls"), window)
+	if err := each(list, err, (*figure).opens); err != nil {
 		return nil, err
 	}
-	for _, x := range list {
-		r := row(x.Labels)
-		r.opened += x.Value
-		if x.Labels["tls"] == "true" {
-			r.openedTLS += x.Value
-		}
-	}
-	if list, err = s.metrics.Increase(ctx, metrics.TCPReadBytes, tcp, q.by, window); err != nil {
+	list, err = m.Increase(ctx, metrics.TCPReadBytes, tcp, q.by, window)
+	if err := each(list, err, func(f *figure, x metrics.Sample) { f.read += perSecond(x.Value, x.Covered) }); err != nil {
 		return nil, err
 	}
-	for _, x := range list {
-		row(x.Labels).read += perSecond(x.Value, x.Covered)
-	}
-	if list, err = s.metrics.Increase(ctx, metrics.TCPWriteBytes, tcp, q.by, window); err != nil {
+	list, err = m.Increase(ctx, metrics.TCPWriteBytes, tcp, q.by, window)
+	if err := each(list, err, func(f *figure, x metrics.Sample) { f.write += perSecond(x.Value, x.Covered) }); err != nil {
 		return nil, err
 	}
-	for _, x := range list {
-		row(x.Labels).write += perSecond(x.Value, x.Covered)
+	return rows, nil
+}
+
+// requests adds responses.
+func (f *figure) requests(x metrics.Sample) {
+	f.covered = max(f.covered, x.Covered)
+	if x.Labels["classification"] == "success" {
+		f.success += x.Value
+	} else {
+		f.failure += x.Value
 	}
-	return f, nil
+	if x.Labels["tls"] == "true" {
+		f.tls += x.Value
+	}
+}
+
+// opens adds connections.
+func (f *figure) opens(x metrics.Sample) {
+	f.opened += x.Value
+	if x.Labels["tls"] == "true" {
+		f.openedTLS += x.Value
+	}
+}
+
+// traffic reports whether there was any.
+func (f *figure) traffic() bool {
+	return f.success+f.failure > 0 || f.opened > 0 || f.conns > 0 || f.read > 0 || f.write > 0
 }
 
 // perSecond is a rate over what was watched of the window, at least a second.
@@ -225,7 +249,7 @@ func (f *figure) fill(row *api.StatRow) {
 		share := f.openedTLS / f.opened
 		row.Tls = &share
 	}
-	row.HasTraffic = requests > 0 || f.opened > 0 || f.conns > 0 || f.read > 0 || f.write > 0
+	row.HasTraffic = f.traffic()
 }
 
 // podCount is how many pods of a row run, and how many of them are meshed.

@@ -12,7 +12,8 @@ import (
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/render"
 )
 
-func (a *app) endpointsCommand() *cobra.Command {
+// endpointsCommand is the same at two places, which its examples say.
+func (a *app) endpointsCommand(path string) *cobra.Command {
 	var output string
 	c := &cobra.Command{
 		Use:     "endpoints AUTHORITY…",
@@ -21,8 +22,8 @@ func (a *app) endpointsCommand() *cobra.Command {
 		Long: `Shows the endpoints of ports of Services, named as clients do:
 NAME[.NAMESPACE[.svc[.cluster.local]]]:PORT. Those that are not ready get nothing.
 IDENTITY is whom clients take an answer from; "-" is a pod without a sidecar.`,
-		Example: `  meshctl diagnostics endpoints web-svc.emojivoto.svc.cluster.local:80
-  meshctl diagnostics endpoints -n emojivoto emoji-svc:8080 voting-svc:8080 -o json`,
+		Example: "  " + path + ` endpoints web-svc.emojivoto.svc.cluster.local:80
+  ` + path + ` endpoints -n emojivoto emoji-svc:8080 voting-svc:8080 -o json`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != "table" && output != "json" {

@@ -16,6 +16,11 @@ func kindOf(s string) (string, bool) {
 		"namespace":   {"namespace", "namespaces", "ns"},
 		"statefulset": {"statefulset", "statefulsets", "sts"},
 		"daemonset":   {"daemonset", "daemonsets", "ds"},
+		"job":         {"job", "jobs"},
+		"replicaset":  {"replicaset", "replicasets", "rs"},
+		"authority":   {"authority", "authorities", "au"},
+
+		"replicationcontroller": {"replicationcontroller", "replicationcontrollers", "rc"},
 	} {
 		if slices.Contains(names, strings.ToLower(s)) {
 			return kind, true
@@ -30,7 +35,7 @@ func parseResources(args []string, namespace string, all bool, labels string) ([
 	make1 := func(kind, name string) (*query.Selector, error) {
 		k, ok := kindOf(kind)
 		if !ok {
-			return nil, usage("unknown resource type %q: want deploy, po, svc, ns, sts or ds", kind)
+			return nil, usage("unknown resource type %q: want deploy, po, svc, ns, sts, ds, job, rs, rc or au", kind)
 		}
 		s := &query.Selector{Kind: k, Name: name, Namespace: namespace, AllNamespaces: all, LabelSelector: labels}
 		if all || k == "namespace" {

@@ -85,7 +85,7 @@ func TestExitCodesOfCommandLines(t *testing.T) {
 		"stat":                              exitUsage,
 		"stat nonsense":                     exitUsage,
 		"stat deploy -o xml":                exitUsage,
-		"stat deploy -t 2h":                 exitUsage,
+		"stat deploy -t 0s":                 exitUsage,
 		"stat deploy --to svc/a --from po":  exitUsage,
 		"stat deploy --to nonsense/a":       exitUsage,
 		"stat deploy/a svc":                 exitUsage,

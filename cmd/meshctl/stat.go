@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -10,12 +11,16 @@ import (
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/render"
 )
 
-const askWithin = 10 * time.Second
+const (
+	askWithin = 10 * time.Second
+	// maxWindow is what any mesh may keep; what this one does, it says itself.
+	maxWindow = 365 * 24 * time.Hour
+)
 
 type statFlags struct {
 	to, toNamespace, from, fromNamespace, output, labels string
-	window                                               time.Duration
-	all                                                  bool
+	window, every                                        time.Duration
+	all, unmeshed, watch                                 bool
 }
 
 func (a *app) statCommand() *cobra.Command {
@@ -24,13 +29,16 @@ func (a *app) statCommand() *cobra.Command {
 		Use:   "stat TYPE[/NAME]…",
 		Short: "Show success rate, requests per second, latency and TLS of resources",
 		Long: `Shows what the mesh measured of resources' traffic in the last window: deploy,
-po, svc, ns, sts, ds, or one of them as TYPE/NAME.
+po, svc, ns, sts, ds, job, rs, rc, au (names that requests ask for), or one of
+them as TYPE/NAME. Those without a sidecar are left out unless --unmeshed says
+otherwise, or one is named.
 
 Figures are of inbound requests; probes are not counted. A Service's are what
 its clients saw. With --to or --from they are of the requests between the two,
 as the client's side saw them. TLS is the share of requests under mTLS.`,
 		Example: `  meshctl stat deploy -n emojivoto
   meshctl stat deploy/web -n emojivoto --to svc/voting-svc
+  meshctl stat deploy -n emojivoto --watch
   meshctl stat po -A -o json`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -42,55 +50,84 @@ as the client's side saw them. TLS is the share of requests under mTLS.`,
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), askWithin)
-			defer cancel()
 			q, done, err := at.connect()
 			if err != nil {
 				return err
 			}
 			defer done()
-			return f.run(ctx, cmd, q, reqs)
+			ask := func(ctx context.Context) ([]*query.StatRow, error) { return f.ask(ctx, q, reqs) }
+			if f.watch {
+				return a.watchStat(cmd, f, ask)
+			}
+			rows, err := ask(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return f.print(cmd.OutOrStdout(), rows)
 		},
 	}
 	fl := c.Flags()
 	fl.BoolVarP(&f.all, "all-namespaces", "A", false, "resources of all namespaces")
 	fl.StringVarP(&f.labels, "selector", "l", "", "label selector, as kubectl's")
-	fl.DurationVarP(&f.window, "time-window", "t", time.Minute, "how far back to look, at most 1m")
+	fl.DurationVarP(&f.window, "time-window", "t", time.Minute, "how far back to look, at most what the mesh keeps")
 	fl.StringVar(&f.to, "to", "", "only traffic to this resource (TYPE or TYPE/NAME)")
 	fl.StringVar(&f.toNamespace, "to-namespace", "", "namespace of --to (default: of the resource)")
 	fl.StringVar(&f.from, "from", "", "only traffic from this resource")
 	fl.StringVar(&f.fromNamespace, "from-namespace", "", "namespace of --from (default: of the resource)")
 	fl.StringVarP(&f.output, "output", "o", "table", "table, wide or json")
+	fl.BoolVar(&f.unmeshed, "unmeshed", false, "resources without any sidecar, too")
+	fl.BoolVarP(&f.watch, "watch", "w", false, "draw again and again, until interrupted")
+	fl.DurationVar(&f.every, "interval", 2*time.Second, "time between two drawings of --watch")
 	return c
 }
 
-func (f *statFlags) run(ctx context.Context, cmd *cobra.Command, q query.QueryClient, reqs []*query.StatRequest) error {
+// ask returns the rows that are to be shown.
+func (f *statFlags) ask(ctx context.Context, q query.QueryClient, reqs []*query.StatRequest) ([]*query.StatRow, error) {
+	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
 	var rows []*query.StatRow
 	for _, r := range reqs {
 		resp, err := q.Stat(ctx, r)
 		if err != nil {
-			return apiError(err)
+			return nil, apiError(err)
 		}
-		rows = append(rows, resp.GetRows()...)
+		for _, row := range resp.GetRows() {
+			if f.unmeshed || row.GetMeshedPods() > 0 || row.GetHasTraffic() || !ownsPods(row) || r.GetResource().GetName() != "" {
+				rows = append(rows, row)
+			}
+		}
 	}
+	return rows, nil
+}
+
+// ownsPods reports whether a row counts pods, meshed or not.
+func ownsPods(r *query.StatRow) bool { return r.GetKind() != "service" && r.GetKind() != "authority" }
+
+func (f *statFlags) print(w io.Writer, rows []*query.StatRow) error {
 	if f.output == "json" {
-		return render.StatJSON(cmd.OutOrStdout(), rows)
+		return render.StatJSON(w, rows)
 	}
+	return render.Stat(w, rows, f.options(rows, 0))
+}
+
+func (f *statFlags) options(rows []*query.StatRow, width int) render.StatOptions {
 	kinds := map[string]bool{}
 	for _, r := range rows {
 		kinds[r.GetKind()] = true
 	}
-	return render.Stat(cmd.OutOrStdout(), rows, render.StatOptions{
-		Namespace: f.all, Wide: f.output == "wide", KindInName: len(kinds) > 1,
-	})
+	return render.StatOptions{Namespace: f.all, Wide: f.output == "wide", KindInName: len(kinds) > 1, Width: width}
 }
 
 func (f *statFlags) requests(args []string, namespace string) ([]*query.StatRequest, error) {
 	switch {
 	case f.output != "table" && f.output != "wide" && f.output != "json":
 		return nil, usage("--output %q: want table, wide or json", f.output)
-	case f.window < time.Second || f.window > time.Minute:
-		return nil, usage("--time-window %v: want 1s to 1m, which is what is kept", f.window)
+	case f.window < time.Second || f.window%time.Second != 0 || f.window > maxWindow:
+		return nil, usage("--time-window %v: want whole seconds, at least 1s", f.window)
+	case f.every < 500*time.Millisecond || f.every > time.Hour:
+		return nil, usage("--interval %v: want 500ms to 1h", f.every)
+	case f.watch && f.output == "json":
+		return nil, usage("--watch draws a table: leave out -o json")
 	case f.to != "" && f.from != "":
 		return nil, usage("--to and --from can't be combined")
 	}

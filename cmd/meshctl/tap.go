@@ -1,14 +1,17 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/tunmesh/tunmesh/api/query"
 	"github.com/tunmesh/tunmesh/api/tap"
@@ -24,7 +27,7 @@ type tapFlags struct {
 func (a *app) tapCommand() *cobra.Command {
 	var f tapFlags
 	c := &cobra.Command{
-		Use:   "tap TYPE[/NAME]",
+		Use:   "tap TYPE[/NAME]…",
 		Short: "Watch requests as they pass, until interrupted",
 		Long: `Prints a line at each request (req), response (rsp) and end of a response (end)
 that the sidecars of a resource see. Nobody needs to be restarted for it, and a
@@ -32,14 +35,19 @@ tap that nobody watches costs nothing. A reader too slow for the traffic loses
 events, and is told how many.`,
 		Example: `  meshctl tap deploy/web -n emojivoto
   meshctl tap deploy/web -n emojivoto --to svc/voting-svc --path /emojivoto.v1.VotingService/VoteDoughnut
+  meshctl tap po web-1 web-2 -n emojivoto -o jsonpath='{.requestInitEvent.path}'
   meshctl tap ns/emojivoto -o json | jq .requestInitEvent.path`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			at, err := a.asked(cmd)
 			if err != nil {
 				return err
 			}
-			req, err := f.request(args, at.namespace)
+			show, err := f.show()
+			if err != nil {
+				return err
+			}
+			reqs, err := f.requests(args, at.namespace)
 			if err != nil {
 				return err
 			}
@@ -48,13 +56,24 @@ events, and is told how many.`,
 				return err
 			}
 			defer done()
-			stream, err := q.Tap(cmd.Context(), req)
-			if err != nil {
-				return apiError(err)
-			}
-			return f.print(cmd, stream.Recv)
+			return taps(cmd.Context(), q, reqs, func(m *query.TapMessage) error {
+				if n := m.GetLost(); n > 0 {
+					fmt.Fprintf(cmd.ErrOrStderr(), "%d events were not shown: more than --max-rps, or this reader is too slow\n", n)
+				}
+				if e := m.GetEvent(); e != nil {
+					return show(cmd.OutOrStdout(), e) // an error: the reader went away
+				}
+				return nil
+			})
 		},
 	}
+	f.register(c)
+	c.Flags().StringVarP(&f.output, "output", "o", "", "wide: labels too; json: one document a line, with headers; jsonpath=…: parts of it")
+	return c
+}
+
+// register adds the flags that say which requests are meant.
+func (f *tapFlags) register(c *cobra.Command) {
 	fl := c.Flags()
 	fl.StringVarP(&f.labels, "selector", "l", "", "label selector, as kubectl's")
 	fl.StringVar(&f.to, "to", "", "only requests to this resource (TYPE or TYPE/NAME)")
@@ -64,57 +83,109 @@ events, and is told how many.`,
 	fl.StringVar(&f.match.Method, "method", "", "only requests with this method")
 	fl.StringVar(&f.match.Authority, "authority", "", "only requests with this :authority")
 	fl.StringVar(&f.match.PathPrefix, "path", "", "only requests whose path begins so")
-	fl.StringVarP(&f.output, "output", "o", "", "wide: labels too; json: one document a line, with headers")
-	return c
 }
 
-func (f *tapFlags) request(args []string, namespace string) (*query.TapRequest, error) {
-	if f.output != "" && f.output != "wide" && f.output != "json" {
-		return nil, usage("--output %q: want wide or json", f.output)
+// show is how an event is printed.
+func (f *tapFlags) show() (func(io.Writer, *tap.Event) error, error) {
+	if text, ok := strings.CutPrefix(f.output, "jsonpath="); ok {
+		t, err := render.NewTapPath(text)
+		if err != nil {
+			return nil, usage("--output: %w", err)
+		}
+		return t.Print, nil
 	}
+	switch f.output {
+	case "json":
+		return render.TapJSON, nil
+	case "", "wide":
+		return func(w io.Writer, e *tap.Event) error {
+			_, err := fmt.Fprintln(w, render.TapLine(e, f.output == "wide"))
+			return err
+		}, nil
+	}
+	return nil, usage("--output %q: want wide, json or jsonpath=TEMPLATE", f.output)
+}
+
+// requests are one for each resource that is named.
+func (f *tapFlags) requests(args []string, namespace string) ([]*query.TapRequest, error) {
 	if f.maxRPS < 1 || f.maxRPS > 100000 {
 		return nil, usage("--max-rps %v: want 1 to 100000", f.maxRPS)
 	}
 	if f.match.PathPrefix != "" && !strings.HasPrefix(f.match.PathPrefix, "/") {
 		return nil, usage("--path %q: a path begins with /", f.match.PathPrefix)
 	}
-	sel, err := parseResources(args, namespace, false, f.labels)
+	sels, err := parseResources(args, namespace, false, f.labels)
 	if err != nil {
 		return nil, err
+	}
+	if len(sels) > maxTaps {
+		return nil, usage("%d resources: want at most %d; a label selector names more at once", len(sels), maxTaps)
 	}
 	to, err := parseOne("to", f.to, orElse(f.toNamespace, namespace))
 	if err != nil {
 		return nil, err
 	}
-	return &query.TapRequest{Resource: sel[0], To: to, Match: &f.match, MaxRps: uint32(f.maxRPS), Headers: f.output == "json"}, nil
+	headers := f.output == "json" || strings.HasPrefix(f.output, "jsonpath=")
+	var reqs []*query.TapRequest
+	for _, s := range sels {
+		if s.GetKind() == "authority" {
+			return nil, usage("an authority has no sidecar: use --authority")
+		}
+		reqs = append(reqs, &query.TapRequest{Resource: s, To: to, Match: proto.CloneOf(&f.match), MaxRps: uint32(f.maxRPS), Headers: headers})
+	}
+	return reqs, nil
 }
 
-// print writes events until the stream or the command ends.
-func (f *tapFlags) print(cmd *cobra.Command, recv func() (*query.TapMessage, error)) error {
-	out := cmd.OutOrStdout()
+// maxTaps bounds the streams of one command.
+const maxTaps = 32
+
+// taps calls use for each message of several taps, one at a time, until ctx or
+// one of them ends.
+func taps(ctx context.Context, q query.QueryClient, reqs []*query.TapRequest, use func(*query.TapMessage) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	messages := make(chan *query.TapMessage) // a slow reader makes the mesh lose events, and say so
+	failed := make(chan error, len(reqs))    // each sends once
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for _, req := range reqs {
+		wg.Go(func() { failed <- oneTap(ctx, q, req, messages) })
+	}
 	for {
-		m, err := recv()
+		select {
+		case <-ctx.Done():
+			return nil
+		case m := <-messages:
+			if err := use(m); err != nil {
+				return err
+			}
+		case err := <-failed:
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+func oneTap(ctx context.Context, q query.QueryClient, req *query.TapRequest, to chan<- *query.TapMessage) error {
+	stream, err := q.Tap(ctx, req)
+	if err != nil {
+		return apiError(err)
+	}
+	for {
+		m, err := stream.Recv()
 		switch {
-		case errors.Is(err, io.EOF), cmd.Context().Err() != nil:
+		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
 			return apiError(err)
 		}
-		if n := m.GetLost(); n > 0 {
-			fmt.Fprintf(cmd.ErrOrStderr(), "%d events were not shown: more than --max-rps, or this reader is too slow\n", n)
-			continue
-		}
-		e := m.GetEvent()
-		if e == nil {
-			continue
-		}
-		if f.output == "json" {
-			err = render.TapJSON(out, e)
-		} else {
-			_, err = fmt.Fprintln(out, render.TapLine(e, f.output == "wide"))
-		}
-		if err != nil {
-			return err // the reader went away
+		select {
+		case to <- m:
+		case <-ctx.Done():
+			return nil
 		}
 	}
 }

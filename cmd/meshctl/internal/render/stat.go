@@ -9,7 +9,6 @@ import (
 	"io"
 	"math"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/tunmesh/tunmesh/api/query"
 )
@@ -20,6 +19,9 @@ type StatOptions struct {
 	Wide      bool // READ_BYTES/SEC and WRITE_BYTES/SEC
 	// KindInName prints deployment/web instead of web: rows of several kinds.
 	KindInName bool
+	// Width is that of the terminal, where there is one: tables that are wider are
+	// drawn tighter, down to names without their middle.
+	Width int
 }
 
 // Stat prints rows as a table: NAME (and NAMESPACE) to the left, figures to the
@@ -29,12 +31,15 @@ func Stat(w io.Writer, rows []*query.StatRow, o StatOptions) error {
 		_, err := fmt.Fprintln(w, "No traffic found.")
 		return err
 	}
-	t := table{}
+	t := table{fit: o.Width}
 	head := []string{"NAME"}
 	t.left = 1
 	if o.Namespace {
 		head = append([]string{"NAMESPACE"}, head...)
 		t.left = 2
+	}
+	if c, ok := policyColumns(rows); ok {
+		return c.write(w, rows, o)
 	}
 	pods := true
 	for _, r := range rows {
@@ -50,6 +55,11 @@ func Stat(w io.Writer, rows []*query.StatRow, o StatOptions) error {
 	t.add(append(head, "TLS")...)
 	for _, r := range rows {
 		t.add(statCells(r, o, pods)...)
+	}
+	if t.gap() == 1 {
+		for i, h := range t.rows[0] {
+			t.rows[0][i] = strings.TrimPrefix(h, "LATENCY_")
+		}
 	}
 	return t.write(w)
 }
@@ -67,21 +77,14 @@ func statCells(r *query.StatRow, o StatOptions, pods bool) []string {
 		cells = append(cells, r.GetStatus())
 	}
 	cells = append(cells, meshed(r))
-	if requests(r) > 0 {
-		cells = append(cells,
-			fmt.Sprintf("%.2f%%", 100*successRate(r)),
-			fmt.Sprintf("%.1frps", r.GetRps()),
-			millis(r.GetLatencyMsP50()), millis(r.GetLatencyMsP95()), millis(r.GetLatencyMsP99()))
-	} else {
-		cells = append(cells, "-", "-", "-", "-", "-")
-	}
-	if r.GetHasTraffic() && r.GetKind() != "service" {
+	cells = append(cells, rates(r.GetSuccessCount(), r.GetFailureCount(), r.GetRps(), r.GetLatencyMsP50(), r.GetLatencyMsP95(), r.GetLatencyMsP99())...)
+	if r.GetHasTraffic() && hasPods(r) {
 		cells = append(cells, fmt.Sprint(r.GetTcpOpenConnections()))
 	} else {
 		cells = append(cells, "-")
 	}
 	if o.Wide {
-		if r.GetHasTraffic() && r.GetKind() != "service" {
+		if r.GetHasTraffic() && hasPods(r) {
 			cells = append(cells, fmt.Sprintf("%.1fB/s", r.GetTcpReadBytesRate()), fmt.Sprintf("%.1fB/s", r.GetTcpWriteBytesRate()))
 		} else {
 			cells = append(cells, "-", "-")
@@ -100,11 +103,14 @@ func percent(share float64) string { return fmt.Sprintf("%d%%", int(math.Floor(1
 func millis(ms float64) string { return fmt.Sprintf("%.0fms", ms) }
 
 func meshed(r *query.StatRow) string {
-	if r.GetKind() == "service" {
+	if !hasPods(r) {
 		return "-"
 	}
 	return fmt.Sprintf("%d/%d", r.GetMeshedPods(), r.GetRunningPods())
 }
+
+// hasPods reports whether a row is of something that pods belong to.
+func hasPods(r *query.StatRow) bool { return r.GetKind() != "service" && r.GetKind() != "authority" }
 
 func requests(r *query.StatRow) uint64 { return r.GetSuccessCount() + r.GetFailureCount() }
 
@@ -128,18 +134,27 @@ type StatRow struct {
 	ReadBytes  *float64 `json:"tcp_read_bytes_rate"`
 	WriteBytes *float64 `json:"tcp_write_bytes_rate"`
 	TLS        *float64 `json:"tls"`
+
+	// Of policy's kinds and of traffic splits alone.
+	Unauthorized *float64 `json:"unauthorized,omitempty"`
+	Apex         string   `json:"apex,omitempty"`
+	Leaf         string   `json:"leaf,omitempty"`
+	Weight       string   `json:"weight,omitempty"`
 }
 
 // StatJSON prints rows as one JSON document: a list.
 func StatJSON(w io.Writer, rows []*query.StatRow) error {
 	out := make([]StatRow, 0, len(rows))
 	for _, r := range rows {
-		j := StatRow{Namespace: r.GetNamespace(), Kind: r.GetKind(), Name: r.GetName(), Meshed: meshed(r), TLS: r.Tls}
+		j := StatRow{Namespace: r.GetNamespace(), Kind: r.GetKind(), Name: r.GetName(), Meshed: meshed(r), TLS: r.Tls, Apex: r.GetApex(), Leaf: r.GetLeaf(), Weight: r.GetWeight()}
+		if _, ok := policyColumns([]*query.StatRow{r}); ok && r.GetKind() != "trafficsplit" && requests(r) > 0 {
+			j.Unauthorized = ptr(r.GetUnauthorizedRps())
+		}
 		if requests(r) > 0 {
 			j.Success, j.RPS = ptr(successRate(r)), ptr(r.GetRps())
 			j.P50, j.P95, j.P99 = whole(r.GetLatencyMsP50()), whole(r.GetLatencyMsP95()), whole(r.GetLatencyMsP99())
 		}
-		if r.GetHasTraffic() && r.GetKind() != "service" {
+		if r.GetHasTraffic() && hasPods(r) {
 			j.TCPOpen = ptr(r.GetTcpOpenConnections())
 			j.ReadBytes, j.WriteBytes = ptr(r.GetTcpReadBytesRate()), ptr(r.GetTcpWriteBytesRate())
 		}
@@ -157,59 +172,4 @@ func writeJSON(w io.Writer, v any) error {
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
 	return e.Encode(v)
-}
-
-// table aligns cells: the first `left` columns to the left, the rest right.
-type table struct {
-	left int
-	rows [][]string
-}
-
-func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
-
-func (t *table) write(w io.Writer) error {
-	var widths []int
-	for _, r := range t.rows {
-		for i, c := range r {
-			if i == len(widths) {
-				widths = append(widths, 0)
-			}
-			widths[i] = max(widths[i], utf8.RuneCountInString(c))
-		}
-	}
-	var b strings.Builder
-	for _, r := range t.rows {
-		for i, c := range r {
-			if i > 0 {
-				b.WriteString("   ")
-			}
-			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c))
-			if i < t.left {
-				b.WriteString(c + pad)
-			} else {
-				b.WriteString(pad + c)
-			}
-		}
-		b.WriteByte('\n')
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-// Table prints rows, the first of them the head, every column to the left.
-func Table(w io.Writer, rows [][]string) error {
-	if len(rows) == 0 {
-		return nil
-	}
-	var b strings.Builder
-	t := table{left: len(rows[0]), rows: rows}
-	if err := t.write(&b); err != nil {
-		return err
-	}
-	for line := range strings.Lines(b.String()) {
-		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -78,16 +78,9 @@ func all(s string) string {
 
 // Stat implements query.QueryClient.
 func (c *Client) Stat(ctx context.Context, req *query.StatRequest, _ ...grpc.CallOption) (*query.StatResponse, error) {
-	p, err := path(req.GetResource())
+	r, err := c.get(req.GetResource(), "stat", req.GetWindowSeconds())
 	if err != nil {
 		return nil, err
-	}
-	r := c.rest.Get().AbsPath(extension.Base, p, "stat")
-	if w := req.GetWindowSeconds(); w > 0 {
-		r.Param("window", strconv.FormatUint(uint64(w), 10))
-	}
-	if l := req.GetResource().GetLabelSelector(); l != "" {
-		r.Param("labelSelector", l)
 	}
 	for name, s := range map[string]*query.Selector{"to": req.GetTo(), "from": req.GetFrom()} {
 		if s == nil {
@@ -126,6 +119,66 @@ func (c *Client) Policy(ctx context.Context, req *query.PolicyRequest, _ ...grpc
 	}
 	resp := &query.PolicyResponse{}
 	return resp, do(ctx, c.rest.Get().AbsPath(extension.Base, p, "policy").Param("port", strconv.FormatUint(uint64(req.GetPort()), 10)), resp)
+}
+
+// Edges implements query.QueryClient.
+func (c *Client) Edges(ctx context.Context, req *query.EdgesRequest, _ ...grpc.CallOption) (*query.EdgesResponse, error) {
+	r, err := c.get(req.GetResource(), "edges", req.GetWindowSeconds())
+	if err != nil {
+		return nil, err
+	}
+	resp := &query.EdgesResponse{}
+	return resp, do(ctx, r, resp)
+}
+
+// Routes implements query.QueryClient.
+func (c *Client) Routes(ctx context.Context, req *query.RoutesRequest, _ ...grpc.CallOption) (*query.RoutesResponse, error) {
+	r, err := c.get(req.GetResource(), "routes", req.GetWindowSeconds())
+	if err != nil {
+		return nil, err
+	}
+	direction := "inbound"
+	if req.GetOutbound() {
+		direction = "outbound"
+	}
+	resp := &query.RoutesResponse{}
+	return resp, do(ctx, r.Param("direction", direction), resp)
+}
+
+// Taps implements query.QueryClient.
+func (c *Client) Taps(ctx context.Context, req *query.TapsRequest, _ ...grpc.CallOption) (*query.TapsResponse, error) {
+	r, err := c.get(req.GetResource(), "tap", 0)
+	if err != nil {
+		return nil, err
+	}
+	resp := &query.TapsResponse{}
+	return resp, do(ctx, r, resp)
+}
+
+// Why implements query.QueryClient.
+func (c *Client) Why(ctx context.Context, req *query.WhyRequest, _ ...grpc.CallOption) (*query.WhyResponse, error) {
+	raw, err := protojson.Marshal(req)
+	if err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "write the request: %v", err)
+	}
+	resp := &query.WhyResponse{}
+	return resp, do(ctx, c.rest.Post().AbsPath(extension.Base, "why").SetHeader("Content-Type", "application/json").Body(raw), resp)
+}
+
+// get is a question about resources.
+func (c *Client) get(s *query.Selector, what string, window uint32) (*rest.Request, error) {
+	p, err := path(s)
+	if err != nil {
+		return nil, err
+	}
+	r := c.rest.Get().AbsPath(extension.Base, p, what)
+	if window > 0 {
+		r.Param("window", strconv.FormatUint(uint64(window), 10))
+	}
+	if l := s.GetLabelSelector(); l != "" {
+		r.Param("labelSelector", l)
+	}
+	return r, nil
 }
 
 // Health implements query.QueryClient.

@@ -97,6 +97,34 @@ func TestQuestions(t *testing.T) {
 	if r, err := c.Policy(ctx, &query.PolicyRequest{Resource: &query.Selector{Kind: "pod", Namespace: "a", Name: "p"}, Port: 80}); err != nil || r.GetInbound().GetDefault() != policy.Default_DENY || s.asked != "GET "+base+"/namespaces/a/pods/p/policy?port=80" {
 		t.Errorf("%v %v %s", r, err, s.asked)
 	}
+	s.answer = `{"edges":[{"src":{"name":"web"},"rps":2}]}`
+	if r, err := c.Edges(ctx, &query.EdgesRequest{Resource: &query.Selector{Kind: "deployment", Namespace: "a", LabelSelector: "x"}, WindowSeconds: 30}); err != nil || r.GetEdges()[0].GetSrc().GetName() != "web" || s.asked != "GET "+base+"/namespaces/a/deployments/-/edges?labelSelector=x&window=30" {
+		t.Errorf("%v %v %s", r, err, s.asked)
+	}
+	s.answer = `{"rows":[{"name":"web","route":"r"}]}`
+	for outbound, direction := range map[bool]string{false: "inbound", true: "outbound"} {
+		if r, err := c.Routes(ctx, &query.RoutesRequest{Resource: &query.Selector{Kind: "job", Namespace: "a", Name: "j"}, Outbound: outbound}); err != nil || r.GetRows()[0].GetRoute() != "r" || s.asked != "GET "+base+"/namespaces/a/jobs/j/routes?direction="+direction {
+			t.Errorf("%v %v %s", r, err, s.asked)
+		}
+	}
+	s.answer = `{"rows":[{"pod":"p","state":"DISABLED"}]}`
+	if r, err := c.Taps(ctx, &query.TapsRequest{Resource: &query.Selector{Kind: "pod", AllNamespaces: true}}); err != nil || r.GetRows()[0].GetState() != query.TapsRow_DISABLED || s.asked != "GET "+base+"/namespaces/-/pods/-/tap" {
+		t.Errorf("%v %v %s", r, err, s.asked)
+	}
+	s.answer = `{"verdict":"FAILS","reasons":[{"subject":"name","mark":"BAD","text":"no"}]}`
+	if r, err := c.Why(ctx, &query.WhyRequest{From: &query.Selector{Kind: "pod", Namespace: "a", Name: "p"}, ToHost: "x", Port: 80}); err != nil || r.GetVerdict() != query.WhyResponse_FAILS || s.asked != "POST "+base+"/why" || !strings.Contains(s.body, `"toHost":"x"`) && !strings.Contains(s.body, `"toHost": "x"`) {
+		t.Errorf("%v %v %s %s", r, err, s.asked, s.body)
+	}
+	for _, bad := range []*query.Selector{{Kind: "secret"}, {}} {
+		_, err1 := c.Edges(ctx, &query.EdgesRequest{Resource: bad})
+		_, err2 := c.Routes(ctx, &query.RoutesRequest{Resource: bad})
+		_, err3 := c.Taps(ctx, &query.TapsRequest{Resource: bad})
+		for _, err := range []error{err1, err2, err3} {
+			if status.Code(err) != codes.InvalidArgument {
+				t.Errorf("%v: %v", bad, err)
+			}
+		}
+	}
 	s.answer = `{"version":"v1"}`
 	if r, err := c.Health(ctx, nil); err != nil || r.GetVersion() != "v1" || s.asked != "GET "+base+"/health" {
 		t.Errorf("%v %v %s", r, err, s.asked)

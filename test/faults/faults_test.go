@@ -13,6 +13,9 @@ import (
 // ns is where most pods of TestFaults are.
 const ns = "load"
 
+// other is another ServiceAccount than the default one.
+const other = "other"
+
 // authority is a trust anchor, with its key, and an issuer of it; PEM.
 type authority struct{ anchor, anchorKey, cert, key []byte }
 
@@ -55,6 +58,7 @@ func TestFaults(t *testing.T) {
 		"--identity-issuer-certificate-file=" + file("issuer.crt", ca.cert), "--identity-issuer-key-file=" + file("issuer.key", ca.key),
 	}})}
 	m.Namespace(t, ns, true)
+	m.Kubectl(t, "-n", ns, "create", "serviceaccount", other)
 	m.apply(ns, server("web", 3)+server("busy", 2))
 	m.rollout(ns, "web")
 	m.rollout(ns, "busy")
@@ -65,6 +69,13 @@ func TestFaults(t *testing.T) {
 		{"tokens", func(m *mesh) { m.testTokens(ca) }},
 		{"issuers", func(m *mesh) { m.testIssuers(ca) }},
 		{"etcd is slow", (*mesh).testSlowStore},
+		{"the API server is away", (*mesh).testServerAway},
+		{"all replicas are lost", (*mesh).testReplicasLost},
+		{"no injector and Fail", (*mesh).testNoInjectorFail},
+		{"no injector and Ignore", (*mesh).testNoInjectorIgnore},
+		{"no node agent", (*mesh).testNoAgent},
+		{"an address is given away", (*mesh).testAddressReused},
+		{"node agents are removed", (*mesh).testRemoved},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.run(m.in(t)) })
 	}

@@ -175,6 +175,7 @@ const client0 = "client"
 // begin starts to ask Service web of a namespace, at the usual rate.
 func (m *mesh) begin(namespace string) *load {
 	m.t.Helper()
+	m.Kubectl(m.t, "-n", namespace, "delete", "pod", client0, "--ignore-not-found", "--wait") // the one before it may still be ending
 	m.apply(namespace, client(client0, "web", rate, time.Hour))
 	m.WaitFor(m.t, "condition=Ready", "-n", namespace, "pod/"+client0)
 	return &load{m: m, namespace: namespace, began: time.Now()}

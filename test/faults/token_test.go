@@ -75,8 +75,7 @@ func (m *mesh) certify(c identityapi.IdentityClient, token, account string) erro
 // testTokens: tokens that the API server itself made, and what a replica says to
 // whoever comes with them.
 func (m *mesh) testTokens(ca authority) {
-	m.Kubectl(m.t, "-n", ns, "create", "serviceaccount", "other")
-	m.apply(ns, meshed.Server("mine", "")+strings.ReplaceAll(meshed.Server("theirs", ""), "  terminationGrace", "  serviceAccountName: other\n  terminationGrace"))
+	m.apply(ns, meshed.Server("mine", "")+strings.ReplaceAll(meshed.Server("theirs", ""), "  terminationGrace", "  serviceAccountName: "+other+"\n  terminationGrace"))
 	m.WaitFor(m.t, "condition=Ready", "-n", ns, "pod/mine", "pod/theirs")
 	token := func(account, pod, audience string) string {
 		args := []string{"-n", ns, "create", "token", account, "--audience=" + audience}
@@ -87,7 +86,7 @@ func (m *mesh) testTokens(ca authority) {
 		return m.Kubectl(m.t, args...)
 	}
 	const ours = annotation.TokenAudience
-	mine, theirs := token("default", "mine", ours), token("other", "theirs", ours)
+	mine, theirs := token("default", "mine", ours), token(other, "theirs", ours)
 	c := m.service(ca)
 	for _, try := range []struct {
 		what, token, account string
@@ -95,9 +94,9 @@ func (m *mesh) testTokens(ca authority) {
 		words                string
 	}{
 		{"its own", mine, "default", codes.OK, ""},
-		{"its own, of another account", theirs, "other", codes.OK, ""},
+		{"its own, of another account", theirs, other, codes.OK, ""},
 		{"of another pod", theirs, "default", codes.PermissionDenied, "names another identity"},
-		{"naming somebody else", mine, "other", codes.PermissionDenied, "names another identity"},
+		{"naming somebody else", mine, other, codes.PermissionDenied, "names another identity"},
 		{"another audience", token("default", "mine", "https://kubernetes.default.svc.cluster.local"), "default", codes.Unauthenticated, "it is for audience"},
 		{"of no pod", token("default", "", ours), "default", codes.Unauthenticated, "it is not bound to a pod"},
 		{"expired", m.expired(mine), "default", codes.Unauthenticated, "expired"},
@@ -112,7 +111,7 @@ func (m *mesh) testTokens(ca authority) {
 	// what refuses it is that the pod is known to be gone.
 	m.Kubectl(m.t, "-n", ns, "delete", "pod", "theirs", "--force", "--grace-period=0")
 	cluster.Eventually(m.t, limit, "the token of a deleted pod is refused", func(context.Context) error {
-		err := m.certify(c, theirs, "other")
+		err := m.certify(c, theirs, other)
 		switch {
 		case err == nil:
 			return fmt.Errorf("certified")

@@ -217,6 +217,33 @@ func (c *inCluster) put(o runtime.Object) {
 // certify asks for a certificate with a token of a pod.
 func (c *inCluster) certify(subject, audience, id string, pool *x509.CertPool) (*identityapi.CertifyResponse, error) {
 	c.t.Helper()
+	conn := c.dial(pool)
+	defer conn.Close()
+	return c.certifyOver(conn, subject, audience, id)
+}
+
+// dial connects to the plane.
+func (c *inCluster) dial(pool *x509.CertPool) *grpc.ClientConn {
+	c.t.Helper()
+	conn, err := grpc.NewClient(c.plane.Addr().String(), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+		InsecureSkipVerify: true, //nolint:gosec // verified by hand: the name is a URI
+		VerifyConnection: func(s tls.ConnectionState) error {
+			chain := x509.NewCertPool()
+			for _, i := range s.PeerCertificates[1:] {
+				chain.AddCert(i)
+			}
+			_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: pool, Intermediates: chain})
+			return err
+		},
+	})))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return conn
+}
+
+func (c *inCluster) certifyOver(conn *grpc.ClientConn, subject, audience, id string) (*identityapi.CertifyResponse, error) {
+	c.t.Helper()
 	tok, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.RegisteredClaims{Subject: subject, Audience: []string{audience}}).SignedString([]byte("x"))
 	if err != nil {
 		c.t.Fatal(err)
@@ -233,21 +260,6 @@ func (c *inCluster) certify(subject, audience, id string, pool *x509.CertPool) (
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	conn, err := grpc.NewClient(c.plane.Addr().String(), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
-		InsecureSkipVerify: true, //nolint:gosec // verified by hand: the name is a URI
-		VerifyConnection: func(s tls.ConnectionState) error {
-			chain := x509.NewCertPool()
-			for _, i := range s.PeerCertificates[1:] {
-				chain.AddCert(i)
-			}
-			_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: pool, Intermediates: chain})
-			return err
-		},
-	})))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer conn.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	return identityapi.NewIdentityClient(conn).Certify(ctx, &identityapi.CertifyRequest{Csr: csr, Token: tok})
@@ -379,14 +391,29 @@ func (c *inCluster) believed() (bundle []byte) {
 // ask asks the webhook about a pod, JSON, as the API server does.
 func (c *inCluster) ask(bundle []byte, namespace, pod string) *admissionv1.AdmissionResponse {
 	c.t.Helper()
-	client := &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		TLSClientConfig:   &tls.Config{RootCAs: poolOf(c.t, bundle), ServerName: "mesh-injector.tunmesh.svc", MinVersion: tls.VersionTLS13},
+	client := c.webhookClient(bundle)
+	defer client.CloseIdleConnections()
+	resp, err := askOver(client, namespace, pod)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return resp
+}
+
+// webhookClient asks the webhook and nobody else.
+func (c *inCluster) webhookClient(bundle []byte) *http.Client {
+	c.t.Helper()
+	return &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: poolOf(c.t, bundle), ServerName: "mesh-injector.tunmesh.svc", MinVersion: tls.VersionTLS13},
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, network, c.plane.WebhookAddr().String())
 		},
 	}}
+}
+
+// askOver asks about a pod over a client that is kept.
+func askOver(client *http.Client, namespace, pod string) (*admissionv1.AdmissionResponse, error) {
 	body, err := json.Marshal(admissionv1.AdmissionReview{
 		TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},
 		Request: &admissionv1.AdmissionRequest{
@@ -395,18 +422,21 @@ func (c *inCluster) ask(bundle []byte, namespace, pod string) *admissionv1.Admis
 		},
 	})
 	if err != nil {
-		c.t.Fatal(err)
+		return nil, err
 	}
 	resp, err := client.Post("https://mesh-injector.tunmesh.svc/inject", "application/json", bytes.NewReader(body))
 	if err != nil {
-		c.t.Fatal(err)
+		return nil, err
 	}
 	defer resp.Body.Close()
 	var review admissionv1.AdmissionReview
-	if err := json.NewDecoder(resp.Body).Decode(&review); err != nil || review.Response == nil {
-		c.t.Fatalf("%d: %v", resp.StatusCode, err)
+	if err := json.NewDecoder(resp.Body).Decode(&review); err != nil {
+		return nil, err
 	}
-	return review.Response
+	if review.Response == nil {
+		return nil, errors.New("no response: " + resp.Status)
+	}
+	return review.Response, nil
 }
 
 func TestClusterWebhook(t *testing.T) {

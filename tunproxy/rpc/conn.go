@@ -19,6 +19,10 @@ type Config struct {
 	Authority string
 	// UserAgent is sent with every call.
 	UserAgent string
+	// Plain: the connection is not secured, as :scheme then says.
+	Plain bool
+	// Fields are sent with every call, by names in lower case.
+	Fields []message.Field
 	// MaxMessage bounds a received message, and all messages that are received
 	// in part at a time to twice as much, in bytes. 0: 4 MiB.
 	MaxMessage int

@@ -64,7 +64,7 @@ func (c *Conn) Start(method string, timeout time.Duration, h Handler) (*Stream, 
 	c.out = frame.AppendHeader(c.out, frame.Header{Type: frame.Headers, Stream: s.id})
 	b := c.enc.Begin(c.out)
 	b = c.enc.Append(b, ":method", "POST", hpack.Always)
-	b = c.enc.Append(b, ":scheme", "https", hpack.Always)
+	b = c.enc.Append(b, ":scheme", c.scheme(), hpack.Always)
 	b = c.enc.Append(b, ":path", method, hpack.Always)
 	b = c.enc.Append(b, ":authority", c.cfg.Authority, hpack.Always)
 	b = c.enc.Append(b, "te", "trailers", hpack.Always)
@@ -72,12 +72,22 @@ func (c *Conn) Start(method string, timeout time.Duration, h Handler) (*Stream, 
 	if c.cfg.UserAgent != "" {
 		b = c.enc.Append(b, "user-agent", c.cfg.UserAgent, hpack.Always)
 	}
+	for i := range c.cfg.Fields {
+		b = c.enc.Append(b, c.cfg.Fields[i].Name, c.cfg.Fields[i].Value, hpack.Always)
+	}
 	if timeout > 0 {
 		b = c.enc.Append(b, "grpc-timeout", strconv.FormatInt((timeout+time.Millisecond-1).Milliseconds(), 10)+"m", hpack.Without)
 	}
 	c.out = frame.FinishHeaders(b, at, frame.MinMaxSize)
 	c.signal()
 	return s, nil
+}
+
+func (c *Conn) scheme() string {
+	if c.cfg.Plain {
+		return "http"
+	}
+	return "https"
 }
 
 // Send sends one message and, with end, says that it was the last. It waits

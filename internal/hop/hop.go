@@ -34,6 +34,9 @@ const FieldPrefix = "x-tunmesh-"
 const (
 	// FieldOrig carries what HTTP/2 cannot say of an HTTP/1 message.
 	FieldOrig = FieldPrefix + "orig"
+	// FieldUntraced, on requests, says that the sender decided against tracing. It
+	// is there or not; its value is "1".
+	FieldUntraced = FieldPrefix + "untraced"
 	// FieldProxyError, on responses made by a sidecar, names the reason.
 	FieldProxyError = FieldPrefix + "proxy-error"
 )

@@ -126,6 +126,9 @@ type Head struct {
 	// ContentLength in bytes; -1 when unknown (chunked, until close, HTTP/2
 	// without the field).
 	ContentLength int64
+	// Untraced: a sidecar decided that the request is not traced, and the next one
+	// need not decide again.
+	Untraced bool
 	// Upgrade: the request asks for (or the 101 grants) a change of protocol,
 	// after which the bytes of both directions are opaque Data.
 	Upgrade bool

@@ -25,6 +25,7 @@ var ErrMalformed = errors.New("read " + hop.FieldOrig + ": malformed")
 // the hop field comes. Heads of HTTP/2 lose sidecars' fields only.
 func (n *Names) Pack(h *message.Head) {
 	h.Fields = stripFields(h.Fields, h.Status != 0)
+	defer markUntraced(h)
 	if h.Version == message.HTTP2 {
 		return
 	}
@@ -46,9 +47,12 @@ func (n *Names) Pack(h *message.Head) {
 func (n *Names) Unpack(h *message.Head) (http1 bool, err error) {
 	value, found := "", 0
 	for i := range h.Fields {
-		if h.Fields[i].Name == hop.FieldOrig {
+		switch h.Fields[i].Name {
+		case hop.FieldOrig:
 			value = h.Fields[i].Value
 			found++
+		case hop.FieldUntraced:
+			h.Untraced = true
 		}
 	}
 	h.Fields = stripFields(h.Fields, h.Status != 0)
@@ -61,6 +65,13 @@ func (n *Names) Unpack(h *message.Head) (http1 bool, err error) {
 	}
 	n.restore(&o, h)
 	return true, nil
+}
+
+// markUntraced writes as a field what h says of tracing.
+func markUntraced(h *message.Head) {
+	if h.Untraced {
+		h.Fields = append(h.Fields, message.Field{Name: hop.FieldUntraced, Value: "1"})
+	}
 }
 
 // Strip removes sidecars' fields from what somebody else sent.

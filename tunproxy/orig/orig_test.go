@@ -426,3 +426,24 @@ func FuzzRoundTrip(f *testing.F) {
 		compare(t, got, want)
 	})
 }
+
+// What a sidecar decided about tracing crosses the hop, with HTTP/1 and HTTP/2;
+// an app can neither say it nor read it.
+func TestUntraced(t *testing.T) {
+	for _, v := range []message.Version{message.HTTP11, message.HTTP2} {
+		for _, untraced := range []bool{false, true} {
+			h := &message.Head{Method: "GET", Scheme: "http", Authority: "a", Path: "/", Version: v, Untraced: untraced, Fields: []message.Field{{Name: "accept", Value: "x"}}}
+			ToSidecar{Names: NewNames()}.Request(h)
+			got := &message.Head{Method: "GET", Scheme: "http", Authority: "a", Path: "/", Version: message.HTTP2, Fields: h.Fields}
+			FromSidecar{Names: NewNames()}.Request(got)
+			if got.Untraced != untraced || len(got.Fields) != 1 {
+				t.Errorf("version %d: untraced %v became %v: %v", v, untraced, got.Untraced, got.Fields)
+			}
+		}
+	}
+	h := &message.Head{Method: "GET", Version: message.HTTP2, Fields: []message.Field{{Name: "X-Tunmesh_Untraced", Value: "1"}, {Name: "x-tunmesh-untraced", Value: "1"}}}
+	FromClient{}.Request(h)
+	if h.Untraced || len(h.Fields) != 0 {
+		t.Errorf("an app's word: %v, %v", h.Untraced, h.Fields)
+	}
+}

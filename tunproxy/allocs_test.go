@@ -16,9 +16,11 @@ import (
 // with both its ends, mTLS, balancing, policy, metrics and a tap that nobody
 // watches. HTTP/1: the text of each head, once on either side.
 //
-// The same holds with every timeout armed, retries and breakers.
+// The same holds with every timeout armed, retries and breakers, and of requests
+// that are not sampled where others are.
 func TestAllocations(t *testing.T) {
-	t.Run("plain", func(t *testing.T) { testAllocations(t, nil) })
+	t.Run("plain", func(t *testing.T) { testAllocations(t, nil, func(*Proxy) {}) })
+	t.Run("untraced", func(t *testing.T) { testAllocations(t, nil, trace(0)) })
 	t.Run("armed", func(t *testing.T) {
 		testAllocations(t, &resilience.Policy{
 			Timeouts: resilience.Timeouts{Request: time.Hour, Response: time.Hour, Idle: time.Hour},
@@ -27,11 +29,11 @@ func TestAllocations(t *testing.T) {
 				Backoff: resilience.Backoff{Min: time.Millisecond, Max: time.Second}, Budget: resilience.BudgetPolicy{Ratio: 0.2, PerSecond: 10, Window: 10 * time.Second},
 			},
 			Accrual: &resilience.Accrual{Consecutive: 7, Backoff: resilience.Backoff{Min: time.Second, Max: time.Minute}},
-		})
+		}, func(*Proxy) {})
 	})
 }
 
-func testAllocations(t *testing.T, traffic *resilience.Policy) {
+func testAllocations(t *testing.T, traffic *resilience.Policy, change func(*Proxy)) {
 	for _, k := range []struct {
 		name   string
 		load   func(testing.TB, int) (*pair, load)
@@ -48,6 +50,8 @@ func testAllocations(t *testing.T, traffic *resilience.Policy) {
 		t.Run(k.name, func(t *testing.T) {
 			p, l := k.load(t, k.conns)
 			p.ask(traffic)
+			change(p.a.p)
+			change(p.b.p)
 			warm(p, l, k.atOnce)
 			const calls = 1280
 			per := testing.AllocsPerRun(20, func() {

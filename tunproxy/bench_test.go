@@ -22,6 +22,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/resilience"
 	"github.com/tunmesh/tunmesh/tunproxy/tap"
 	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
+	"github.com/tunmesh/tunmesh/tunproxy/tracing"
 )
 
 // pair is two sidecars and the two ends of a call on one loop in memory. What a
@@ -444,6 +445,8 @@ func BenchmarkObservers(b *testing.B) {
 				go l.Run(b.Context())
 				p.observers[1] = both{p.observers[1], logged{l}}
 			}},
+			{"traced-1%", trace(0.01)},
+			{"traced-100%", trace(1)},
 		} {
 			b.Run(k.name+"/"+watch.name, func(b *testing.B) {
 				p, l := k.load(b, k.conns)
@@ -461,6 +464,14 @@ func BenchmarkObservers(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// trace adds a tracer whose collector is away: spans are made and encoded, and not
+// sent.
+func trace(ratio float64) func(*Proxy) {
+	return func(p *Proxy) {
+		p.observers[1] = both{p.observers[1], traced{tracing.New(tracing.Config{Ratio: ratio})}}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/flow"
 	"github.com/tunmesh/tunmesh/tunproxy/message"
 	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
+	"github.com/tunmesh/tunmesh/tunproxy/tracing"
 )
 
 // logged writes a line of the access log for each request to the pod. It is no
@@ -52,9 +53,13 @@ func versionOf(v message.Version) string {
 	return "HTTP/2.0"
 }
 
-// traceOf is what tells a request apart from others, of whoever began it.
+// traceOf is what tells a request apart from others: its trace, in whichever
+// format, or else what some other tool gave it.
 func traceOf(h *message.Head) string {
-	for _, name := range []string{"x-b3-traceid", "x-request-id", "x-amzn-trace-id"} {
+	if p := tracing.Extract(h.Fields); p.ID() != "" {
+		return p.ID()
+	}
+	for _, name := range []string{"x-request-id", "x-amzn-trace-id"} {
 		if v, ok := h.Get(name); ok {
 			return v
 		}

@@ -88,6 +88,21 @@ func TestAccessLog(t *testing.T) {
 	if l := file.all()[1]; !strings.Contains(l, `"client.id":"-"`) || !strings.Contains(l, `"status":403`) || !strings.Contains(l, "/denied") {
 		t.Errorf("%s", l)
 	}
+	for i, pairs := range [][2]string{
+		{"Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"}, {"B3", "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0"},
+		{"X-B3-Traceid", "0af7651916cd43dd8448eb211c80319c"}, {"X-Amzn-Trace-Id", "0af7651916cd43dd8448eb211c80319c"},
+	} {
+		req.Body = nil
+		req.Header = http.Header{"X-B3-Spanid": {"b7ad6b7169203331"}, pairs[0]: {pairs[1]}}
+		if resp, err = a.client(true).Do(req); err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		eventually(t, "the next line is written", func() bool { return len(file.all()) == 3+i })
+		if l := file.all()[2+i]; !strings.Contains(l, `"trace_id":"0af7651916cd43dd8448eb211c80319c"`) {
+			t.Errorf("%v: %s", pairs, l)
+		}
+	}
 	if n := b.metric("access_log_dropped_total"); n != 0 {
 		t.Errorf("%v lines were dropped", n)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/tunmesh/tunmesh/netstack/packet"
+	"github.com/tunmesh/tunmesh/tunproxy/tracing"
 )
 
 // Every family that a sidecar's page has, and every reason of a drop, is in
@@ -18,7 +19,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 	documented := func(name string) bool { return bytes.Contains(doc, []byte("`"+name+"`")) }
 	w := newWorld(t)
-	a, b := w.pod("a", "10.0.0.1"), w.pod("b", "10.0.0.2")
+	tr := tracing.New(tracing.Config{})
+	a, b := w.pod("a", "10.0.0.1", traceBy(tr)), w.pod("b", "10.0.0.2", traceBy(tr))
 	w.service("10.96.0.1:80", "10.0.0.2:80=b")
 	b.serveHTTP(80, whoami("b"))
 	resp, err := a.client(true).Get("http://10.96.0.1/")

@@ -346,6 +346,7 @@ func (p *Proxy) collect(w *telemetry.Writer) {
 	p.collectHTTP2(w)
 	p.collectLimits(w)
 	p.collectAccessLog(w)
+	p.collectTracing(w)
 }
 
 // collectHTTP2 prints what HTTP/2 connections met, of apps and of sidecars.

@@ -21,6 +21,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/mtls"
 	"github.com/tunmesh/tunmesh/tunproxy/tap"
 	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
+	"github.com/tunmesh/tunmesh/tunproxy/tracing"
 )
 
 // Control is what the control plane says (discover.Client).
@@ -72,6 +73,8 @@ type Config struct {
 	// AccessLog has a line for each request to the pod; nil: there is none. Whoever
 	// made it runs it.
 	AccessLog *accesslog.Log
+	// Tracer makes spans of requests; nil: nobody does. Whoever made it runs it.
+	Tracer *tracing.Tracer
 }
 
 const defaultGrace = 2 * time.Minute
@@ -145,6 +148,9 @@ func (p *Proxy) watchers() []exchange.Observer {
 	all := []exchange.Observer{requestMetrics{p.cfg.Metrics}}
 	if p.cfg.Tap != nil {
 		all = append(all, tapped{p, p.cfg.Tap})
+	}
+	if p.cfg.Tracer != nil { // after the tap, which shows requests as they came
+		all = append(all, traced{p.cfg.Tracer})
 	}
 	if p.cfg.AccessLog != nil {
 		all = append(all, logged{p.cfg.AccessLog})
@@ -233,6 +239,9 @@ func (p *Proxy) drain(ctx context.Context) {
 	p.cfg.Logger.Info("draining", "active", p.active.Load(), "grace", p.cfg.Grace)
 	for _, w := range p.workers {
 		w.loop.Post(w.drain)
+	}
+	if p.cfg.Tracer != nil {
+		p.cfg.Tracer.Hurry()
 	}
 	limit := time.NewTimer(p.cfg.Grace)
 	defer limit.Stop()

@@ -149,6 +149,8 @@ type Exchange struct {
 	// Quiet is set by the Opener before its answer: observers are not told of
 	// this exchange (a probe of the kubelet's).
 	Quiet bool
+	// Span is the tracer's, from Request to End.
+	Span any
 	// Memo is for one of the observers to keep something from Request to End.
 	Memo any
 }

@@ -141,3 +141,37 @@ func TestConfiguration(t *testing.T) {
 		t.Error("an empty bundle was taken")
 	}
 }
+
+func TestTracing(t *testing.T) {
+	m := &handover.Message{Pod: handover.Pod{Namespace: "shop", Name: "web-1", UID: "u"}, Node: "n", Annotations: map[string]string{annotation.TraceSampling: "many"}}
+	if tr, err := tracerOf(m, nil, nil); tr != nil || err != nil {
+		t.Errorf("without a collector: %v, %v", tr, err)
+	}
+	m.Annotations[annotation.TraceCollector] = "collector.obs"
+	if _, _, err := tracingOf(m); err == nil || !strings.Contains(err.Error(), annotation.TraceSampling) {
+		t.Errorf("%v", err)
+	}
+	delete(m.Annotations, annotation.TraceSampling)
+	if c, ratio, err := tracingOf(m); c != "collector.obs:4317" || ratio != 0.01 || err != nil {
+		t.Errorf("%q, %v, %v", c, ratio, err)
+	}
+	m.Annotations[annotation.TraceSampling] = "100%"
+	if _, ratio, err := tracingOf(m); ratio != 1 || err != nil {
+		t.Errorf("%v, %v", ratio, err)
+	}
+	m.Annotations[annotation.TraceCollector] = "http://x"
+	if _, err := tracerOf(m, nil, nil); err == nil || !strings.Contains(err.Error(), annotation.TraceCollector) {
+		t.Errorf("%v", err)
+	}
+	has := func(want string) {
+		t.Helper()
+		if got := fmt.Sprint(resourceOf(m, map[string]string{"deployment": "web", "replicaset": "web-1"})); !strings.Contains(got, want) {
+			t.Errorf("%s is not in %s", want, got)
+		}
+	}
+	for _, want := range []string{"{service.name web}", "{k8s.deployment.name web}", "{k8s.pod.name web-1}", "{k8s.node.name n}", "{k8s.namespace.name shop}", "{k8s.pod.uid u}"} {
+		has(want)
+	}
+	m.Annotations["resource.opentelemetry.io/service.name"] = "front"
+	has("{service.name front}")
+}

@@ -28,6 +28,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/rpc"
 	"github.com/tunmesh/tunmesh/tunproxy/tap"
 	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
+	"github.com/tunmesh/tunmesh/tunproxy/tracing"
 )
 
 // sidecar asks for the queues and serves until ctx ends:
@@ -56,6 +57,9 @@ func sidecar(ctx context.Context, o options, level *slog.LevelVar, log *slog.Log
 	if s.access != nil {
 		wg.Go(func() { s.access.Run(inner) })
 	}
+	if s.tracer != nil {
+		wg.Go(func() { s.tracer.Run(inner) })
+	}
 	err = s.proxy.Run(ctx)
 	cancel()
 	wg.Wait()
@@ -66,7 +70,8 @@ func sidecar(ctx context.Context, o options, level *slog.LevelVar, log *slog.Log
 type parts struct {
 	proxy   *tunproxy.Proxy
 	control *discover.Client
-	access  *accesslog.Log // nil: none was asked for
+	access  *accesslog.Log  // nil: none was asked for
+	tracer  *tracing.Tracer // nil: there is no collector
 }
 
 // follow keeps up with the control plane until ctx ends: it outlasts draining,
@@ -97,6 +102,10 @@ func assemble(o options, m *handover.Message, h *handover.Handover, level *slog.
 	}
 	s := &parts{}
 	if s.access, err = openAccess(format); err != nil {
+		return nil, err
+	}
+	s.tracer, err = tracerOf(m, func() map[string]string { return s.control.Policy().Labels() }, log)
+	if err != nil {
 		return nil, err
 	}
 	pod := m.Pod.Namespace + "/" + m.Pod.Name
@@ -132,7 +141,7 @@ func assemble(o options, m *handover.Message, h *handover.Handover, level *slog.
 	s.proxy, err = tunproxy.New(tunproxy.Config{
 		App: app, Wire: wire, Addrs: m.Addrs, MTU: int(m.MTU), AllowProtocols: m.AllowProtocols,
 		Control: s.control, Identity: store, Metrics: metrics, Tap: hub, Logger: log, Level: level,
-		Admin: listeners, Grace: grace, Limits: limits, AccessLog: s.access, Unseen: unseen(len(app)),
+		Admin: listeners, Grace: grace, Limits: limits, AccessLog: s.access, Tracer: s.tracer, Unseen: unseen(len(app)),
 		Describe: description{
 			Version: version.String(), Pod: m.Pod, Addrs: m.Addrs, MTU: m.MTU, Queues: m.Queues, Node: m.Node,
 			Control: m.Control, ControlID: m.ControlID.String(), AllowProtocols: m.AllowProtocols,

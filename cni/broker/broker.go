@@ -58,7 +58,7 @@ type AttachRequest struct {
 	MTU                   uint32
 	Queues                int
 	AllowProtocols        []uint8
-	// Annotations under config.tunmesh.io/, handed on to the sidecar.
+	// Annotations that are handed on to the sidecar (annotation.Handed).
 	Annotations map[string]string
 }
 

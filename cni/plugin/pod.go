@@ -2,7 +2,6 @@ package plugin
 
 import (
 	"fmt"
-	"maps"
 	"strconv"
 	"strings"
 
@@ -74,8 +73,7 @@ func parseOptions(a map[string]string) (o options, err error) {
 	if o.allowProtocols, err = parseProtocols(a[annotation.AllowIPProtocols]); err != nil {
 		return o, failf(CodeRefused, "the pod's annotation %s: %v", annotation.AllowIPProtocols, err)
 	}
-	o.handed = maps.Clone(a)
-	maps.DeleteFunc(o.handed, func(k, _ string) bool { return !annotation.IsConfig(k) })
+	o.handed = annotation.Handed(a)
 	return o, nil
 }
 

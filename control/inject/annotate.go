@@ -30,7 +30,7 @@ func Annotate(in []byte, cfg Config) (out []byte, reports []Report, err error) {
 		if r := skip(said, &w.spec, cfg); r != "" {
 			return w.skipped(r, nil), false, nil
 		}
-		if err := validate(inherit(said, cfg.NamespaceAnnotations)); err != nil {
+		if err := validate(inherit(said, cfg.NamespaceAnnotations, cfg.Defaults)); err != nil {
 			return w.skipped(InvalidAnnotation, err), false, nil
 		}
 		w.Done = true

@@ -63,6 +63,9 @@ type Config struct {
 	OptIn bool
 	// NamespaceAnnotations are inherited by pods that do not set them.
 	NamespaceAnnotations map[string]string
+	// Defaults are configuration annotations of pods that neither set them nor
+	// inherit them from their namespace.
+	Defaults map[string]string
 	// IgnoreLinkerd: Linkerd's annotations say nothing, as where its own injector
 	// acts on them. Otherwise they stand for ours where ours are absent.
 	IgnoreLinkerd bool
@@ -79,7 +82,7 @@ func Pod(annotations map[string]string, spec *corev1.PodSpec, cfg Config) (map[s
 	if r := skip(said, spec, cfg); r != "" {
 		return annotations, r, nil
 	}
-	effective := inherit(said, cfg.NamespaceAnnotations)
+	effective := inherit(said, cfg.NamespaceAnnotations, cfg.Defaults)
 	c, err := sidecar(effective, cfg)
 	if err != nil {
 		return annotations, InvalidAnnotation, err
@@ -199,8 +202,11 @@ func Wanted(annotations map[string]string, cfg Config) bool {
 	return forbidden(annotations, cfg) == ""
 }
 
-func inherit(pod, namespace map[string]string) map[string]string {
-	out := map[string]string{}
+func inherit(pod, namespace, defaults map[string]string) map[string]string {
+	out := maps.Clone(defaults)
+	if out == nil {
+		out = map[string]string{}
+	}
 	for k, v := range namespace {
 		if annotation.IsConfig(k) {
 			out[k] = v
@@ -256,8 +262,8 @@ func sidecar(a map[string]string, cfg Config) (corev1.Container, error) {
 		Lifecycle: &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{
 			Exec: &corev1.ExecAction{Command: []string{"mesh-proxy", "await"}},
 		}},
-		ReadinessProbe:  probe(readyPath, readinessPeriod, 3),
-		LivenessProbe:   live,
+		ReadinessProbe: probe(readyPath, readinessPeriod, 3),
+		LivenessProbe:  live,
 		SecurityContext: &corev1.SecurityContext{
 			AllowPrivilegeEscalation: &no,
 			Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},

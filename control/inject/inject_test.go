@@ -182,6 +182,32 @@ func TestNamespaceConfigurationReachesThePod(t *testing.T) {
 	}
 }
 
+// The mesh's defaults count where neither the pod nor its namespace says otherwise,
+// and a malformed annotation is reported.
+func TestDefaultsReachThePod(t *testing.T) {
+	spec := &corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}}}
+	c := inject.Config{
+		Version: "v1", NamespaceAnnotations: map[string]string{annotation.TraceSampling: "5%"},
+		Defaults: map[string]string{annotation.TraceCollector: "collector.obs:4317", annotation.TraceSampling: "1%", annotation.ProxyLogLevel: "error"},
+	}
+	ann, reason, err := inject.Pod(map[string]string{annotation.ProxyLogLevel: "debug"}, spec.DeepCopy(), c)
+	if reason != "" || err != nil {
+		t.Fatal(reason, err)
+	}
+	want := map[string]string{
+		annotation.ProxyLogLevel: "debug", annotation.TraceSampling: "5%", annotation.TraceCollector: "collector.obs:4317", annotation.Injected: "v1",
+		annotation.Inherited: annotation.TraceCollector + "," + annotation.TraceSampling,
+	}
+	if d := cmp.Diff(want, ann); d != "" {
+		t.Error(d)
+	}
+	for k, v := range map[string]string{annotation.TraceCollector: "http://collector:4318", annotation.TraceSampling: "200%"} {
+		if _, reason, err := inject.Pod(map[string]string{k: v}, spec.DeepCopy(), c); reason != inject.InvalidAnnotation || err == nil || !strings.Contains(err.Error(), k) {
+			t.Errorf("%s: %s: %q, %v", k, v, reason, err)
+		}
+	}
+}
+
 // What annotations say of the sidecar's container is in the container.
 func TestAnnotationsOfTheContainer(t *testing.T) {
 	spec := &corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}}}

@@ -73,7 +73,7 @@ const (
 // means reports the names that mean the same here.
 func means(name string) bool {
 	return slices.Contains([]string{
-		"default-inbound-policy", "opaque-ports", logLevel, "shutdown-grace-period", "image-pull-policy",
+		"default-inbound-policy", "opaque-ports", logLevel, "shutdown-grace-period", "image-pull-policy", "trace-collector",
 		"proxy-cpu-request", "proxy-cpu-limit", "proxy-memory-request", "proxy-memory-limit",
 	}, name)
 }

@@ -41,6 +41,9 @@ func TestLinkerdAnnotations(t *testing.T) {
 			annotation.DefaultInboundPolicy: "deny", annotation.OpaquePorts: "1-3", annotation.ProxyLogLevel: "warn",
 			annotation.DisableTap: "true", annotation.ProxyCPULimit: "1", annotation.ShutdownGracePeriod: "10s",
 		}},
+		{name: "the collector of traces", pod: notes{annotation.Inject: "enabled", "config.linkerd.io/trace-collector": "collector.jaeger:4317", "config.alpha.linkerd.io/trace-collector-service-account": "c"},
+			want: notes{annotation.TraceCollector: "collector.jaeger:4317"},
+			told: []string{"annotation config.alpha.linkerd.io/trace-collector-service-account, ignored: it has no meaning here"}},
 		{name: "ours before theirs", pod: notes{annotation.Inject: "enabled", "config.linkerd.io/opaque-ports": "1", annotation.OpaquePorts: "2"}},
 		{name: "theirs malformed", pod: notes{annotation.Inject: "enabled", "config.linkerd.io/default-inbound-policy": "none"}, reason: inject.InvalidAnnotation},
 		{name: "what would make our sidecar theirs", pod: notes{annotation.Inject: "enabled", "config.linkerd.io/proxy-image": "x", "config.linkerd.io/proxy-uid": "1", "config.linkerd.io/inbound-port": "4143"}, told: []string{

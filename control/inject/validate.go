@@ -52,6 +52,12 @@ func validateOne(key, v string) error {
 		return oneOf("debug", "info", "warn", "error")
 	case annotation.AccessLog, annotation.LinkerdAccessLog:
 		return oneOf("apache", "json")
+	case annotation.TraceCollector:
+		_, err := annotation.ParseCollector(v)
+		return err
+	case annotation.TraceSampling:
+		_, err := annotation.ParseSampling(v)
+		return err
 	case annotation.ImagePullPolicy:
 		return oneOf(string(corev1.PullAlways), string(corev1.PullIfNotPresent), string(corev1.PullNever))
 	case annotation.DisableTap:

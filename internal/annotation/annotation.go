@@ -30,6 +30,13 @@ const (
 	ProxyLogLevel = ConfigPrefix + "proxy-log-level"
 	// AccessLog asks for a line for each request to the pod: "apache" or "json".
 	AccessLog = ConfigPrefix + "access-log"
+	// TraceCollector is where the sidecar sends spans, by OTLP over gRPC: a name or an
+	// address, and a port, DefaultCollectorPort without one. There are no spans
+	// without it.
+	TraceCollector = ConfigPrefix + "trace-collector"
+	// TraceSampling is which share of the requests is traced of which nobody has
+	// decided: "0.01" or "1%". With "0" those alone whose sender has.
+	TraceSampling = ConfigPrefix + "trace-sampling"
 	// ShutdownGracePeriod bounds draining, e.g. "120s".
 	ShutdownGracePeriod = ConfigPrefix + "shutdown-grace-period"
 	// DisableTap keeps a pod's requests from being tapped: "true" or "false".

@@ -52,7 +52,7 @@ type Message struct {
 	ControlID spiffe.ID
 	// Networks are the mesh's own address ranges (pods and services).
 	Networks []netip.Prefix
-	// Annotations are the pod's, those under config.tunmesh.io/ only.
+	// Annotations are the pod's, those of annotation.Handed only.
 	Annotations map[string]string
 }
 

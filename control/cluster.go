@@ -57,6 +57,9 @@ type Cluster struct {
 	// ProxyImage is the sidecars' image without its tag, ProxyVersion its tag and
 	// what pods are marked with. Default: the project's own, and Config.Version.
 	ProxyImage, ProxyVersion string
+	// ProxyDefaults are configuration annotations of pods for which nobody says
+	// otherwise.
+	ProxyDefaults map[string]string
 	// Repair evicts pods that are not meshed and should be, so that they are made
 	// again; it needs WebhookListen and CNINamespace.
 	Repair bool
@@ -132,7 +135,7 @@ func newCluster(p *Plane, m *meters) (*cluster, error) {
 
 // injection says what is injected, and that it has to be asked for.
 func (c *cluster) injection() inject.Config {
-	return inject.Config{Version: c.cfg.ProxyVersion, Image: c.cfg.ProxyImage, OptIn: true}
+	return inject.Config{Version: c.cfg.ProxyVersion, Image: c.cfg.ProxyImage, Defaults: c.cfg.ProxyDefaults, OptIn: true}
 }
 
 // lookup asks the API server for a pod that the catalog does not know.

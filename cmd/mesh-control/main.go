@@ -16,6 +16,7 @@ import (
 	"github.com/tunmesh/tunmesh/control"
 	"github.com/tunmesh/tunmesh/control/kube"
 	"github.com/tunmesh/tunmesh/control/policy"
+	"github.com/tunmesh/tunmesh/internal/annotation"
 	"github.com/tunmesh/tunmesh/internal/version"
 )
 
@@ -44,6 +45,8 @@ type flags struct {
 	networks        networkFlags
 	logs            logFlags
 	kubeconfig      string
+	collector       string
+	sampling        string
 	cluster         control.Cluster
 	cfg             control.Config
 }
@@ -85,6 +88,8 @@ func command(logs io.Writer) *cobra.Command {
 	fs.BoolVar(&f.cluster.Repair, "repair", false, "with kube: evict pods that came without a sidecar which they should have, so that they are made again")
 	fs.StringVar(&f.cluster.ProxyImage, "proxy-image", "", "with kube: the sidecars' image, without its tag; empty: the project's own")
 	fs.StringVar(&f.cluster.ProxyVersion, "proxy-version", "", "with kube: the sidecars' tag; empty: this program's version")
+	fs.StringVar(&f.collector, "trace-collector", "", "with kube: where sidecars send spans unless an annotation says otherwise, as collector.observability:4317; empty: nowhere")
+	fs.StringVar(&f.sampling, "trace-sampling", "", "with kube: which share of the requests they trace of which nobody has decided, as 0.01 or 1%; empty: 1%")
 	fs.StringVar(&f.cfg.Listen, "listen", fmt.Sprintf("0.0.0.0:%d", control.Port), "address of the sidecars' API")
 	fs.StringVar(&f.cfg.AdminListen, "admin-listen", "127.0.0.1:9990", "address of /live, /ready and /metrics; empty for none")
 	fs.StringVar(&f.cfg.QuerySocket, "query-socket", "", "path of the unix socket of the query API, mode 0600; empty for none")
@@ -123,6 +128,30 @@ func (f *flags) config(logs io.Writer) (control.Config, error) {
 	if cfg.Logger, err = f.logs.logger(logs); err != nil {
 		return cfg, err
 	}
+	if f.cluster.ProxyDefaults, err = f.proxyDefaults(); err != nil {
+		return cfg, err
+	}
 	cfg.Version = version.String()
 	return cfg, nil
+}
+
+// proxyDefaults are the annotations of pods for which nobody says otherwise.
+func (f *flags) proxyDefaults() (map[string]string, error) {
+	all := map[string]string{}
+	if f.collector != "" {
+		if _, err := annotation.ParseCollector(f.collector); err != nil {
+			return nil, fmt.Errorf("--trace-collector: %w", err)
+		}
+		all[annotation.TraceCollector] = f.collector
+	}
+	if f.sampling != "" {
+		if _, err := annotation.ParseSampling(f.sampling); err != nil {
+			return nil, fmt.Errorf("--trace-sampling: %w", err)
+		}
+		all[annotation.TraceSampling] = f.sampling
+	}
+	if f.source != sourceKube && len(all) > 0 {
+		return nil, errors.New("--trace-collector and --trace-sampling are for --source=kube: elsewhere annotate namespaces")
+	}
+	return all, nil
 }

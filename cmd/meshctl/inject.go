@@ -61,7 +61,7 @@ can't be meshed; the report on standard error says why.`,
 				if err != nil {
 					return fmt.Errorf("%w; --ignore-cluster takes this program's own version", err)
 				}
-				cfg.Version = there.Version
+				cfg.Version, cfg.Defaults = there.Version, there.Defaults
 				if cfg.Image == "" {
 					cfg.Image = there.ProxyImage
 				}

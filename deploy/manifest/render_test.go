@@ -58,7 +58,7 @@ func TestGolden(t *testing.T) {
 				"meshNetworks": []any{"10.244.0.0/16", "10.96.0.0/12"}, "hostAddresses": []any{"10.244.0.1"}, "clusterNetworks": []any{"10.0.0.0/8"},
 				"podAnnotations": map[string]any{"a": "b"}, "tolerations": []any{map[string]any{"operator": "Exists"}}, "nodeSelector": nil,
 			},
-			"proxy": map[string]any{"image": "registry.example.com/proxy"},
+			"proxy": map[string]any{"image": "registry.example.com/proxy", "tracing": map[string]any{"collector": "collector.observability:4317", "sampling": 0.05}},
 		}),
 		"k3s": certificates().With("/var/lib/rancher/k3s/agent/etc/cni/net.d", "cni", "netDir").
 			With("/var/lib/rancher/k3s/data/cni", "cni", "binDir").With("/run/k3s/containerd/containerd.sock", "cni", "criSocket"),

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tunmesh/tunmesh/control"
 	"github.com/tunmesh/tunmesh/deploy/manifest"
+	"github.com/tunmesh/tunmesh/internal/annotation"
 )
 
 const (
@@ -31,6 +32,9 @@ var ErrNone = errors.New("tunmesh is not installed in this cluster") //nolint:go
 // Installed is a mesh in a cluster.
 type Installed struct {
 	Version, ProxyImage, TrustDomain, ClusterDomain string
+	// Defaults are the configuration annotations of pods for which nobody says
+	// otherwise.
+	Defaults map[string]string
 }
 
 // Find says what is installed; ErrNone: nothing.
@@ -42,8 +46,15 @@ func Find(ctx context.Context, k kubernetes.Interface) (*Installed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask the cluster for ConfigMap %s/%s: %w", manifest.Namespace, ConfigMap, err)
 	}
+	defaults := map[string]string{}
+	for key, name := range map[string]string{"traceCollector": annotation.TraceCollector, "traceSampling": annotation.TraceSampling} {
+		if v, ok := m.Data[key]; ok {
+			defaults[name] = v
+		}
+	}
 	return &Installed{
 		Version: m.Data["version"], ProxyImage: m.Data["proxyImage"], TrustDomain: m.Data["trustDomain"], ClusterDomain: m.Data["clusterDomain"],
+		Defaults: defaults,
 	}, nil
 }
 

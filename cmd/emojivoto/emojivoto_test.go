@@ -7,9 +7,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/tunmesh/tunmesh/cmd/emojivoto/internal/votepb/emoji"
 	"github.com/tunmesh/tunmesh/cmd/emojivoto/internal/votepb/voting"
@@ -126,5 +128,45 @@ func TestBotVotesAndTells(t *testing.T) {
 	<-done
 	if got := leaderboard(t, web).Bot; got == nil || *got < 20 {
 		t.Errorf("the page says that the bot cast %v votes, want at least 20", got)
+	}
+}
+
+// seen is a voting service that keeps what calls carry of a trace.
+type seen struct {
+	*votingServer
+	trace chan string
+}
+
+func (s seen) VoteTaco(ctx context.Context, r *voting.VoteRequest) (*voting.VoteResponse, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	s.trace <- strings.Join(append(md.Get("traceparent"), md.Get("x-b3-traceid")...), " ")
+	return s.votingServer.VoteTaco(ctx, r)
+}
+
+func TestWebCarriesTheTraceOn(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer()
+	v := seen{newVotingServer(0), make(chan string, 1)}
+	emoji.RegisterEmojiServiceServer(s, emojiServer{})
+	voting.RegisterVotingServiceServer(s, v)
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(s.Stop)
+	c, err := dialGRPC(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := httptest.NewRequest(http.MethodGet, "/api/vote?choice=:taco:", nil)
+	r.Header.Set("Traceparent", "one")
+	r.Header.Set("X-B3-TraceId", "two")
+	w := httptest.NewRecorder()
+	newWeb(emoji.NewEmojiServiceClient(c), voting.NewVotingServiceClient(c), "").ServeHTTP(w, r)
+	if w.Code != http.StatusOK {
+		t.Fatalf("%d: %s", w.Code, w.Body)
+	}
+	if got := <-v.trace; got != "one two" {
+		t.Errorf("the call carries %q", got)
 	}
 }

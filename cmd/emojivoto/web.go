@@ -84,7 +84,7 @@ func newWeb(e emoji.EmojiServiceClient, v voting.VotingServiceClient, bot string
 	m.HandleFunc("POST /api/vote", w.vote)
 	m.HandleFunc("GET /api/leaderboard", w.leaderboard)
 	m.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprintln(rw, "ok") })
-	return m
+	return propagated(m)
 }
 
 type row struct {

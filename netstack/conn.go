@@ -178,6 +178,9 @@ func (c *conn) handshake() bool {
 		}
 		return true // the handler hears Closed
 	}
+	if d == nil {
+		c.l.surges[c.side].opened++
+	}
 	c.keepalive()
 	if c.finLater {
 		_ = c.ep.Shutdown(tcpip.ShutdownWrite) // fails only if it just broke: the next event says so

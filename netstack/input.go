@@ -218,6 +218,10 @@ func (l *loop) stray(side aio.Side, in packet.Info, mine bool) {
 	if l.handOver(side, k, mine) {
 		return
 	}
+	if l.surges[side].full() && begins(ln.Head(), in.NetLen) && l.pending[side][k] == nil {
+		l.sheds(side) // before it costs what other segments do
+		return
+	}
 	thLen, why := l.checkTCP(ln, in.NetLen, in.Total)
 	if why != packet.NoReason {
 		l.drop(side, why)
@@ -226,6 +230,11 @@ func (l *loop) stray(side aio.Side, in packet.Info, mine bool) {
 	pkt := l.take(side, ln, in.NetLen, thLen, in.Total)
 	l.unknown(side, key, pkt)
 	pkt.DecRef()
+}
+
+// begins reports whether a segment, whose header is at l4, asks for a connection.
+func begins(head []byte, l4 int) bool {
+	return len(head) > l4+13 && header.TCPFlags(head[l4+13])&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagFin|header.TCPFlagRst) == header.TCPFlagSyn
 }
 
 // unknown handles a segment that has no connection: a SYN begins one, anything

@@ -67,6 +67,7 @@ type loop struct {
 	readable [2]bool       // a side may have packets
 	faults   [2]fault
 	resets   [2]bucket
+	surges   [2]surge
 	counters [2]sideCounters
 
 	epfd, evfd int
@@ -210,6 +211,7 @@ func (l *loop) yield() {
 // drain reads a side's packets; full says that there may be more.
 func (l *loop) drain(side aio.Side) (full bool, err error) {
 	ln := l.links[side]
+	l.surges[side].tick(l.clock.now)
 	for i, size := 0, 0; i < batch && size < batchBytes; i++ {
 		switch err := ln.Read(); err { //nolint:errorlint // the hot path; the others are compared properly below
 		case nil:
@@ -218,6 +220,7 @@ func (l *loop) drain(side aio.Side) (full bool, err error) {
 			l.input(side, false)
 		case tun.ErrEmpty:
 			l.faults[side].since = 0
+			l.surges[side].stands = false
 			return false, nil
 		default:
 			return false, l.readFailed(side, err)

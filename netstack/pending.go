@@ -36,6 +36,9 @@ func (l *loop) syn(side aio.Side, key packet.Key, pkt *stack.PacketBuffer) {
 	if l.pending[side][k] != nil {
 		return // the client repeats itself
 	}
+	if l.sheds(side) {
+		return
+	}
 	client := key.Remote.Addr()
 	if l.opening[side].take(client) != placed {
 		l.drop(side, packet.PendingLimit)
@@ -55,6 +58,7 @@ func (l *loop) syn(side aio.Side, key packet.Key, pkt *stack.PacketBuffer) {
 	l.pending[side][k] = p
 	l.s.flows.add(side, k, l)
 	l.counters[side].syns.Add(1)
+	l.surges[side].began++
 	l.s.cfg.OnSYN(p)
 }
 

@@ -25,6 +25,7 @@ const (
 	ResetLimit            // a segment of no connection, beyond the rate of resets
 	ResetIgnored          // a reset of no connection
 	PendingLimit          // a SYN while too many wait for an answer
+	SYNLimit              // a SYN while the loop is behind with the side's packets
 	ConnLimit             // a SYN while the side has as many connections as it may
 	ClientLimit           // a SYN of a client that has as many as are free
 	MemoryLimit           // received bytes of a connection that holds as much as is free
@@ -41,7 +42,7 @@ func (r Reason) String() string {
 	names := [...]string{
 		"none", "malformed", "bad_checksum", "spoofed_source", "not_for_pod", "martian", "link_local",
 		"multicast", "protocol", "extension_chain", "ip_options", "icmp_redirect", "icmp_unowned",
-		"icmp_invalid", "reset_limit", "reset_ignored", "pending_limit", "connection_limit", "client_limit", "memory_limit", "reassembly", "inbox_limit", "write_failed",
+		"icmp_invalid", "reset_limit", "reset_ignored", "pending_limit", "syn_limit", "connection_limit", "client_limit", "memory_limit", "reassembly", "inbox_limit", "write_failed",
 	}
 	if int(r) < len(names) {
 		return names[r]

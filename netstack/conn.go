@@ -40,6 +40,8 @@ type conn struct {
 	dial          *dial // until the handshake is over
 	err           error // why it broke; kept
 	in, out       uint64
+	before, after *conn         // in a door's list, while it shakes hands
+	began         time.Duration // when it was accepted
 	copied        int           // read since the receive buffer was looked at
 	crowded       uint32        // segments dropped for the lack of memory
 	crowd         int           // segments taken without a look at their memory
@@ -92,7 +94,7 @@ func (c *conn) begin(ep *tcp.Endpoint) {
 func (c *conn) forget() {
 	if c.placed {
 		c.placed = false
-		c.l.places[c.side].give(c.remote.Addr())
+		c.l.doorOf(c.side, c.local).places.give(c.remote.Addr())
 	}
 	if c.l.flows[c.side][c.key] == c {
 		delete(c.l.flows[c.side], c.key)
@@ -164,7 +166,9 @@ func (c *conn) handshake() bool {
 	d := c.dial
 	c.dial = nil
 	if d == nil {
-		c.l.opening[c.side].give(c.remote.Addr())
+		door := c.l.doorOf(c.side, c.local)
+		door.opening.give(c.remote.Addr())
+		door.remove(c)
 	}
 	if c.over() {
 		c.settle()

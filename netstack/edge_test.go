@@ -105,7 +105,7 @@ func TestClosingInTheHandshake(t *testing.T) {
 		if !has(*got, tc.want) {
 			t.Errorf("%s: the ACK was answered with flags %v", tc.name, *got)
 		}
-		if n := s.l.opening[aio.App].used; n != 0 {
+		if n := s.l.doors[aio.App].opening.used; n != 0 {
 			t.Errorf("%s: %d handshakes are left", tc.name, n)
 		}
 	}

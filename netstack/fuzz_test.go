@@ -173,8 +173,8 @@ func FuzzPackets(f *testing.F) {
 		if n := len(s.l.pending[0]) + len(s.l.pending[1]); n > 0 {
 			t.Fatalf("%d pending connections are left after a minute", n)
 		}
-		for side := range s.l.opening {
-			if n := s.l.opening[side].used; n < 0 || n > len(s.l.flows[side]) {
+		for _, side := range sides {
+			if n := s.l.doors[side].opening.used; n < 0 || n > len(s.l.flows[side]) {
 				t.Fatalf("%d handshakes, %d connections", n, len(s.l.flows[side]))
 			}
 		}

@@ -218,7 +218,7 @@ func (l *loop) stray(side aio.Side, in packet.Info, mine bool) {
 	if l.handOver(side, k, mine) {
 		return
 	}
-	if l.surges[side].full() && begins(ln.Head(), in.NetLen) && l.pending[side][k] == nil {
+	if l.surges[side].full() && begins(ln.Head(), in.NetLen) && l.pending[side][k] == nil && l.doorOf(side, key.Local) != &l.doors[reserved] {
 		l.sheds(side) // before it costs what other segments do
 		return
 	}

@@ -47,8 +47,7 @@ type loop struct {
 	flows   [2]map[flowKey]*conn
 	unread  map[*conn]struct{} // over and out of the table, with bytes that nobody read
 	pending [2]map[flowKey]*Pending
-	opening [2]places // from a SYN until it is refused or its handshake is over
-	places  [2]places
+	doors   [3]door // one for each side, and reserved
 	memory  memory
 	chunks  chunk.Source
 	copies  bool // no memory is given: see give.go
@@ -94,10 +93,11 @@ func newLoop(s *Stack, id int) (*loop, error) {
 		l.links[side] = link.New(devs[side], uint32(s.cfg.MTU), l.Now)
 		l.flows[side] = map[flowKey]*conn{}
 		l.pending[side] = map[flowKey]*Pending{}
-		l.opening[side] = newPlaces(s.cfg.MaxPending, aio.Side(side) == aio.Wire)
-		l.places[side] = newPlaces(max(s.cfg.MaxConns/len(s.cfg.App), 1), aio.Side(side) == aio.Wire)
+		l.doors[side].opening = newPlaces(s.cfg.MaxPending, aio.Side(side) == aio.Wire)
+		l.doors[side].places = newPlaces(max(s.cfg.MaxConns/len(s.cfg.App), 1), aio.Side(side) == aio.Wire)
 		l.readable[side] = true
 	}
+	l.doors[reserved] = door{opening: newPlaces(reservedPlaces, true), places: newPlaces(reservedPlaces, true)}
 	l.links[aio.Wire].Stalled = l.stalled
 	l.cheapen()
 	if err := l.openFDs(devs); err != nil {

@@ -56,12 +56,17 @@ type Config struct {
 	// MaxPending bounds, for each side and loop, the connections that were not
 	// answered or whose handshake is not over; on the wire side no client gets
 	// more of them than are free. Beyond, SYNs are dropped (the client tries
-	// again). Default 4096.
+	// again), but for one every 5 ms that takes the place of a handshake that no
+	// client has ended for 3 s. Default 4096.
 	MaxPending int
 	// MaxConns bounds, for each side, the connections that clients have opened
 	// there; on the wire side no client gets more of them than are free. Beyond,
 	// clients are refused. They are shared evenly among the loops. Default 16384.
 	MaxConns int
+	// Reserved, if not 0, is a port of the pod whose clients from the wire need no
+	// place of others: 128 may be there on each loop, and 128 begin, of which no
+	// client gets more than are free.
+	Reserved uint16
 	// MaxHeld bounds the bytes in the buffers of all connections together, both
 	// sides and directions; see memory.go for who has to wait. It is shared
 	// evenly among the loops. Default 64 MiB.

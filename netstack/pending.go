@@ -36,16 +36,20 @@ func (l *loop) syn(side aio.Side, key packet.Key, pkt *stack.PacketBuffer) {
 	if l.pending[side][k] != nil {
 		return // the client repeats itself
 	}
-	if l.sheds(side) {
+	client, door := key.Remote.Addr(), l.doorOf(side, key.Local)
+	if door != &l.doors[reserved] && l.sheds(side) {
 		return
 	}
-	client := key.Remote.Addr()
-	if l.opening[side].take(client) != placed {
+	got := door.opening.take(client)
+	if got == sideFull && l.makeRoom(door) {
+		got = door.opening.take(client)
+	}
+	if got != placed {
 		l.drop(side, packet.PendingLimit)
 		return
 	}
-	if got := l.places[side].take(client); got != placed {
-		l.opening[side].give(client)
+	if got := door.places.take(client); got != placed {
+		door.opening.give(client)
 		why := packet.ConnLimit
 		if got == clientsFull {
 			why = packet.ClientLimit
@@ -105,8 +109,9 @@ func (p *Pending) Accept() (aio.Conn, error) {
 		return nil, fmt.Errorf("accept %v from %v: %w", p.Dst, p.Src, mapError(err))
 	}
 	p.l.counters[p.Side].accepted.Add(1)
-	c.placed = true
+	c.placed, c.began = true, p.l.clock.now
 	c.begin(ep)
+	p.l.doorOf(p.Side, p.Dst).add(c)
 	return c, nil
 }
 
@@ -133,6 +138,7 @@ func (p *Pending) Drop() {
 // leave gives the client's places back; one that was accepted keeps them, that
 // of its opening until its handshake is over.
 func (p *Pending) leave() {
-	p.l.opening[p.Side].give(p.Src.Addr())
-	p.l.places[p.Side].give(p.Src.Addr())
+	door := p.l.doorOf(p.Side, p.Dst)
+	door.opening.give(p.Src.Addr())
+	door.places.give(p.Src.Addr())
 }

@@ -24,7 +24,7 @@ func newSlow(t *testing.T, cost time.Duration, answer func(*Pending)) *slow {
 	e := &ends{}
 	s := &slow{e: e, cost: cost}
 	s.still = newStill(t, accepting(t, e))
-	s.l.opening[aio.App].max, s.l.places[aio.App].max = 1<<20, 1<<20
+	s.l.doors[aio.App].opening.max, s.l.doors[aio.App].places.max = 1<<20, 1<<20
 	s.open(t, e, 40001)
 	s.l.s.cfg.OnSYN = func(p *Pending) {
 		s.began++

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
+	"github.com/tunmesh/tunmesh/internal/annotation"
 	"github.com/tunmesh/tunmesh/netstack"
 	"github.com/tunmesh/tunmesh/tunproxy/accesslog"
 	"github.com/tunmesh/tunmesh/tunproxy/discover"
@@ -117,7 +118,7 @@ func New(cfg Config) (*Proxy, error) {
 	var err error
 	p.stack, err = netstack.New(netstack.Config{
 		App: cfg.App, Wire: cfg.Wire, Addrs: cfg.Addrs, MTU: cfg.MTU,
-		AllowProtocols: cfg.AllowProtocols, OnSYN: p.syn, Logger: cfg.Logger,
+		AllowProtocols: cfg.AllowProtocols, OnSYN: p.syn, Logger: cfg.Logger, Reserved: annotation.AdminPort,
 		MaxConns: cfg.Limits.Connections, MaxHeld: cfg.Limits.TCPBytes, Unseen: cfg.Unseen,
 	})
 	if err != nil {

@@ -62,7 +62,7 @@ func (l *loop) syn(side aio.Side, key packet.Key, pkt *stack.PacketBuffer) {
 	l.pending[side][k] = p
 	l.s.flows.add(side, k, l)
 	l.counters[side].syns.Add(1)
-	l.surges[side].began++
+	l.surges[side].begin()
 	l.s.cfg.OnSYN(p)
 }
 

@@ -15,6 +15,8 @@ const (
 	// surgeLeast is how many SYNs of a side may begin a connection in that time
 	// however far behind the loop is. One costs as much as 20 to 40 segments.
 	surgeLeast = 8
+	// surgeTurns is how many turns of a side those of an interval take at least.
+	surgeTurns = 128
 )
 
 // surge bounds how many SYNs of a side begin a connection while the loop is
@@ -22,7 +24,7 @@ const (
 // again. Each interval in which the side's queue never was empty halves what may
 // begin; another adds to it, or lifts the bound if nobody met it. Handshakes that end
 // well make room for twice as many: a loop that has much to do for clients who mean
-// it turns none of those away.
+// it turns hardly any of those away.
 type surge struct {
 	end    time.Duration // of the interval
 	stands bool          // nobody has found the queue empty in it
@@ -30,10 +32,13 @@ type surge struct {
 	opened int           // handshakes that ended well
 	shed   int           // SYNs that did not begin one
 	most   int           // of began; 0: no bound
+	meant  int           // of opened, in the interval before
+	passed int           // of began, in this turn of the side
 }
 
-// tick begins a new interval when the last is over.
+// tick begins a turn of the side, and a new interval when the last is over.
 func (s *surge) tick(now time.Duration) {
+	s.passed = 0
 	if now < s.end {
 		return
 	}
@@ -47,11 +52,23 @@ func (s *surge) tick(now time.Duration) {
 	default:
 		s.most += max(s.most/8, surgeLeast)
 	}
-	*s = surge{end: now + surgeEvery, stands: true, most: s.most}
+	*s = surge{end: now + surgeEvery, stands: true, most: s.most, meant: s.opened}
 }
 
-// full reports whether no more may begin in this interval.
-func (s *surge) full() bool { return s.most > 0 && s.began >= max(s.most, 2*s.opened) }
+// begin counts a SYN that begins a connection.
+func (s *surge) begin() {
+	s.began++
+	s.passed++
+}
+
+// full reports whether no more may begin in this interval, or in this turn: who is
+// under way waits for a few at a time, not for all of an interval's.
+func (s *surge) full() bool {
+	if s.most == 0 || s.began < 2*max(s.opened, s.meant) {
+		return false
+	}
+	return s.began >= s.most || s.passed >= max(s.most/surgeTurns, 1)
+}
 
 // sheds reports whether a SYN of a side may not begin a connection now, and counts
 // it.

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,7 +30,7 @@ func giveWay() error {
 	if _, err := unix.Setsid(); err != nil {
 		return fmt.Errorf("begin a session: %w", err)
 	}
-	if err := os.WriteFile("/proc/self/autogroup", []byte("19"), 0o644); err != nil && !errors.Is(err, fs.ErrNotExist) { //nolint:gosec // it is there, or not
+	if err := lastSession(); err != nil {
 		return fmt.Errorf("give way to other sessions: %w", err)
 	}
 	if n := runtime.NumCPU(); n > 1 {
@@ -44,4 +45,18 @@ func giveWay() error {
 		return err
 	}
 	return unix.Exec(self, os.Args, append(os.Environ(), way+"=1"))
+}
+
+// lastSession makes other sessions go first, where the kernel knows of sessions. It
+// takes such wishes ten times a second, of all processes together.
+func lastSession() error {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		err := os.WriteFile("/proc/self/autogroup", []byte("19"), 0o644) //nolint:gosec // it is there, or not
+		if !errors.Is(err, unix.EAGAIN) || time.Now().After(end) {
+			if errors.Is(err, fs.ErrNotExist) {
+				err = nil
+			}
+			return err
+		}
+	}
 }

@@ -49,11 +49,14 @@ func own(i int, to Target) netip.AddrPort {
 func Packets() []Flood {
 	wire, app := []string{`side="wire"`}, []string{`side="app"`}
 	drops := func(side []string, why string) []string { return append([]string{`reason="` + why + `"`}, side...) }
+	// SYNs meet the bound on those that wait, or before that, where the sidecar has
+	// little of the processor, the bound on those that begin.
+	limits := func(side []string) []string { return append([]string{`_limit"`}, side...) }
 	return []Flood{
-		{Name: "SYNs from the network", Metric: "netstack_drops_total", Labels: drops(wire, "pending_limit"), Next: func(i int, to Target) []byte {
+		{Name: "SYNs from the network", Metric: "netstack_drops_total", Labels: limits(wire), Next: func(i int, to Target) []byte {
 			return Segment(spoofed(i), to.Open, SYN, 1, 0, nil)
 		}},
-		{Name: "SYNs from the app", FromApp: true, Metric: "netstack_drops_total", Labels: drops(app, "pending_limit"), Next: func(i int, to Target) []byte {
+		{Name: "SYNs from the app", FromApp: true, Metric: "netstack_drops_total", Labels: limits(app), Next: func(i int, to Target) []byte {
 			return Segment(own(i, to), to.Nobody, SYN, 1, 0, nil)
 		}},
 		{Name: "SYNs to a port where nobody listens", Metric: "netstack_refused_total", Labels: wire, Next: func(i int, to Target) []byte {

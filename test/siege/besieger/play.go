@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tunmesh/tunmesh/internal/spiffe"
 	"github.com/tunmesh/tunmesh/test/siege/attack"
 )
 
@@ -25,7 +26,9 @@ func play(name, ip string) error {
 			return shower(ctx, p, ip)
 		}
 	}
-	greeting, err := attack.Hello("b")
+	// The castle's identity: a pod's of namespace default with no account of its own.
+	castle := spiffe.ID{TrustDomain: "cluster.local", Namespace: "default", ServiceAccount: "default"}
+	greeting, err := attack.Hello(castle.ServerName())
 	if err != nil {
 		return err
 	}

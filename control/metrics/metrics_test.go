@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -387,14 +388,124 @@ func TestScraperSurvivesSidecars(t *testing.T) {
 			}
 			defer s.client.CloseIdleConnections()
 			c.Apply(meshedPod("a", "10.1.0.1"))
-			p, _ := c.PodByUID("a")
-			if err := s.turn(t.Context(), "a", p); err == nil || !strings.Contains(err.Error(), "default/a") {
+			var a *aim
+			for _, a = range s.list() { //nolint:revive // the only one
+			}
+			if err := s.turn(t.Context(), a); err == nil || !strings.Contains(err.Error(), "default/a") {
 				t.Errorf("scraped: %v", err)
 			}
 			if n, failed := s.Counts(); n != 1 || failed != 1 {
 				t.Errorf("%d scrapes, %d failed", n, failed)
 			}
 		})
+	}
+}
+
+// keeper remembers what it was told.
+type keeper struct {
+	mu   sync.Mutex
+	told map[string]int
+}
+
+func (k *keeper) tell(what string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.told[what]++
+}
+
+func (k *keeper) count(what string) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.told[what]
+}
+
+func (k *keeper) Insert(_ string, l map[string]string, _ time.Time, page []byte) error {
+	k.tell(l["job"] + " " + l["pod"] + " " + strings.TrimSpace(string(page)))
+	return nil
+}
+func (k *keeper) Lost(_ string, l map[string]string, _ time.Time) { k.tell("lost " + l["pod"]) }
+func (k *keeper) Forget(id string, _ time.Time) {
+	name, _, _ := strings.Cut(id, " ")
+	k.tell("forget " + name)
+}
+
+// TestKeeper: whole pages go to the keeper, less often than figures to the window,
+// those of other processes as well; and it is told of who is lost and gone.
+func TestKeeper(t *testing.T) {
+	var broken atomic.Bool
+	dial := sidecars(t, func(w http.ResponseWriter, _ *http.Request) {
+		if broken.Load() {
+			http.Error(w, "broken", http.StatusInternalServerError)
+			return
+		}
+		fmt.Fprintln(w, "anything 1")
+	})
+	c, err := catalog.New(catalog.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := NewWindow(time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &keeper{told: map[string]int{}}
+	s, err := NewScraper(Config{
+		Catalog: c, Window: w, Interval: 10 * time.Millisecond, Dial: dial, Keeper: k, KeepInterval: 200 * time.Millisecond,
+		Others: func() []Other {
+			return []Other{{"http://control:9990/metrics", labels("job", "mesh-control", "pod", "c")}}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	c.Apply(meshedPod("a", "10.1.0.1"))
+	wait(t, "pages are kept", func() bool {
+		return k.count("mesh-proxy a anything 1") > 2 && k.count("mesh-control c anything 1") > 2
+	})
+	wait(t, "not each scrape is kept", func() bool {
+		kept := k.count("mesh-proxy a anything 1") + k.count("mesh-control c anything 1")
+		scrapes, _ := s.Counts()
+		return int(scrapes) > kept+2
+	})
+	broken.Store(true)
+	wait(t, "the keeper is told of who is lost", func() bool { return k.count("lost a") > 0 && k.count("lost c") > 0 })
+	c.Apply(catalog.Delete(catalog.Ref{Kind: catalog.KindPod, Key: catalog.Key{Namespace: "default", Name: "a"}}))
+	wait(t, "the keeper is told of who is gone", func() bool { return k.count("forget default/a") == 1 })
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestManyAreScrapedLessOften, so that the scraper's own cost is bounded.
+func TestManyAreScrapedLessOften(t *testing.T) {
+	c, err := catalog.New(catalog.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := NewWindow(time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := NewScraper(Config{Catalog: c, Window: w})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range map[int64]time.Duration{1: DefaultInterval, 300: DefaultInterval, 2000: 10 * time.Second} {
+		s.aims.Store(n)
+		if got := s.interval(&aim{}); got != want {
+			t.Errorf("%d sidecars every %v, want %v", n, got, want)
+		}
+	}
+	b := newBench(t)
+	b.scrape(0, time.Time{}, sample(3))
+	b.scrape(15*time.Second, time.Time{}, sample(3))
+	b.clock = b.clock.Add(20 * time.Second)
+	if list, err := b.Sum(t.Context(), "m", nil, nil); err != nil || len(list) != 1 || list[0].Value != 3 {
+		t.Errorf("a sidecar that is scraped every 15 s has no present after 20 s: %v, %v", list, err)
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 )
 
 // stale is how old a gauge's last sample may be: a sidecar that has not answered
-// for this long has no present.
+// for this long, and three times as long as it usually takes, has no present.
 const stale = 10 * time.Second
 
 // maxSeries bounds what is kept of one sidecar. What is more is counted.
@@ -35,6 +35,7 @@ type source struct {
 	labels map[string]string
 	first  time.Time // when it was first scraped
 	last   time.Time
+	gap    time.Duration // between the last two scrapes
 	series map[string]*series
 	byName map[string]map[string]*series
 }
@@ -88,7 +89,10 @@ func (w *Window) Insert(id string, labels map[string]string, at, began time.Time
 	if !maps.Equal(s.labels, labels) {
 		s.labels = maps.Clone(labels)
 	}
-	s.last = at
+	s.gap, s.last = at.Sub(s.last), at
+	if fresh {
+		s.gap = 0
+	}
 	// A process that began after the window did had counted nothing before.
 	young := !began.IsZero() && at.Sub(began) < w.length
 	if fresh && young {
@@ -291,9 +295,9 @@ func (w *Window) Increase(_ context.Context, metric string, ms []Matcher, by []s
 func (w *Window) Sum(_ context.Context, metric string, ms []Matcher, by []string) ([]Sample, error) {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	alive := w.now().Add(-stale)
-	groups := w.collect(metric, ms, by, func(g *group, _ *source, r *series) {
-		if p := r.points[len(r.points)-1]; p.at.After(alive) {
+	now := w.now()
+	groups := w.collect(metric, ms, by, func(g *group, s *source, r *series) {
+		if p := r.points[len(r.points)-1]; now.Sub(p.at) < max(stale, 3*s.gap) {
 			g.value += p.value
 		}
 	})

@@ -38,7 +38,7 @@ var floors = map[string][][]string{ //nolint:gochecknoglobals // a table
 		{"control/sourcetest"},
 		{"control/kube", "control/files"},
 		{"control/destination", "control/policy", "control/identity", "control/inject", "control/tap", "control/metrics", "control/repair"},
-		{"control/query", "control/console", "control/admission", "control/serving", "control/replicas"},
+		{"control/query", "control/console", "control/admission", "control/serving", "control/replicas", "control/store"},
 		{"control/extension"},
 		{"control"},
 		{"control/controltest"},
@@ -66,6 +66,7 @@ var doors = map[string][]string{ //nolint:gochecknoglobals // a table
 	"github.com/vishvananda/netlink":         {"cni/podnet", "internal/nettest"},
 	"k8s.io/client-go":                       {"control/kube", "cmd/meshctl"},
 	"github.com/prometheus/client_golang":    {"control", "internal/admin", "cmd/mesh-control"},
+	"github.com/prometheus/prometheus":       {"control/store"},
 	"github.com/google/go-containerregistry": {"deploy/image"},
 	"helm.sh/helm":                           {"deploy/manifest"},
 }

@@ -77,6 +77,9 @@ type Config struct {
 	// StopDelay is how long a plane that is to stop goes on, not ready any more, so
 	// that whoever chooses among replicas has chosen others. Default 0.
 	StopDelay time.Duration
+	// MetricsRetention is how long a local mesh, where people ask, keeps figures, in
+	// MetricsDir of its state folder. Default 6 h.
+	MetricsRetention time.Duration
 	// Version is told by the query API's Health.
 	Version string
 	// Logger; nil = discard.

@@ -23,6 +23,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -54,6 +55,7 @@ import (
 	"github.com/tunmesh/tunmesh/control/metrics"
 	"github.com/tunmesh/tunmesh/control/policy"
 	"github.com/tunmesh/tunmesh/control/query"
+	"github.com/tunmesh/tunmesh/control/store"
 	"github.com/tunmesh/tunmesh/control/tap"
 	"github.com/tunmesh/tunmesh/control/token"
 )
@@ -80,7 +82,7 @@ type Plane struct {
 	ca      authority
 	cluster *cluster // nil: it lives from folders
 	hub     *tap.Hub
-	scraper *metrics.Scraper
+	figures *figures
 
 	sidecars *grpc.Server
 	people   *grpc.Server
@@ -132,14 +134,14 @@ func New(cfg Config) (_ *Plane, err error) {
 		return nil, err
 	}
 	id.Source = p.ca
-	window, err := metrics.NewWindow(cfg.Window)
-	if err != nil {
+	if p.figures, err = newFigures(p.whatIsKept()); err != nil {
 		return nil, err
 	}
-	p.scraper, err = metrics.NewScraper(metrics.Config{Catalog: p.catalog, Window: window, Interval: cfg.ScrapeInterval, Logger: p.log})
-	if err != nil {
-		return nil, err
-	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.figures.close())
+		}
+	}()
 	p.hub = tap.New(p.catalog, p.log)
 	certify, err := identity.NewServer(id)
 	if err != nil {
@@ -149,7 +151,7 @@ func New(cfg Config) (_ *Plane, err error) {
 	if err != nil {
 		return nil, err
 	}
-	ask, err := query.New(query.Config{Catalog: p.catalog, Metrics: window, Tap: p.hub, Trust: p.ca, Policy: inbound, Version: cfg.Version})
+	ask, err := query.New(query.Config{Catalog: p.catalog, Metrics: p.figures.querier(), Series: p.figures.promQL(), Tap: p.hub, Trust: p.ca, Policy: inbound, Version: cfg.Version})
 	if err != nil {
 		return nil, err
 	}
@@ -166,10 +168,10 @@ func New(cfg Config) (_ *Plane, err error) {
 	}
 	p.people = grpc.NewServer(grpc.ChainUnaryInterceptor(m.unary), grpc.ChainStreamInterceptor(m.stream))
 	queryapi.RegisterQueryServer(p.people, ask)
-	if p.view, err = localView(ask, p.log); err != nil {
+	if p.view, err = localView(ask, p.figures.api(), p.log); err != nil {
 		return nil, err
 	}
-	if err := m.register(meterSources{p.ca, certify, where, inbound, p.hub, p.scraper, window, p.source, p.cluster}); err != nil {
+	if err := m.register(meterSources{p.ca, certify, where, inbound, p.hub, p.figures, p.source, p.cluster}); err != nil {
 		return nil, err
 	}
 	p.admin = newAdmin(p.Ready, m.registry)
@@ -177,6 +179,17 @@ func New(cfg Config) (_ *Plane, err error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// whatIsKept says that figures are kept where people ask this process: in a local
+// mesh.
+func (p *Plane) whatIsKept() figuresConfig {
+	f := figuresConfig{common: p.cfg, catalog: p.catalog}
+	if p.cfg.QuerySocket != "" && p.cfg.StateDir != "" {
+		f.store = &store.Config{Dir: filepath.Join(p.cfg.StateDir, MetricsDir), Retention: cmp.Or(p.cfg.MetricsRetention, localRetention), MaxBytes: localMaxBytes}
+		f.others = func() []metrics.Other { return ownPage(p.AdminAddr(), ServiceAccount) }
+	}
+	return f
 }
 
 // fromFolders makes the source and the authority that are kept in folders, and
@@ -270,7 +283,7 @@ func (p *Plane) listen() (err error) {
 // Close lets go of the sockets of a plane that is not run. It may be called
 // again.
 func (p *Plane) Close() error {
-	var errs []error
+	errs := []error{p.figures.close()}
 	for _, l := range []net.Listener{p.listener, p.socket, p.viewLis, p.adminLis, p.hookLis} {
 		if l != nil {
 			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
@@ -304,7 +317,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	g.Go(func() error { return serve(ctx, "sidecars", p.sidecars, p.listener) })
 	if p.socket != nil {
 		g.Go(func() error { return serve(ctx, "people", p.people, p.socket) })
-		g.Go(func() error { return p.scraper.Run(ctx) })
+		g.Go(func() error { return p.figures.run(ctx) })
 	}
 	if p.viewLis != nil {
 		g.Go(func() error { return serveAdmin(ctx, p.view, p.viewLis) })

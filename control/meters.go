@@ -11,7 +11,6 @@ import (
 
 	"github.com/tunmesh/tunmesh/control/destination"
 	"github.com/tunmesh/tunmesh/control/identity"
-	"github.com/tunmesh/tunmesh/control/metrics"
 	"github.com/tunmesh/tunmesh/control/policy"
 	"github.com/tunmesh/tunmesh/control/tap"
 )
@@ -54,8 +53,7 @@ type meterSources struct {
 	destination *destination.Server
 	policy      *policy.Server
 	tap         *tap.Hub
-	scraper     *metrics.Scraper
-	window      *metrics.Window
+	figures     *figures
 	source      source
 	cluster     *cluster // nil: from folders
 }
@@ -87,11 +85,8 @@ func (m *meters) register(s meterSources) error {
 		gauge("policy_streams", "Open watches of policies.", func() float64 { return float64(s.policy.Streams()) }),
 		gauge("tap_proxies", "Attached sidecars.", func() float64 { n, _ := s.tap.Counts(); return float64(n) }),
 		gauge("tap_watches", "Running taps.", func() float64 { _, n := s.tap.Counts(); return float64(n) }),
-		counter("scrapes_total", "Scrapes of sidecars.", func() float64 { n, _ := s.scraper.Counts(); return float64(n) }),
-		counter("scrapes_failed_total", "Scrapes of sidecars that failed.", func() float64 { _, n := s.scraper.Counts(); return float64(n) }),
-		gauge("metrics_window_series", "Series of sidecars in memory.", func() float64 { _, n, _ := s.window.Size(); return float64(n) }),
-		counter("metrics_window_dropped_total", "Samples beyond the bound of series.", func() float64 { _, _, n := s.window.Size(); return float64(n) }),
 	}
+	all = append(all, s.figures.meters()...)
 	if s.cluster != nil {
 		all = append(all, m.lagging, &clusterMeters{s.cluster})
 	} else {

@@ -246,7 +246,6 @@ tcp_open_total{direction="inbound",peer="src",tls="no_identity"} 3
 		{&queryapi.StatRequest{Resource: sel("deploy", "none")}, codes.NotFound, `there is no deployment "none" in namespace shop`},
 		{&queryapi.StatRequest{Resource: sel("cow", "")}, codes.InvalidArgument, `kind "cow" is not known`},
 		{&queryapi.StatRequest{}, codes.InvalidArgument, "is not known"},
-		{&queryapi.StatRequest{Resource: sel("deploy", ""), WindowSeconds: 3600}, codes.InvalidArgument, "keeps"},
 		{&queryapi.StatRequest{Resource: sel("deploy", ""), To: sel("svc", "web"), From: sel("po", "")}, codes.InvalidArgument, "exclude each other"},
 		{&queryapi.StatRequest{Resource: sel("svc", ""), To: sel("deploy", "")}, codes.InvalidArgument, "sends nothing"},
 		{&queryapi.StatRequest{Resource: sel("deploy", ""), From: sel("svc", "")}, codes.InvalidArgument, "sends nothing"},

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -21,11 +20,11 @@ import (
 	"github.com/tunmesh/tunmesh/control/console"
 	"github.com/tunmesh/tunmesh/control/extension"
 	"github.com/tunmesh/tunmesh/control/kube"
-	"github.com/tunmesh/tunmesh/control/metrics"
 	"github.com/tunmesh/tunmesh/control/policy"
 	"github.com/tunmesh/tunmesh/control/query"
 	"github.com/tunmesh/tunmesh/control/replicas"
 	"github.com/tunmesh/tunmesh/control/serving"
+	"github.com/tunmesh/tunmesh/control/store"
 	"github.com/tunmesh/tunmesh/internal/spiffe"
 )
 
@@ -49,12 +48,12 @@ func ViewID(trustDomain string) spiffe.ID {
 
 // localView answers on a socket that root alone may open what the view answers
 // in a cluster.
-func localView(ask *query.Server, log *slog.Logger) (*http.Server, error) {
+func localView(ask *query.Server, promQL http.Handler, log *slog.Logger) (*http.Server, error) {
 	page, err := console.New()
 	if err != nil {
 		return nil, err
 	}
-	api, err := extension.New(extension.Config{Backend: ask, Console: page, Local: true, Logger: log})
+	api, err := extension.New(extension.Config{Backend: ask, Console: page, PromQL: promQL, Local: true, Logger: log})
 	if err != nil {
 		return nil, err
 	}
@@ -91,8 +90,14 @@ type ViewConfig struct {
 	HostAddresses  []netip.Addr
 	ScrapeInterval time.Duration
 	Window         time.Duration
-	Version        string
-	Logger         *slog.Logger
+	// Store is where figures are kept, and for how long. A folder that cannot be used
+	// is done without.
+	Store store.Config
+	// Prometheus is the URL of one that scrapes the mesh; then nothing is scraped and
+	// kept here. "" = none.
+	Prometheus string
+	Version    string
+	Logger     *slog.Logger
 }
 
 func (c ViewConfig) withDefaults() (ViewConfig, Config, error) {
@@ -121,11 +126,11 @@ type View struct {
 	log     *slog.Logger
 	catalog *catalog.Catalog
 	source  *kube.Source
-	scraper *metrics.Scraper
-	window  *metrics.Window
+	figures *figures
 	member  *replicas.Member
 	api     *extension.Server
 	service *kube.APIService
+	bearers *kube.Bearers
 	keeper  *serving.Keeper
 	server  *http.Server
 	admin   *http.Server
@@ -148,13 +153,15 @@ func NewView(cfg ViewConfig) (_ *View, err error) {
 	if v.source, err = kube.NewSource(kube.SourceConfig{Client: cfg.Client, Catalog: v.catalog, Logger: v.log, Lag: m.lag}); err != nil {
 		return nil, err
 	}
-	if v.window, err = metrics.NewWindow(common.Window); err != nil {
+	if v.figures, err = newFigures(figuresConfig{common, v.catalog, &cfg.Store, cfg.Prometheus, v.pages}); err != nil {
 		return nil, err
 	}
-	if v.scraper, err = metrics.NewScraper(metrics.Config{Catalog: v.catalog, Window: v.window, Interval: common.ScrapeInterval, Logger: v.log}); err != nil {
-		return nil, err
-	}
-	q, err := query.New(query.Config{Catalog: v.catalog, Metrics: v.window, Version: cfg.Version})
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, v.figures.close())
+		}
+	}()
+	q, err := query.New(query.Config{Catalog: v.catalog, Metrics: v.figures.querier(), Series: v.figures.promQL(), Version: cfg.Version})
 	if err != nil {
 		return nil, err
 	}
@@ -167,12 +174,13 @@ func NewView(cfg ViewConfig) (_ *View, err error) {
 		return nil, err
 	}
 	v.api, err = extension.New(extension.Config{
-		Backend: &viewBackend{Server: q, all: replicas.NewSet(v.member, v.replicas, v.log)}, Console: page, Authorize: v.may, Logger: v.log,
+		Backend: &viewBackend{Server: q, all: replicas.NewSet(v.member, v.replicas, v.log)}, Console: page, PromQL: v.figures.api(),
+		Authorize: v.may, Authenticate: v.who, Logger: v.log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	v.service = kube.NewAPIService(cfg.Client, ViewAPI)
+	v.service, v.bearers = kube.NewAPIService(cfg.Client, ViewAPI), kube.NewBearers(cfg.Client)
 	v.keeper = serving.NewKeeper(viewStore{v.service}, v.log, "the aggregated API",
 		ViewService+"."+Namespace+".svc", ViewService+"."+Namespace+".svc."+common.ClusterDomain)
 	v.server = &http.Server{
@@ -217,7 +225,7 @@ const bundlePeriod = 15 * time.Second
 func (v *View) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return v.source.Run(ctx) })
-	g.Go(func() error { return v.scraper.Run(ctx) })
+	g.Go(func() error { return v.figures.run(ctx) })
 	g.Go(func() error { return v.member.Run(ctx) })
 	g.Go(func() error { return v.keeper.Run(ctx) })
 	g.Go(func() error { v.watchRegistration(ctx); return nil })
@@ -279,6 +287,12 @@ func (v *View) may(ctx context.Context, a extension.Attributes) (bool, string, e
 		kube.Action{Verb: a.Verb, Group: extension.Group, Version: extension.Version, Namespace: a.Namespace, Resource: a.Resource, Subresource: a.Subresource, Name: a.Name})
 }
 
+// who asks the API server whose a token is.
+func (v *View) who(ctx context.Context, token string) (extension.User, error) {
+	s, err := v.bearers.Subject(ctx, token)
+	return extension.User{Name: s.Name, Groups: s.Groups, Extra: s.Extra}, err
+}
+
 // replicas lists where the control plane's processes are.
 func (v *View) replicas() []netip.AddrPort {
 	var list []netip.AddrPort
@@ -311,12 +325,8 @@ func (v *View) Ready() error {
 
 // register adds the view's metrics to a registry.
 func (v *View) register(m *meters) error {
-	for _, c := range []prometheus.Collector{
+	for _, c := range append(v.figures.meters(),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		counter("scrapes_total", "Scrapes of sidecars.", func() float64 { n, _ := v.scraper.Counts(); return float64(n) }),
-		counter("scrapes_failed_total", "Scrapes of sidecars that failed.", func() float64 { _, n := v.scraper.Counts(); return float64(n) }),
-		gauge("metrics_window_series", "Series of sidecars in memory.", func() float64 { _, n, _ := v.window.Size(); return float64(n) }),
-		counter("metrics_window_dropped_total", "Samples beyond the bound of series.", func() float64 { _, _, n := v.window.Size(); return float64(n) }),
 		counter("view_requests_total", "Requests to the aggregated API.", func() float64 { n, _ := v.api.Counts(); return float64(n) }),
 		counter("view_requests_denied_total", "Of these, refused to who asked.", func() float64 { _, n := v.api.Counts(); return float64(n) }),
 		gauge("view_certificate_ttl_seconds", "Time until the view's own certificate expires.", func() float64 {
@@ -325,7 +335,7 @@ func (v *View) register(m *meters) error {
 			}
 			return 0
 		}),
-	} {
+	) {
 		if err := m.registry.Register(c); err != nil {
 			return fmt.Errorf("register the view's metrics: %w", err)
 		}

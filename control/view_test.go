@@ -118,6 +118,8 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 	case resource == "subjectaccessreviews":
 		answer(http.StatusCreated, map[string]any{"kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "status": map[string]any{"allowed": true, "reason": "so it is"}})
+	case resource == "tokenreviews":
+		answer(http.StatusCreated, map[string]any{"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "status": map[string]any{"authenticated": true, "user": map[string]any{"username": "bob", "groups": []string{"ops"}, "extra": map[string]any{"k": []string{"v"}}}}})
 	case resource == "apiservices":
 		answer(http.StatusOK, map[string]any{"kind": "APIService", "apiVersion": "apiregistration.k8s.io/v1", "spec": map[string]any{}})
 	default:
@@ -186,6 +188,9 @@ func TestViewRightsAreEnoughAndNotTooMany(t *testing.T) {
 	go func() { ended <- v.Run(ctx) }()
 	if ok, reason, err := v.may(ctx, extension.Attributes{User: extension.User{Name: "ann", Groups: []string{"dev"}}, Verb: "get", Namespace: "a", Resource: "pods", Subresource: "stat"}); !ok || reason != "so it is" || err != nil {
 		t.Errorf("%v %q %v", ok, reason, err)
+	}
+	if u, err := v.who(ctx, "token"); err != nil || u.Name != "bob" || len(u.Groups) != 1 || len(u.Extra["k"]) != 1 {
+		t.Errorf("%+v %v", u, err)
 	}
 	for end := time.Now().Add(60 * time.Second); (len(s.unused()) > 0 || v.Ready() != nil) && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)

@@ -3,11 +3,15 @@ package main
 import (
 	"fmt"
 	"io"
+	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/tunmesh/tunmesh/control"
 	"github.com/tunmesh/tunmesh/control/kube"
+	"github.com/tunmesh/tunmesh/control/store"
 	"github.com/tunmesh/tunmesh/internal/version"
 )
 
@@ -17,6 +21,8 @@ type viewFlags struct {
 	kubeconfig string
 	networks   networkFlags
 	logs       logFlags
+	retention  string
+	size       string
 }
 
 func viewCommand(logs io.Writer) *cobra.Command {
@@ -25,8 +31,8 @@ func viewCommand(logs io.Writer) *cobra.Command {
 		Use:   "view",
 		Short: "What people ask of a mesh in a cluster: figures, taps and health, behind the API server",
 		Long: `Serves the aggregated API that meshctl asks in a cluster. It scrapes the
-sidecars, keeps what the last minute brought, and reaches the taps at all
-replicas of the control plane. Its loss touches no traffic.`,
+sidecars, keeps what they counted in a store that answers PromQL, and reaches
+the taps at all replicas of the control plane. Its loss touches no traffic.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := f.config(logs)
@@ -54,6 +60,11 @@ replicas of the control plane. Its loss touches no traffic.`,
 	fs.StringVar(&f.cfg.ClusterDomain, "cluster-domain", "cluster.local", "domain of all names")
 	f.networks.add(fs)
 	fs.DurationVar(&f.cfg.ScrapeInterval, "scrape-interval", 0, "time between two scrapes of a sidecar (0 = 1.5s)")
+	fs.StringVar(&f.cfg.Store.Dir, "metrics-dir", "", "folder of the metrics store; empty: a temporary one")
+	fs.StringVar(&f.retention, "metrics-retention", "24h", "how long figures are kept, such as 24h or 15d")
+	fs.StringVar(&f.size, "metrics-size", "2Gi", "size of the folder's volume; four fifths of it are used, the oldest figures go first")
+	fs.IntVar(&f.cfg.Store.MaxSeries, "metrics-series", 0, fmt.Sprintf("series in memory at most (0 = %d)", store.DefaultMaxSeries))
+	fs.StringVar(&f.cfg.Prometheus, "prometheus-url", "", "Prometheus that scrapes the mesh, to ask instead of a store of our own; empty: none")
 	f.logs.add(fs)
 	return cmd
 }
@@ -65,6 +76,15 @@ func (f *viewFlags) config(logs io.Writer) (control.ViewConfig, error) {
 	if cfg.MeshNetworks, cfg.HostAddresses, err = f.networks.read(); err != nil {
 		return cfg, err
 	}
+	retention, err := model.ParseDuration(f.retention)
+	if err != nil {
+		return cfg, fmt.Errorf("--metrics-retention: %w", err)
+	}
+	size, err := resource.ParseQuantity(f.size)
+	if err != nil {
+		return cfg, fmt.Errorf("--metrics-size %q: %w", f.size, err)
+	}
+	cfg.Store.Retention, cfg.Store.MaxBytes = time.Duration(retention), size.Value()/5*4
 	if cfg.Logger, err = f.logs.logger(logs); err != nil {
 		return cfg, err
 	}

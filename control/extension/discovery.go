@@ -34,10 +34,12 @@ func apiResources() []metav1.APIResource {
 		{Name: health, Kind: "Health", Verbs: metav1.Verbs{"get"}},
 		{Name: consoleFiles, Kind: "Console", Verbs: metav1.Verbs{"get"}},
 		{Name: why, Kind: "Why", Verbs: metav1.Verbs{"create"}},
+		{Name: prometheus + "/" + subPrometheus, Kind: "PromQL", Verbs: metav1.Verbs{"get", "create"}},
 	}
 	for _, r := range slices.Sorted(maps.Keys(resources())) {
 		list = append(list,
 			metav1.APIResource{Name: r + "/" + subStat, Namespaced: true, Kind: "Stat", Verbs: metav1.Verbs{"get"}},
+			metav1.APIResource{Name: r + "/" + subSeries, Namespaced: true, Kind: "Series", Verbs: metav1.Verbs{"get"}},
 			metav1.APIResource{Name: r + "/" + subEdges, Namespaced: true, Kind: "Edges", Verbs: metav1.Verbs{"get"}},
 			metav1.APIResource{Name: r + "/" + subRoutes, Namespaced: true, Kind: "Routes", Verbs: metav1.Verbs{"get"}},
 			metav1.APIResource{Name: r + "/" + subTap, Namespaced: true, Kind: "Tap", Verbs: metav1.Verbs{"get", "watch"}})

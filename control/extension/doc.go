@@ -5,6 +5,7 @@
 // answer is found (Backend) and how the cluster is asked (Authorizer).
 //
 //	GET  …/namespaces/NS/RESOURCE/NAME/stat?window=60&to=RESOURCE/NS/NAME&from=…&labelSelector=…
+//	GET  …/namespaces/NS/RESOURCE/NAME/series?window=3600&step=60&to=…&from=…&labelSelector=…
 //	POST …/watch/namespaces/NS/RESOURCE/NAME/tap?labelSelector=…   (a query.TapRequest)
 //	GET  …/namespaces/NS/services/NAME/endpoints?port=80
 //	GET  …/namespaces/NS/pods/NAME/policy?port=80                    (or services)
@@ -14,11 +15,16 @@
 //	POST …/why                                                      (a query.WhyRequest)
 //	GET  …/health
 //	GET  …/console/FILE                                              (the page's files)
+//	GET  …/prometheus/api/v1/{query,query_range,series,labels,label/NAME/values,metadata}   (or POST)
 //
 // NAME "-" is all of a namespace, NS "-" all namespaces. The paths are such that
 // the API server reads verb, namespace, resource, name and subresource from them
 // as it does for its own, so RBAC rules are written as for "pods/log"; and what
-// begins with watch may last for as long as somebody watches.
+// begins with watch may last for as long as somebody watches. PromQL is about all
+// namespaces at once, so it has a right of its own, get of prometheus/v1.
+//
+// Who cannot come through the API server, such as Grafana, shows a token of its
+// ServiceAccount, and has the same rights with it.
 //
 // A local mesh serves the same on a unix socket that root alone may open
 // (Config.Local).

@@ -28,6 +28,7 @@ import (
 
 	api "github.com/tunmesh/tunmesh/api/query"
 	tapapi "github.com/tunmesh/tunmesh/api/tap"
+	"github.com/tunmesh/tunmesh/control/query"
 )
 
 // pki is an authority, and a certificate that it signed.
@@ -124,6 +125,13 @@ func (b *backend) Health(_ context.Context, req *api.HealthRequest) (*api.Health
 	return &api.HealthResponse{Version: "v1"}, b.note("health", req)
 }
 
+func (b *backend) Series(_ context.Context, r *api.StatRequest, step time.Duration) (*query.Series, error) {
+	if err := b.note("series "+step.String(), r); err != nil {
+		return nil, err
+	}
+	return &query.Series{Step: int64(step / time.Second), Rows: []query.SeriesRow{}}, nil
+}
+
 func (b *backend) Watch(ctx context.Context, req *api.TapRequest, send func(*api.TapMessage) error) error {
 	if err := b.note("tap", req); err != nil {
 		return err
@@ -150,6 +158,14 @@ func (files) Serve(w http.ResponseWriter, _ *http.Request, name string) {
 	_, _ = io.WriteString(w, `{"file":"`+name+`"}`)
 }
 
+// promQL says what it was asked.
+type promQL struct{ *backend }
+
+func (p promQL) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	_ = p.note("promql", r.Method+" "+r.URL.Path+" "+r.URL.RawQuery)
+	_, _ = io.WriteString(w, `{"status":"success"}`)
+}
+
 // rig is a server whose API server is us.
 type rig struct {
 	t       *testing.T
@@ -169,7 +185,7 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{t: t, backend: &backend{events: make(chan *api.TapMessage, 4)}, may: func(Attributes) (bool, error) { return true, nil }}
 	var err error
-	r.server, err = New(Config{Backend: r.backend, Console: files{}, Authorize: func(_ context.Context, a Attributes) (bool, string, error) {
+	r.server, err = New(Config{Backend: r.backend, Console: files{}, PromQL: promQL{r.backend}, Authenticate: r.bearer, Authorize: func(_ context.Context, a Attributes) (bool, string, error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.seen = append(r.seen, a)
@@ -195,6 +211,14 @@ func newRig(t *testing.T) *rig {
 	r.roots.AddCert(s.Certificate())
 	r.client = r.as(newPKI(t, "aggregator", ca, x509.ExtKeyUsageClientAuth))
 	return r
+}
+
+// bearer knows one token.
+func (r *rig) bearer(_ context.Context, token string) (User, error) {
+	if token != "grafana's" {
+		return User{}, status.Error(codes.Unauthenticated, "the bearer token is nobody's")
+	}
+	return User{Name: "system:serviceaccount:monitoring:grafana"}, nil
 }
 
 func (r *rig) as(p *pki) *http.Client {
@@ -304,6 +328,17 @@ func TestPaths(t *testing.T) {
 		{"GET", "/namespaces/-/namespaces/-/stat", "", 200, `stat resource:{kind:"namespace"}`, "get  namespaces/stat "},
 		{"GET", "/namespaces/a/namespaces/-/stat", "", 200, `stat resource:{kind:"namespace" name:"a"}`, "get a namespaces/stat "},
 		{"GET", "/namespaces/a/deployments/web/stat?to=services/b/-", "", 200, `stat resource:{kind:"deployment" name:"web" namespace:"a"} to:{kind:"service" namespace:"b"}`, "get b services/stat "},
+		{"GET", "/namespaces/a/deployments/-/series?window=3600&step=30&from=pods/b/c", "", 200, `series 30s resource:{kind:"deployment" namespace:"a"} window_seconds:3600 from:{kind:"pod" name:"c" namespace:"b"}`, "get b pods/stat c"},
+		{"GET", "/namespaces/a/deployments/web/series", "", 200, `series 0s resource:{kind:"deployment" name:"web" namespace:"a"}`, "get a deployments/series web"},
+		{"GET", "/namespaces/a/deployments/web/series?step=0", "", 400, "", ""},
+		{"GET", "/namespaces/a/deployments/web/stat?step=10", "", 400, "", ""},
+		{"GET", "/prometheus/api/v1/query?query=up", "", 200, "promql GET /api/v1/query query=up", "get  prometheus/v1 api"},
+		{"POST", "/prometheus/api/v1/query_range", "query=up", 200, "promql POST /api/v1/query_range", "get  prometheus/v1 api"},
+		{"GET", "/prometheus/api/v1/label/job/values", "", 200, "promql GET /api/v1/label/job/values", "get  prometheus/v1 api"},
+		{"GET", "/prometheus/api/v1/admin/tsdb/snapshot", "", 404, "", ""},
+		{"GET", "/prometheus/api/v1/", "", 404, "", ""},
+		{"GET", "/prometheus/api/v1/../query", "", 404, "", ""},
+		{"PUT", "/prometheus/api/v1/query", "", 405, "", ""},
 		{"GET", "/namespaces/a/services/web/endpoints?port=80", "", 200, `endpoints authority:"web.a:80"`, "get a services/endpoints web"},
 		{"GET", "/namespaces/a/pods/p/policy?port=80", "", 200, `policy resource:{kind:"pod" name:"p" namespace:"a"} port:80`, "get a pods/policy p"},
 		{"GET", "/namespaces/a/services/web/policy?port=80", "", 200, `policy resource:{kind:"service" name:"web" namespace:"a"} port:80`, "get a services/policy web"},
@@ -390,6 +425,9 @@ func TestRefused(t *testing.T) {
 		{only("stat"), "GET", "/namespaces/a/pods/p/stat?to=services/b/x", "", 403, "services/stat in namespace b"},
 		{only("stat"), "GET", "/namespaces/a/pods/p/stat?from=deployments/-/-", "", 403, "deployments/stat in all namespaces"},
 		{only("tap"), "POST", "/watch/namespaces/a/pods/p/tap", `{"headers":true}`, 403, "pods/tap/headers"},
+		{only("stat"), "GET", "/namespaces/a/pods/p/series", "", 403, "pods/series in namespace a"},
+		{only("series"), "GET", "/namespaces/a/pods/p/series?to=services/b/x", "", 403, "services/stat in namespace b"},
+		{only("stat"), "GET", "/prometheus/api/v1/query?query=up", "", 403, `may not get prometheus/v1 of the mesh: a role with apiGroups ["view.tunmesh.io"], resources ["prometheus/v1"], verbs ["get"]`},
 		{only("stat"), "GET", "/health", "", 403, "get health of the mesh"},
 		{func(Attributes) (bool, error) { return false, errors.New("the API server is away") }, "GET", "/health", "", 503, "the API server is away"},
 	} {
@@ -407,13 +445,44 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestBearer: who shows a token is asked of the same rights; who shows a certificate
+// as well is not believed for the token.
+func TestBearer(t *testing.T) {
+	r := newRig(t)
+	path := Base + "/prometheus/api/v1/query?query=up"
+	for name, c := range map[string]struct {
+		client *http.Client
+		token  string
+		code   int
+	}{
+		"its token":                     {r.as(nil), "Bearer grafana's", 200},
+		"another":                       {r.as(nil), "Bearer other", 401},
+		"no bearer":                     {r.as(nil), "Basic Z3JhZmFuYSdz", 401},
+		"a token and a certificate":     {r.as(newPKI(t, "x", nil, x509.ExtKeyUsageClientAuth)), "Bearer grafana's", 401},
+		"a token and the name of a god": {r.as(nil), "Bearer grafana's", 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.allow(func(a Attributes) (bool, error) {
+				return a.User.Name == "system:serviceaccount:monitoring:grafana", nil
+			})
+			if code, text := r.do(c.client, "GET", path, "", "Authorization", c.token, ann, "system:admin", "X-Remote-Group", "system:masters"); code != c.code {
+				t.Errorf("%d %s", code, text)
+			}
+		})
+	}
+	r.allow(func(Attributes) (bool, error) { return false, nil })
+	if code, text := r.do(r.as(nil), "GET", path, "", "Authorization", "Bearer grafana's"); code != 403 || !strings.Contains(text, "system:serviceaccount:monitoring:grafana may not get prometheus/v1") {
+		t.Errorf("%d %s", code, text)
+	}
+}
+
 // TestDiscovery: what kubectl and the API server's own check of us read.
 func TestDiscovery(t *testing.T) {
 	r := newRig(t)
 	r.allow(func(Attributes) (bool, error) { return false, nil })
 	code, text := r.do(r.client, "GET", Base, "", ann, "system:kube-aggregator")
 	var list metav1.APIResourceList
-	if err := json.Unmarshal([]byte(text), &list); err != nil || code != 200 || list.GroupVersion != "view.tunmesh.io/v1alpha1" || len(list.APIResources) != 1+1+1+4*len(resources())+3 {
+	if err := json.Unmarshal([]byte(text), &list); err != nil || code != 200 || list.GroupVersion != "view.tunmesh.io/v1alpha1" || len(list.APIResources) != 1+1+1+1+5*len(resources())+3 {
 		t.Errorf("%d %s %v", code, text, err)
 	}
 	for _, path := range []string{"/apis", "/apis/" + Group} {

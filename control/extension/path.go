@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	api "github.com/tunmesh/tunmesh/api/query"
+	"github.com/tunmesh/tunmesh/control/store"
 )
 
 const (
@@ -33,6 +34,11 @@ const (
 	health       = "health"
 	consoleFiles = "console" // …/console/NAME: the page's files
 	why          = "why"
+	subSeries    = "series"
+	// prometheus/api/v1/…: RBAC reads resource prometheus, name api, subresource v1.
+	prometheus     = "prometheus"
+	prometheusName = "api"
+	subPrometheus  = "v1"
 )
 
 // resources maps the plural that paths have to the query API's kind.
@@ -50,6 +56,7 @@ type question struct {
 	namespace   string // "" = all
 	resource    string
 	name        string // "" = all
+	api         string // of prometheus: what follows v1/
 	subresource string // "" only of health, why and console
 }
 
@@ -69,6 +76,10 @@ func parse(path string) (question, bool) {
 		q.resource, q.verb = why, "create"
 		return q, true
 	}
+	if rest, ok := strings.CutPrefix(path, prometheus+store.Prefix); ok {
+		q.resource, q.name, q.subresource, q.api = prometheus, prometheusName, subPrometheus, rest
+		return q, store.Known(rest)
+	}
 	if parts[0] == "watch" {
 		q.verb, parts = "watch", parts[1:]
 	}
@@ -80,7 +91,7 @@ func parse(path string) (question, bool) {
 		return q, false
 	}
 	switch q.subresource {
-	case subStat, subEdges, subRoutes:
+	case subStat, subSeries, subEdges, subRoutes:
 		return q, q.verb == "get"
 	case subTap:
 		return q, true

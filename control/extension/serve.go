@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	api "github.com/tunmesh/tunmesh/api/query"
+	"github.com/tunmesh/tunmesh/control/store"
 )
 
 // writeTimeout bounds one write to somebody who reads nothing: a tap's slow
@@ -25,6 +26,10 @@ const writeTimeout = 30 * time.Second
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, user User, q question) {
 	if q.resource == consoleFiles {
 		s.cfg.Console.Serve(w, r, q.name)
+		return
+	}
+	if q.resource == prometheus {
+		s.promQL(w, r, q)
 		return
 	}
 	params, err := url.ParseQuery(r.URL.RawQuery)
@@ -38,6 +43,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, user User, q ques
 	}
 	if q.subresource == subTap && q.verb == "watch" {
 		s.tap(w, r, user, q, params)
+		return
+	}
+	if q.subresource == subSeries {
+		s.series(w, r, user, q, params)
 		return
 	}
 	m, err := s.ask(r, w, user, q, params)
@@ -146,7 +155,7 @@ func windowOf(params url.Values) (uint32, error) {
 
 // known refuses parameters that would do nothing.
 func known(params url.Values, sub string) error {
-	may := map[string][]string{subStat: {"window", "to", "from", "labelSelector"}, subTap: {"labelSelector"}, subEndpoints: {"port"}, subPolicy: {"port"}, subEdges: {"window", "labelSelector"}, subRoutes: {"window", "labelSelector", "direction"}}[sub]
+	may := map[string][]string{subStat: {"window", "to", "from", "labelSelector"}, subSeries: {"window", "step", "to", "from", "labelSelector"}, subTap: {"labelSelector"}, subEndpoints: {"port"}, subPolicy: {"port"}, subEdges: {"window", "labelSelector"}, subRoutes: {"window", "labelSelector", "direction"}}[sub]
 next:
 	for name, values := range params {
 		for _, m := range may {
@@ -162,6 +171,48 @@ next:
 // stat answers with figures. Who names another end sees some of its traffic, and
 // must be allowed that, too.
 func (s *Server) stat(r *http.Request, user User, q question, params url.Values) (*api.StatResponse, error) {
+	req, err := s.statRequest(r, user, q, params)
+	if err != nil {
+		return nil, err
+	}
+	return s.cfg.Backend.Stat(r.Context(), req)
+}
+
+// series answers with the same over time.
+func (s *Server) series(w http.ResponseWriter, r *http.Request, user User, q question, params url.Values) {
+	req, err := s.statRequest(r, user, q, params)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	step := uint64(0)
+	if v := params.Get("step"); v != "" {
+		if step, err = strconv.ParseUint(v, 10, 31); err != nil || step == 0 {
+			fail(w, status.Errorf(codes.InvalidArgument, "step=%q: want a number of seconds", v))
+			return
+		}
+	}
+	found, err := s.cfg.Backend.Series(r.Context(), req, time.Duration(step)*time.Second)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	answer(w, found)
+}
+
+// promQL has what keeps the figures answer.
+func (s *Server) promQL(w http.ResponseWriter, r *http.Request, q question) {
+	if s.cfg.PromQL == nil {
+		fail(w, status.Error(codes.Unavailable, "PromQL: figures of the past are not kept here"))
+		return
+	}
+	r = r.Clone(r.Context())
+	r.URL.Path, r.URL.RawPath = store.Prefix+q.api, ""
+	s.cfg.PromQL.ServeHTTP(w, r)
+}
+
+// statRequest reads what a question about figures asks.
+func (s *Server) statRequest(r *http.Request, user User, q question, params url.Values) (*api.StatRequest, error) {
 	window, err := windowOf(params)
 	if err != nil {
 		return nil, err
@@ -180,7 +231,7 @@ func (s *Server) stat(r *http.Request, user User, q question, params url.Values)
 		}
 		*to = other.selector("")
 	}
-	return s.cfg.Backend.Stat(r.Context(), req)
+	return req, nil
 }
 
 // policy answers with what sidecars are told of a port.

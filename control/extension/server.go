@@ -9,12 +9,14 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	api "github.com/tunmesh/tunmesh/api/query"
+	"github.com/tunmesh/tunmesh/control/query"
 )
 
 // Backend finds the answers. Its errors are gRPC statuses.
@@ -27,6 +29,8 @@ type Backend interface {
 	Taps(ctx context.Context, req *api.TapsRequest) (*api.TapsResponse, error)
 	Why(ctx context.Context, req *api.WhyRequest) (*api.WhyResponse, error)
 	Health(ctx context.Context, req *api.HealthRequest) (*api.HealthResponse, error)
+	// Series answers with what a StatRequest asks for at each step of its window.
+	Series(ctx context.Context, req *api.StatRequest, step time.Duration) (*query.Series, error)
 	// Watch calls send for each message of a tap, one at a time, until ctx ends or
 	// send fails.
 	Watch(ctx context.Context, req *api.TapRequest, send func(*api.TapMessage) error) error
@@ -47,15 +51,22 @@ type Console interface {
 	Serve(w http.ResponseWriter, r *http.Request, name string)
 }
 
-// Config says what a Server needs; all is required but Logger.
+// Authenticator says whose a bearer token is. Its errors are gRPC statuses.
+type Authenticator func(ctx context.Context, token string) (User, error)
+
+// Config says what a Server needs.
 type Config struct {
 	Backend   Backend
 	Console   Console
 	Authorize Authorizer
 	// Local instead of Authorize: it is served where only who may do everything
 	// can connect.
-	Local  bool
-	Logger *slog.Logger // nil = discard
+	Local bool
+	// PromQL answers Prometheus' HTTP API; nil: nobody does.
+	PromQL http.Handler
+	// Authenticate lets those in who show a token; nil: nobody.
+	Authenticate Authenticator
+	Logger       *slog.Logger // nil = discard
 }
 
 const (
@@ -116,10 +127,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, status.Error(codes.ResourceExhausted, "too many requests at once: try again later"))
 		return
 	}
-	user, err := s.user(r)
+	user, err := s.who(r)
 	if err != nil {
 		s.denied.Add(1)
-		fail(w, status.Error(codes.Unauthenticated, err.Error()))
+		fail(w, err)
 		return
 	}
 	if doc := discovery(r.URL.Path); doc != nil {
@@ -140,7 +151,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if q.verb != "get" {
 		want = http.MethodPost
 	}
-	if r.Method != want {
+	if q.resource == prometheus {
+		if r.Method != http.MethodGet && r.Method != http.MethodPost {
+			methodNotAllowed(w, "GET, POST", q.String()+" takes GET and POST")
+			return
+		}
+	} else if r.Method != want {
 		methodNotAllowed(w, want, q.String()+" takes "+want)
 		return
 	}
@@ -151,12 +167,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.serve(w, r, user, q)
 }
 
-// user says who asks.
-func (s *Server) user(r *http.Request) (User, error) {
+// who says who asks: whom the API server names, or whose a token is.
+func (s *Server) who(r *http.Request) (User, error) {
 	if s.cfg.Local {
 		return User{Name: "root"}, nil
 	}
-	return s.front.Load().user(r)
+	token, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if bearer && s.cfg.Authenticate != nil && r.TLS != nil && len(r.TLS.PeerCertificates) == 0 {
+		return s.cfg.Authenticate(r.Context(), token)
+	}
+	u, err := s.front.Load().user(r)
+	if err != nil {
+		return u, status.Error(codes.Unauthenticated, err.Error())
+	}
+	return u, nil
 }
 
 // may asks whether a user may ask a question.
@@ -177,7 +201,7 @@ func (s *Server) may(ctx context.Context, user User, q question) error {
 	if q.namespace != "" {
 		where = "in namespace " + q.namespace
 	}
-	if q.subresource == "" {
+	if q.subresource == "" || q.resource == prometheus {
 		where = "of the mesh"
 	}
 	text := fmt.Sprintf("%s may not %s %s %s: a role with apiGroups [%q], resources [%q], verbs [%q] is needed", user.Name, q.verb, q, where, Group, q.String(), q.verb)

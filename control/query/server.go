@@ -31,6 +31,7 @@ type Server struct {
 	api.UnimplementedQueryServer
 	catalog *catalog.Catalog
 	metrics metrics.Querier
+	series  metrics.PromQL
 	tap     *tap.Hub
 	trust   identity.Source
 	policy  *policy.Server
@@ -43,6 +44,7 @@ type Server struct {
 type Config struct {
 	Catalog *catalog.Catalog // required
 	Metrics metrics.Querier
+	Series  metrics.PromQL // figures of the past
 	Tap     *tap.Hub
 	Trust   identity.Source
 	Policy  *policy.Server
@@ -54,7 +56,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Catalog == nil {
 		return nil, errors.New("new query service: a catalog is needed")
 	}
-	return &Server{catalog: cfg.Catalog, metrics: cfg.Metrics, tap: cfg.Tap, trust: cfg.Trust, policy: cfg.Policy, version: cfg.Version}, nil
+	return &Server{catalog: cfg.Catalog, metrics: cfg.Metrics, series: cfg.Series, tap: cfg.Tap, trust: cfg.Trust, policy: cfg.Policy, version: cfg.Version}, nil
 }
 
 const (

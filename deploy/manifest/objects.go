@@ -30,7 +30,7 @@ func KeyOf(o *unstructured.Unstructured) Key {
 func order() []string {
 	return []string{
 		"Namespace", "ServiceAccount", "Secret", "ConfigMap", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
-		"NetworkPolicy", "PodDisruptionBudget", "Service", "DaemonSet", "Deployment", "APIService", "MutatingWebhookConfiguration",
+		"NetworkPolicy", "PodDisruptionBudget", "PersistentVolumeClaim", "Service", "DaemonSet", "Deployment", "APIService", "MutatingWebhookConfiguration",
 	}
 }
 
@@ -50,7 +50,8 @@ func Kinds() ([]schema.GroupVersionKind, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := Render(v.With("-", "identity", "trustAnchorsPEM").With("-", "identity", "issuer", "certificatePEM").With("-", "identity", "issuer", "keyPEM"))
+	all, err := Render(v.With("-", "identity", "trustAnchorsPEM").With("-", "identity", "issuer", "certificatePEM").With("-", "identity", "issuer", "keyPEM").
+		With(true, "view", "store", "persistentVolume", "enabled"))
 	if err != nil {
 		return nil, err
 	}

@@ -53,7 +53,7 @@ type world struct {
 func healthy(t *testing.T) *world {
 	t.Helper()
 	w := bare(t)
-	v, err := installation.Certified(manifest.Values{}, time.Now())
+	v, err := installation.Certified(manifest.Values{}.With(true, "view", "store", "persistentVolume", "enabled"), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,6 +275,17 @@ func TestWhatIsWrong(t *testing.T) {
 		"view starting": {
 			breaks: func(w *world) { get[*appsv1.Deployment](w, "mesh-view").Status.AvailableReplicas = 0 },
 			want:   []string{"× mesh-view is ready", "0 of 1 replicas are ready"}, waits: true,
+		},
+		"no volume for figures": {
+			breaks: func(w *world) {
+				spec := &get[*appsv1.Deployment](w, "mesh-view").Spec.Template.Spec
+				for i := range spec.Volumes {
+					if spec.Volumes[i].Name == "metrics" {
+						spec.Volumes[i].VolumeSource = corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}
+					}
+				}
+			},
+			want: []string{"‼ what mesh-view has counted outlives it", "view.store.persistentVolume.enabled"},
 		},
 		"view not reached": {
 			breaks: func(w *world) { w.apis = nil },

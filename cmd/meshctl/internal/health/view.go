@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -11,6 +12,10 @@ import (
 	"github.com/tunmesh/tunmesh/control/extension"
 	"github.com/tunmesh/tunmesh/deploy/manifest"
 )
+
+// metricsVolume is where the chart has the metrics store; absent with a Prometheus
+// of somebody else's.
+const metricsVolume = "metrics"
 
 // view checks what people ask the mesh by, where it is installed.
 func (r *run) view(ctx context.Context) {
@@ -25,6 +30,14 @@ func (r *run) view(ctx context.Context) {
 		}
 		if d.Status.AvailableReplicas < 1 || d.Status.ObservedGeneration < d.Generation {
 			return fmt.Errorf("%d of 1 replicas are ready, of generation %d of %d", d.Status.AvailableReplicas, d.Status.ObservedGeneration, d.Generation)
+		}
+		return nil
+	})
+	r.check(warns, "what mesh-view has counted outlives it", "figures", func() error {
+		for _, v := range d.Spec.Template.Spec.Volumes {
+			if v.Name == metricsVolume && v.EmptyDir != nil {
+				return errors.New("its store is in an emptyDir: figures of the past end with the pod; the value view.store.persistentVolume.enabled gives it a volume")
+			}
 		}
 		return nil
 	})

@@ -39,8 +39,34 @@ need-root:
 need-tools: need-go
 	@for t in ip:iproute2 gcc:gcc; do command -v $${t%%:*} >/dev/null || { echo "$${t%%:*} is missing: apt-get install $${t##*:}" >&2; exit 1; }; done
 
+# The console's page is built by npm, into a folder that mesh-control embeds. Without
+# Node the programs are built all the same, and say so where the console would be.
+WEB := control/console/web
+CONSOLE := control/console/dist/index.html
+WEB_SOURCES := $(shell find $(WEB)/src $(WEB)/*.json $(WEB)/*.ts $(WEB)/index.html $(WEB)/public -type f 2>/dev/null)
+
+$(WEB)/node_modules/.package-lock.json: $(WEB)/package-lock.json
+	npm --prefix $(WEB) ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+$(CONSOLE): $(WEB)/node_modules/.package-lock.json $(WEB_SOURCES)
+	npm --prefix $(WEB) run --silent build
+	@touch $@
+
+.PHONY: need-node
+need-node:
+	@command -v npm >/dev/null || { echo 'Node.js is missing: install Node 20.19 or newer with npm (https://nodejs.org)' >&2; exit 1; }
+
+.PHONY: console
+console: need-node $(CONSOLE) ## Build the console's page, which mesh-control embeds (needs Node 20.19 or newer)
+
+.PHONY: console-if-node
+console-if-node:
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory console || echo 'WARNING: the console could not be built: mesh-control will say so where it would be' >&2; \
+	else echo 'Node.js is not installed: mesh-control is built without the console' >&2; fi
+
 .PHONY: build
-build: need-go ## Build all programs into bin/ (static), and the CNI reference plugins into bin/cni/
+build: need-go console-if-node ## Build all programs into bin/ (static), and the CNI reference plugins into bin/cni/
 	@mkdir -p $(BIN)/cni
 	$(BUILD) -o $(BIN)/ $(addprefix ./cmd/,$(PROGRAMS))
 	@$(BUILD) -o $(BIN)/cni/ $(addprefix github.com/containernetworking/plugins/plugins/,$(CNI))
@@ -88,7 +114,7 @@ bench-net: need-root build ## Measure one sidecar hop of opaque TCP against dire
 	$(GO) run ./bench/cmd/bench-net $(BENCH_FLAGS)
 
 .PHONY: images
-images: need-go ## Build the container images as tarballs into bin/images/ (IMAGES_FLAGS="-push REGISTRY/PATH" pushes them, too)
+images: need-go console ## Build the container images as tarballs into bin/images/ (IMAGES_FLAGS="-push REGISTRY/PATH" pushes them, too)
 	$(GO) run ./deploy/images -o $(BIN)/images -version $(VERSION) $(IMAGES_FLAGS)
 
 .PHONY: release
@@ -142,5 +168,6 @@ soak: need-root need-go ## 1,000 requests a second for SOAK (30m): nothing grows
 	TUNMESH_SOAK=$(SOAK) $(GO) test -count=1 -v -timeout 24h -run 'TestSoak$$' ./test/endurance
 
 .PHONY: clean
-clean: ## Remove bin/
-	rm -rf $(BIN)
+clean: ## Remove bin/, and what npm made
+	rm -rf $(BIN) $(WEB)/node_modules
+	find control/console/dist -type f ! -name .gitignore -delete

@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -157,6 +158,9 @@ func (l *loop) classify(side aio.Side, mine bool) {
 	case packet.Drop:
 		l.drop(side, why)
 	case packet.Forward:
+		if in.Proto == packet.ProtoUDP && in.First && l.s.cfg.OnUDP != nil {
+			l.datagram(side, in)
+		}
 		l.forward(side, in.Proto)
 	case packet.Error:
 		l.icmpError(side, in, mine)
@@ -167,6 +171,18 @@ func (l *loop) classify(side aio.Side, mine bool) {
 		}
 		l.stray(side, in, mine)
 	}
+}
+
+// datagram shows a UDP packet to whoever watches; of one in pieces, the first.
+func (l *loop) datagram(side aio.Side, in packet.Info) {
+	b := l.links[side].Head()
+	if len(b) < in.NetLen+8 {
+		return
+	}
+	u := b[in.NetLen:]
+	src := netip.AddrPortFrom(in.Src, binary.BigEndian.Uint16(u))
+	dst := netip.AddrPortFrom(in.Dst, binary.BigEndian.Uint16(u[2:]))
+	l.s.cfg.OnUDP(side, src, dst, in.Total, u[8:max(8, min(len(u), in.Total-in.NetLen))])
 }
 
 // forward passes a packet to the other side as it is.

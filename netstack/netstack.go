@@ -53,6 +53,10 @@ type Config struct {
 	// OnSYN is called on a loop with every new connection; it must end in
 	// Accept, Refuse or Drop, now or later on that loop. Nil refuses all.
 	OnSYN func(*Pending)
+	// OnUDP, if set, is called on a loop with every UDP packet that is about to be
+	// forwarded, of one in pieces with the first: where it came from, its size with
+	// headers, and the beginning of its payload, which is borrowed.
+	OnUDP func(from aio.Side, src, dst netip.AddrPort, size int, payload []byte)
 	// MaxPending bounds, for each side and loop, the connections that were not
 	// answered or whose handshake is not over; on the wire side no client gets
 	// more of them than are free. Beyond, SYNs are dropped (the client tries

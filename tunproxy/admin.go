@@ -2,6 +2,7 @@ package tunproxy
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/tunmesh/tunmesh/tunproxy/rpc/wire"
 	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
 )
 
@@ -21,6 +23,7 @@ type admin struct {
 	// certificate is the workload's, with its chain, and anchors are those in force,
 	// PEM; nil before the first.
 	certificate, anchors func() []byte
+	connections          func(ctx context.Context, limit int) ([]wire.Connection, int)
 	config               any // printed as JSON
 	level                *slog.LevelVar
 	shutdown             func()
@@ -89,6 +92,8 @@ func (a *admin) answer(q question) reply {
 	switch q.Path {
 	case "/config":
 		return get(q, a.printConfig)
+	case "/connections":
+		return get(q, func() reply { return a.printConnections(q) })
 	case "/log-level":
 		return a.logLevel(q)
 	case "/debug/goroutines":
@@ -100,7 +105,7 @@ func (a *admin) answer(q question) reply {
 		a.shutdown()
 		return text(200, "draining")
 	}
-	return text(404, "not found: try /live /ready /metrics /certificate /trust-anchors /config /log-level /shutdown /debug/goroutines")
+	return text(404, "not found: try /live /ready /metrics /certificate /trust-anchors /config /connections /log-level /shutdown /debug/goroutines")
 }
 
 func get(q question, f func() reply) reply {

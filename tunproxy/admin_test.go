@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tunmesh/tunmesh/tunproxy/message"
+	"github.com/tunmesh/tunmesh/tunproxy/rpc/wire"
 	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
 )
 
@@ -36,11 +37,14 @@ func newAdminRig() *adminRig {
 		ready:       func() error { return r.notReady },
 		metrics:     r.registry.Page,
 		certificate: func() []byte { return r.chain },
-		anchors:     func() []byte { return r.chain },
-		config:      map[string]string{"pod": "ns/web-0"},
-		level:       new(slog.LevelVar),
-		shutdown:    func() { r.shutdowns.Add(1) },
-		draining:    new(atomic.Bool),
+		connections: func(_ context.Context, limit int) ([]wire.Connection, int) {
+			return []wire.Connection{{Direction: "inbound", RTTUS: 1500, Labels: map[string]string{"limit": fmt.Sprint(limit)}}}, 4711
+		},
+		anchors:  func() []byte { return r.chain },
+		config:   map[string]string{"pod": "ns/web-0"},
+		level:    new(slog.LevelVar),
+		shutdown: func() { r.shutdowns.Add(1) },
+		draining: new(atomic.Bool),
 	}
 	return r
 }
@@ -53,7 +57,7 @@ func TestAdminServesLittleOnTheWire(t *testing.T) {
 	a.chain = []byte("-----BEGIN CERTIFICATE-----\n")
 	for path, want := range map[string]int{
 		"/live": 200, "/ready": 200, "/metrics": 200, "/certificate": 200, "/trust-anchors": 200,
-		"/config": 404, "/log-level": 404, "/shutdown": 404, "/debug/goroutines": 404, "/": 404,
+		"/config": 404, "/connections": 404, "/log-level": 404, "/shutdown": 404, "/debug/goroutines": 404, "/": 404,
 	} {
 		for _, method := range []string{"GET", "POST", "PUT"} {
 			got := a.answer(question{Method: method, Path: path}).Status
@@ -130,6 +134,10 @@ func TestAdminOnLoopback(t *testing.T) {
 		{"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text;\tq=0.5\r\nAccept: text/plain;q=0.4\r\n\r\n", "200 OK|# EOF"},
 		{"GET /metrics HTTP/1.1\r\naccept-encoding: br\r\nAccept-Encoding: gzip\r\n\r\n", "200 OK|content-encoding: gzip"},
 		{"GET /config HTTP/1.1\r\n\r\n", "200 OK|ns/web-0"},
+		{"GET /connections HTTP/1.1\r\n\r\n", "200 OK|\"rttSeconds\": 0.0015"},
+		{"GET /connections?limit=17 HTTP/1.1\r\n\r\n", "200 OK|\"limit\": \"17\""},
+		{"GET /connections?limit=1001 HTTP/1.1\r\n\r\n", "400 Bad Request|up to 1000"},
+		{"GET /connections?last=1 HTTP/1.1\r\n\r\n", "400 Bad Request|limit=N"},
 		{"GET /log-level HTTP/1.0\r\n\r\n", "200 OK|info"},
 		{"PUT /log-level HTTP/1.1\r\nContent-Length: 5\r\n\r\ndebug", "200 OK|debug"},
 		{"PUT /log-level HTTP/1.1\r\nContent-Length: 4\r\n\r\nloud", "400 Bad Request|want debug"},

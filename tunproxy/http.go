@@ -24,7 +24,7 @@ type server interface {
 func (w *worker) serveHTTP(c aio.Conn, p flow.Protocol, hop bool, l *telemetry.Labels, accept func(message.Stream), closed func()) {
 	var t *transport
 	if l != nil {
-		t = w.track(c, l, telemetry.Src)
+		t = w.track(c, l, telemetry.Src, p)
 	}
 	var s server
 	over := func(err error) {
@@ -71,7 +71,7 @@ func keepalive(hop bool) h2.Keepalive {
 
 // speakHTTP1 and speakHTTP2 make the pool's clients.
 func (w *worker) speakHTTP1(e upstream.Endpoint, c aio.Conn, room, _ func(), over func(error)) upstream.Client {
-	t := w.trackUpstream(e, c)
+	t := w.trackUpstream(e, c, flow.HTTP1)
 	n := &http1Client{}
 	n.Client = h1.NewClient(c, h1.Config{
 		Buffers: w.h1, Counters: &w.p.h1,
@@ -94,7 +94,7 @@ func (w *worker) speakHTTP1(e upstream.Endpoint, c aio.Conn, room, _ func(), ove
 }
 
 func (w *worker) speakHTTP2(e upstream.Endpoint, c aio.Conn, room, gone func(), over func(error)) upstream.Client {
-	t := w.trackUpstream(e, c)
+	t := w.trackUpstream(e, c, flow.HTTP2)
 	list := 0
 	if !e.ID.IsZero() {
 		list = hopHeaderList

@@ -366,7 +366,7 @@ func (o *outbound) forward() {
 	o.tg.queue.bytes.Waited(o.delay)
 	to := o.tg.connections()
 	to.Opened()
-	o.w.join(o.client, o.up, &src, &dst, func(err error) {
+	o.w.join(o.client, o.up, o.flow.Protocol, &src, &dst, func(err error) {
 		to.Closed(errno(err))
 		ep.end(balance.Success, rtt)
 	})

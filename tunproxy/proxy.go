@@ -14,6 +14,7 @@ import (
 	"github.com/tunmesh/tunmesh/internal/annotation"
 	"github.com/tunmesh/tunmesh/netstack"
 	"github.com/tunmesh/tunmesh/tunproxy/accesslog"
+	"github.com/tunmesh/tunmesh/tunproxy/datagram"
 	"github.com/tunmesh/tunmesh/tunproxy/discover"
 	"github.com/tunmesh/tunmesh/tunproxy/exchange"
 	"github.com/tunmesh/tunmesh/tunproxy/flow"
@@ -92,6 +93,7 @@ type Proxy struct {
 	h2 h2.Counters
 
 	observers []exchange.Observer
+	udp       *datagram.Table
 
 	handshakes, denials sometimes // of the log
 
@@ -108,7 +110,7 @@ type Proxy struct {
 
 // New makes a sidecar; nothing runs before Run.
 func New(cfg Config) (*Proxy, error) {
-	p := &Proxy{cfg: cfg, byLoop: make(map[aio.Loop]*worker), stop: make(chan struct{})}
+	p := &Proxy{cfg: cfg, udp: datagram.New(cfg.Metrics.Datagrams, nil), byLoop: make(map[aio.Loop]*worker), stop: make(chan struct{})}
 	if p.cfg.Grace == 0 {
 		p.cfg.Grace = defaultGrace
 	}
@@ -118,7 +120,7 @@ func New(cfg Config) (*Proxy, error) {
 	var err error
 	p.stack, err = netstack.New(netstack.Config{
 		App: cfg.App, Wire: cfg.Wire, Addrs: cfg.Addrs, MTU: cfg.MTU,
-		AllowProtocols: cfg.AllowProtocols, OnSYN: p.syn, Logger: cfg.Logger, Reserved: annotation.AdminPort,
+		AllowProtocols: cfg.AllowProtocols, OnSYN: p.syn, OnUDP: p.udp.Seen, Logger: cfg.Logger, Reserved: annotation.AdminPort,
 		MaxConns: cfg.Limits.Connections, MaxHeld: cfg.Limits.TCPBytes, Unseen: cfg.Unseen,
 	})
 	if err != nil {
@@ -136,6 +138,7 @@ func New(cfg Config) (*Proxy, error) {
 		metrics:     cfg.Metrics.Registry.Page,
 		certificate: cfg.Identity.CertificatePEM,
 		anchors:     cfg.Identity.AnchorsPEM,
+		connections: p.Connections,
 		config:      cfg.Describe,
 		level:       p.cfg.Level,
 		shutdown:    p.Shutdown,

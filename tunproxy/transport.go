@@ -3,6 +3,7 @@ package tunproxy
 import (
 	"errors"
 	"io"
+	"time"
 
 	"github.com/tunmesh/tunmesh/internal/aio"
 	"github.com/tunmesh/tunmesh/tunproxy/authz"
@@ -21,22 +22,29 @@ type transport struct {
 	c     aio.Conn
 	m     telemetry.TCP
 	was   aio.Stats // counted so far
-	near  bool      // the other end is in this pod: there is no path to speak of
+	born  time.Duration
+
+	direction flow.Direction
+	protocol  flow.Protocol
+	near      bool // the other end is in this pod: there is no path to speak of
 }
 
 // track begins to count a connection's bytes, until close.
-func (w *worker) track(c aio.Conn, l *telemetry.Labels, end telemetry.End) *transport {
-	t := &transport{w: w, index: len(w.tracked), c: c, m: w.p.cfg.Metrics.TCP.Handle(l, end), near: l.Peer.Reason == flow.Loopback}
+func (w *worker) track(c aio.Conn, l *telemetry.Labels, end telemetry.End, p flow.Protocol) *transport {
+	t := &transport{
+		w: w, index: len(w.tracked), c: c, m: w.p.cfg.Metrics.TCP.Handle(l, end),
+		born: w.loop.Now(), direction: l.Direction, protocol: p, near: l.Peer.Reason == flow.Loopback,
+	}
 	w.tracked = append(w.tracked, t)
 	t.m.Open()
 	return t
 }
 
 // trackUpstream is track for the pool's connections.
-func (w *worker) trackUpstream(e upstream.Endpoint, c aio.Conn) *transport {
+func (w *worker) trackUpstream(e upstream.Endpoint, c aio.Conn, p flow.Protocol) *transport {
 	if ep := w.endpointOf(e); ep != nil {
 		l := ep.labels(flow.HTTP1, "")
-		return w.track(c, &l, telemetry.Dst)
+		return w.track(c, &l, telemetry.Dst, p)
 	}
 	l := telemetry.Labels{Direction: flow.Outbound, Target: e.Addr, Peer: flow.Peer{Addr: e.Addr, Reason: flow.NotMeshed}}
 	switch {
@@ -46,7 +54,7 @@ func (w *worker) trackUpstream(e upstream.Endpoint, c aio.Conn) *transport {
 	case !e.ID.IsZero():
 		l.Peer = flow.Peer{Addr: e.Addr, Security: flow.Mutual, ID: e.ID}
 	}
-	return w.track(c, &l, telemetry.Dst)
+	return w.track(c, &l, telemetry.Dst, p)
 }
 
 // endpointOf finds for whom the pool has connected to e: the endpoint of the
@@ -111,8 +119,8 @@ func errno(err error) string {
 }
 
 // join forwards bytes between two connections until they are over.
-func (w *worker) join(a, b aio.Conn, src, dst *telemetry.Labels, done func(error)) *forward.Pipe {
-	ta, tb := w.track(a, src, telemetry.Src), w.track(b, dst, telemetry.Dst)
+func (w *worker) join(a, b aio.Conn, p flow.Protocol, src, dst *telemetry.Labels, done func(error)) *forward.Pipe {
+	ta, tb := w.track(a, src, telemetry.Src, p), w.track(b, dst, telemetry.Dst, p)
 	w.p.began()
 	return forward.Join(a, b, forward.Config{Scratch: w.scratch, Done: func(err error) {
 		ta.close(err)
@@ -135,7 +143,7 @@ func (w *worker) joinInbound(client, app aio.Conn, f *flow.Secured, d *authz.Dec
 	src, dst := w.p.inboundLabels(f), w.p.appLabels(f)
 	judgedBy(&src, d, f)
 	w.pipes[p] = struct{}{}
-	p.pipe = w.join(client, app, &src, &dst, func(error) { delete(w.pipes, p) })
+	p.pipe = w.join(client, app, f.Protocol, &src, &dst, func(error) { delete(w.pipes, p) })
 }
 
 // judgedBy adds the names of a decision to labels.

@@ -109,6 +109,9 @@ func (w *worker) sweep() {
 	for in := range w.inHops {
 		in.expired(now)
 	}
+	if w == w.p.workers[0] {
+		w.p.udp.Sweep()
+	}
 	w.pool.Renew()
 	w.loop.AfterFunc(sweepEvery, w.sweep)
 }

@@ -30,6 +30,7 @@ type FromProxy struct {
 	//	*FromProxy_Hello
 	//	*FromProxy_Event
 	//	*FromProxy_Lost
+	//	*FromProxy_Connections
 	Message       isFromProxy_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -99,6 +100,15 @@ func (x *FromProxy) GetLost() *Lost {
 	return nil
 }
 
+func (x *FromProxy) GetConnections() *Connections {
+	if x != nil {
+		if x, ok := x.Message.(*FromProxy_Connections); ok {
+			return x.Connections
+		}
+	}
+	return nil
+}
+
 type isFromProxy_Message interface {
 	isFromProxy_Message()
 }
@@ -115,11 +125,17 @@ type FromProxy_Lost struct {
 	Lost *Lost `protobuf:"bytes,3,opt,name=lost,proto3,oneof"` // events not sent because a queue was full or the limit reached
 }
 
+type FromProxy_Connections struct {
+	Connections *Connections `protobuf:"bytes,8,opt,name=connections,proto3,oneof"` // part of an answer to Command.ask
+}
+
 func (*FromProxy_Hello) isFromProxy_Message() {}
 
 func (*FromProxy_Event) isFromProxy_Message() {}
 
 func (*FromProxy_Lost) isFromProxy_Message() {}
+
+func (*FromProxy_Connections) isFromProxy_Message() {}
 
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -167,11 +183,13 @@ func (x *Hello) GetPod() string {
 
 // Command replaces the tap with that id; a Match of nil ends it.
 type Command struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tap           uint64                 `protobuf:"varint,1,opt,name=tap,proto3" json:"tap,omitempty"`
-	Match         *Match                 `protobuf:"bytes,2,opt,name=match,proto3" json:"match,omitempty"`
-	MaxRps        uint32                 `protobuf:"varint,3,opt,name=max_rps,json=maxRps,proto3" json:"max_rps,omitempty"` // requests per second, sampled; 0 ends the tap
-	Headers       bool                   `protobuf:"varint,4,opt,name=headers,proto3" json:"headers,omitempty"`             // include header fields
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Tap     uint64                 `protobuf:"varint,1,opt,name=tap,proto3" json:"tap,omitempty"`
+	Match   *Match                 `protobuf:"bytes,2,opt,name=match,proto3" json:"match,omitempty"`
+	MaxRps  uint32                 `protobuf:"varint,3,opt,name=max_rps,json=maxRps,proto3" json:"max_rps,omitempty"` // requests per second, sampled; 0 ends the tap
+	Headers bool                   `protobuf:"varint,4,opt,name=headers,proto3" json:"headers,omitempty"`             // include header fields
+	// With it the Command is about no tap: the other fields are unset.
+	Ask           *Ask `protobuf:"bytes,8,opt,name=ask,proto3" json:"ask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -234,6 +252,285 @@ func (x *Command) GetHeaders() bool {
 	return false
 }
 
+func (x *Command) GetAsk() *Ask {
+	if x != nil {
+		return x.Ask
+	}
+	return nil
+}
+
+// Ask wants to know the sidecar's connections with peers outside of its pod. The
+// answer is one or more Connections of that id.
+type Ask struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Limit         uint32                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"` // of connections; 0, or too large: as many as a sidecar gives
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ask) Reset() {
+	*x = Ask{}
+	mi := &file_tap_tap_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ask) ProtoMessage() {}
+
+func (x *Ask) ProtoReflect() protoreflect.Message {
+	mi := &file_tap_tap_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ask.ProtoReflect.Descriptor instead.
+func (*Ask) Descriptor() ([]byte, []int) {
+	return file_tap_tap_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Ask) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Ask) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type Connections struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Connections   []*Connection          `protobuf:"bytes,2,rep,name=connections,proto3" json:"connections,omitempty"`
+	Total         uint64                 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"` // how many there are, given or not
+	More          bool                   `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`   // another part follows
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Connections) Reset() {
+	*x = Connections{}
+	mi := &file_tap_tap_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Connections) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Connections) ProtoMessage() {}
+
+func (x *Connections) ProtoReflect() protoreflect.Message {
+	mi := &file_tap_tap_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Connections.ProtoReflect.Descriptor instead.
+func (*Connections) Descriptor() ([]byte, []int) {
+	return file_tap_tap_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Connections) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Connections) GetConnections() []*Connection {
+	if x != nil {
+		return x.Connections
+	}
+	return nil
+}
+
+func (x *Connections) GetTotal() uint64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *Connections) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+// Connection is one as it is now. Counts are since its begin.
+type Connection struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Direction   string                 `protobuf:"bytes,1,opt,name=direction,proto3" json:"direction,omitempty"` // "inbound", "outbound"
+	Protocol    string                 `protobuf:"bytes,2,opt,name=protocol,proto3" json:"protocol,omitempty"`   // "http/1", "http/2", "tls", "opaque"
+	Local       string                 `protobuf:"bytes,3,opt,name=local,proto3" json:"local,omitempty"`         // IP:port
+	Remote      string                 `protobuf:"bytes,4,opt,name=remote,proto3" json:"remote,omitempty"`
+	AgeUs       uint64                 `protobuf:"varint,5,opt,name=age_us,json=ageUs,proto3" json:"age_us,omitempty"`
+	BytesIn     uint64                 `protobuf:"varint,6,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"` // received from the peer
+	BytesOut    uint64                 `protobuf:"varint,7,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
+	RttUs       uint64                 `protobuf:"varint,8,opt,name=rtt_us,json=rttUs,proto3" json:"rtt_us,omitempty"` // smoothed; 0: not measured
+	Retransmits uint64                 `protobuf:"varint,9,opt,name=retransmits,proto3" json:"retransmits,omitempty"`
+	Timeouts    uint64                 `protobuf:"varint,10,opt,name=timeouts,proto3" json:"timeouts,omitempty"`
+	OutOfOrder  uint64                 `protobuf:"varint,11,opt,name=out_of_order,json=outOfOrder,proto3" json:"out_of_order,omitempty"`
+	ZeroWindows uint64                 `protobuf:"varint,12,opt,name=zero_windows,json=zeroWindows,proto3" json:"zero_windows,omitempty"`
+	Dropped     uint64                 `protobuf:"varint,13,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	// As of its metrics: tls, client_id or server_id, no_tls_reason, authority, dst_…
+	Labels        map[string]string `protobuf:"bytes,14,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Connection) Reset() {
+	*x = Connection{}
+	mi := &file_tap_tap_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Connection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Connection) ProtoMessage() {}
+
+func (x *Connection) ProtoReflect() protoreflect.Message {
+	mi := &file_tap_tap_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Connection.ProtoReflect.Descriptor instead.
+func (*Connection) Descriptor() ([]byte, []int) {
+	return file_tap_tap_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Connection) GetDirection() string {
+	if x != nil {
+		return x.Direction
+	}
+	return ""
+}
+
+func (x *Connection) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Connection) GetLocal() string {
+	if x != nil {
+		return x.Local
+	}
+	return ""
+}
+
+func (x *Connection) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *Connection) GetAgeUs() uint64 {
+	if x != nil {
+		return x.AgeUs
+	}
+	return 0
+}
+
+func (x *Connection) GetBytesIn() uint64 {
+	if x != nil {
+		return x.BytesIn
+	}
+	return 0
+}
+
+func (x *Connection) GetBytesOut() uint64 {
+	if x != nil {
+		return x.BytesOut
+	}
+	return 0
+}
+
+func (x *Connection) GetRttUs() uint64 {
+	if x != nil {
+		return x.RttUs
+	}
+	return 0
+}
+
+func (x *Connection) GetRetransmits() uint64 {
+	if x != nil {
+		return x.Retransmits
+	}
+	return 0
+}
+
+func (x *Connection) GetTimeouts() uint64 {
+	if x != nil {
+		return x.Timeouts
+	}
+	return 0
+}
+
+func (x *Connection) GetOutOfOrder() uint64 {
+	if x != nil {
+		return x.OutOfOrder
+	}
+	return 0
+}
+
+func (x *Connection) GetZeroWindows() uint64 {
+	if x != nil {
+		return x.ZeroWindows
+	}
+	return 0
+}
+
+func (x *Connection) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+func (x *Connection) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 // Match is a conjunction; unset fields match everything.
 type Match struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -251,7 +548,7 @@ type Match struct {
 
 func (x *Match) Reset() {
 	*x = Match{}
-	mi := &file_tap_tap_proto_msgTypes[3]
+	mi := &file_tap_tap_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -263,7 +560,7 @@ func (x *Match) String() string {
 func (*Match) ProtoMessage() {}
 
 func (x *Match) ProtoReflect() protoreflect.Message {
-	mi := &file_tap_tap_proto_msgTypes[3]
+	mi := &file_tap_tap_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -276,7 +573,7 @@ func (x *Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Match.ProtoReflect.Descriptor instead.
 func (*Match) Descriptor() ([]byte, []int) {
-	return file_tap_tap_proto_rawDescGZIP(), []int{3}
+	return file_tap_tap_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Match) GetMethod() string {
@@ -331,7 +628,7 @@ type Lost struct {
 
 func (x *Lost) Reset() {
 	*x = Lost{}
-	mi := &file_tap_tap_proto_msgTypes[4]
+	mi := &file_tap_tap_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -343,7 +640,7 @@ func (x *Lost) String() string {
 func (*Lost) ProtoMessage() {}
 
 func (x *Lost) ProtoReflect() protoreflect.Message {
-	mi := &file_tap_tap_proto_msgTypes[4]
+	mi := &file_tap_tap_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -356,7 +653,7 @@ func (x *Lost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lost.ProtoReflect.Descriptor instead.
 func (*Lost) Descriptor() ([]byte, []int) {
-	return file_tap_tap_proto_rawDescGZIP(), []int{4}
+	return file_tap_tap_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Lost) GetTap() uint64 {
@@ -383,7 +680,7 @@ type Field struct {
 
 func (x *Field) Reset() {
 	*x = Field{}
-	mi := &file_tap_tap_proto_msgTypes[5]
+	mi := &file_tap_tap_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -395,7 +692,7 @@ func (x *Field) String() string {
 func (*Field) ProtoMessage() {}
 
 func (x *Field) ProtoReflect() protoreflect.Message {
-	mi := &file_tap_tap_proto_msgTypes[5]
+	mi := &file_tap_tap_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -408,7 +705,7 @@ func (x *Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Field.ProtoReflect.Descriptor instead.
 func (*Field) Descriptor() ([]byte, []int) {
-	return file_tap_tap_proto_rawDescGZIP(), []int{5}
+	return file_tap_tap_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Field) GetName() string {
@@ -436,7 +733,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_tap_tap_proto_msgTypes[6]
+	mi := &file_tap_tap_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -448,7 +745,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_tap_tap_proto_msgTypes[6]
+	mi := &file_tap_tap_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -461,7 +758,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_tap_tap_proto_rawDescGZIP(), []int{6}
+	return file_tap_tap_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Peer) GetIp() string {
@@ -508,7 +805,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_tap_tap_proto_msgTypes[7]
+	mi := &file_tap_tap_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -520,7 +817,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_tap_tap_proto_msgTypes[7]
+	mi := &file_tap_tap_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -533,7 +830,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_tap_tap_proto_rawDescGZIP(), []int{7}
+	return file_tap_tap_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Event) GetTap() uint64 {
@@ -668,7 +965,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_tap_tap_proto_msgTypes[8]
+	mi := &file_tap_tap_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +977,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_tap_tap_proto_msgTypes[8]
+	mi := &file_tap_tap_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +990,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_tap_tap_proto_rawDescGZIP(), []int{8}
+	return file_tap_tap_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Request) GetMethod() string {
@@ -742,7 +1039,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_tap_tap_proto_msgTypes[9]
+	mi := &file_tap_tap_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -754,7 +1051,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_tap_tap_proto_msgTypes[9]
+	mi := &file_tap_tap_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -767,7 +1064,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_tap_tap_proto_rawDescGZIP(), []int{9}
+	return file_tap_tap_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Response) GetSinceRequestUs() uint64 {
@@ -807,7 +1104,7 @@ type End struct {
 
 func (x *End) Reset() {
 	*x = End{}
-	mi := &file_tap_tap_proto_msgTypes[10]
+	mi := &file_tap_tap_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +1116,7 @@ func (x *End) String() string {
 func (*End) ProtoMessage() {}
 
 func (x *End) ProtoReflect() protoreflect.Message {
-	mi := &file_tap_tap_proto_msgTypes[10]
+	mi := &file_tap_tap_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +1129,7 @@ func (x *End) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use End.ProtoReflect.Descriptor instead.
 func (*End) Descriptor() ([]byte, []int) {
-	return file_tap_tap_proto_rawDescGZIP(), []int{10}
+	return file_tap_tap_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *End) GetSinceRequestUs() uint64 {
@@ -881,19 +1178,50 @@ var File_tap_tap_proto protoreflect.FileDescriptor
 
 const file_tap_tap_proto_rawDesc = "" +
 	"\n" +
-	"\rtap/tap.proto\x12\x0etunmesh.tap.v1\"\xa0\x01\n" +
+	"\rtap/tap.proto\x12\x0etunmesh.tap.v1\"\xe1\x01\n" +
 	"\tFromProxy\x12-\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.tunmesh.tap.v1.HelloH\x00R\x05hello\x12-\n" +
 	"\x05event\x18\x02 \x01(\v2\x15.tunmesh.tap.v1.EventH\x00R\x05event\x12*\n" +
-	"\x04lost\x18\x03 \x01(\v2\x14.tunmesh.tap.v1.LostH\x00R\x04lostB\t\n" +
+	"\x04lost\x18\x03 \x01(\v2\x14.tunmesh.tap.v1.LostH\x00R\x04lost\x12?\n" +
+	"\vconnections\x18\b \x01(\v2\x1b.tunmesh.tap.v1.ConnectionsH\x00R\vconnectionsB\t\n" +
 	"\amessage\"\x19\n" +
 	"\x05Hello\x12\x10\n" +
-	"\x03pod\x18\x01 \x01(\tR\x03pod\"{\n" +
+	"\x03pod\x18\x01 \x01(\tR\x03pod\"\xa2\x01\n" +
 	"\aCommand\x12\x10\n" +
 	"\x03tap\x18\x01 \x01(\x04R\x03tap\x12+\n" +
 	"\x05match\x18\x02 \x01(\v2\x15.tunmesh.tap.v1.MatchR\x05match\x12\x17\n" +
 	"\amax_rps\x18\x03 \x01(\rR\x06maxRps\x12\x18\n" +
-	"\aheaders\x18\x04 \x01(\bR\aheaders\"\xaa\x01\n" +
+	"\aheaders\x18\x04 \x01(\bR\aheaders\x12%\n" +
+	"\x03ask\x18\b \x01(\v2\x13.tunmesh.tap.v1.AskR\x03ask\"+\n" +
+	"\x03Ask\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\"\x85\x01\n" +
+	"\vConnections\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12<\n" +
+	"\vconnections\x18\x02 \x03(\v2\x1a.tunmesh.tap.v1.ConnectionR\vconnections\x12\x14\n" +
+	"\x05total\x18\x03 \x01(\x04R\x05total\x12\x12\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\"\xf2\x03\n" +
+	"\n" +
+	"Connection\x12\x1c\n" +
+	"\tdirection\x18\x01 \x01(\tR\tdirection\x12\x1a\n" +
+	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x14\n" +
+	"\x05local\x18\x03 \x01(\tR\x05local\x12\x16\n" +
+	"\x06remote\x18\x04 \x01(\tR\x06remote\x12\x15\n" +
+	"\x06age_us\x18\x05 \x01(\x04R\x05ageUs\x12\x19\n" +
+	"\bbytes_in\x18\x06 \x01(\x04R\abytesIn\x12\x1b\n" +
+	"\tbytes_out\x18\a \x01(\x04R\bbytesOut\x12\x15\n" +
+	"\x06rtt_us\x18\b \x01(\x04R\x05rttUs\x12 \n" +
+	"\vretransmits\x18\t \x01(\x04R\vretransmits\x12\x1a\n" +
+	"\btimeouts\x18\n" +
+	" \x01(\x04R\btimeouts\x12 \n" +
+	"\fout_of_order\x18\v \x01(\x04R\n" +
+	"outOfOrder\x12!\n" +
+	"\fzero_windows\x18\f \x01(\x04R\vzeroWindows\x12\x18\n" +
+	"\adropped\x18\r \x01(\x04R\adropped\x12>\n" +
+	"\x06labels\x18\x0e \x03(\v2&.tunmesh.tap.v1.Connection.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xaa\x01\n" +
 	"\x05Match\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x16\n" +
 	"\x06scheme\x18\x02 \x01(\tR\x06scheme\x12\x1c\n" +
@@ -969,44 +1297,52 @@ func file_tap_tap_proto_rawDescGZIP() []byte {
 	return file_tap_tap_proto_rawDescData
 }
 
-var file_tap_tap_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_tap_tap_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_tap_tap_proto_goTypes = []any{
-	(*FromProxy)(nil), // 0: tunmesh.tap.v1.FromProxy
-	(*Hello)(nil),     // 1: tunmesh.tap.v1.Hello
-	(*Command)(nil),   // 2: tunmesh.tap.v1.Command
-	(*Match)(nil),     // 3: tunmesh.tap.v1.Match
-	(*Lost)(nil),      // 4: tunmesh.tap.v1.Lost
-	(*Field)(nil),     // 5: tunmesh.tap.v1.Field
-	(*Peer)(nil),      // 6: tunmesh.tap.v1.Peer
-	(*Event)(nil),     // 7: tunmesh.tap.v1.Event
-	(*Request)(nil),   // 8: tunmesh.tap.v1.Request
-	(*Response)(nil),  // 9: tunmesh.tap.v1.Response
-	(*End)(nil),       // 10: tunmesh.tap.v1.End
-	nil,               // 11: tunmesh.tap.v1.Peer.LabelsEntry
-	nil,               // 12: tunmesh.tap.v1.Event.RouteEntry
+	(*FromProxy)(nil),   // 0: tunmesh.tap.v1.FromProxy
+	(*Hello)(nil),       // 1: tunmesh.tap.v1.Hello
+	(*Command)(nil),     // 2: tunmesh.tap.v1.Command
+	(*Ask)(nil),         // 3: tunmesh.tap.v1.Ask
+	(*Connections)(nil), // 4: tunmesh.tap.v1.Connections
+	(*Connection)(nil),  // 5: tunmesh.tap.v1.Connection
+	(*Match)(nil),       // 6: tunmesh.tap.v1.Match
+	(*Lost)(nil),        // 7: tunmesh.tap.v1.Lost
+	(*Field)(nil),       // 8: tunmesh.tap.v1.Field
+	(*Peer)(nil),        // 9: tunmesh.tap.v1.Peer
+	(*Event)(nil),       // 10: tunmesh.tap.v1.Event
+	(*Request)(nil),     // 11: tunmesh.tap.v1.Request
+	(*Response)(nil),    // 12: tunmesh.tap.v1.Response
+	(*End)(nil),         // 13: tunmesh.tap.v1.End
+	nil,                 // 14: tunmesh.tap.v1.Connection.LabelsEntry
+	nil,                 // 15: tunmesh.tap.v1.Peer.LabelsEntry
+	nil,                 // 16: tunmesh.tap.v1.Event.RouteEntry
 }
 var file_tap_tap_proto_depIdxs = []int32{
 	1,  // 0: tunmesh.tap.v1.FromProxy.hello:type_name -> tunmesh.tap.v1.Hello
-	7,  // 1: tunmesh.tap.v1.FromProxy.event:type_name -> tunmesh.tap.v1.Event
-	4,  // 2: tunmesh.tap.v1.FromProxy.lost:type_name -> tunmesh.tap.v1.Lost
-	3,  // 3: tunmesh.tap.v1.Command.match:type_name -> tunmesh.tap.v1.Match
-	11, // 4: tunmesh.tap.v1.Peer.labels:type_name -> tunmesh.tap.v1.Peer.LabelsEntry
-	6,  // 5: tunmesh.tap.v1.Event.source:type_name -> tunmesh.tap.v1.Peer
-	6,  // 6: tunmesh.tap.v1.Event.destination:type_name -> tunmesh.tap.v1.Peer
-	12, // 7: tunmesh.tap.v1.Event.route:type_name -> tunmesh.tap.v1.Event.RouteEntry
-	8,  // 8: tunmesh.tap.v1.Event.request:type_name -> tunmesh.tap.v1.Request
-	9,  // 9: tunmesh.tap.v1.Event.response:type_name -> tunmesh.tap.v1.Response
-	10, // 10: tunmesh.tap.v1.Event.end:type_name -> tunmesh.tap.v1.End
-	5,  // 11: tunmesh.tap.v1.Request.headers:type_name -> tunmesh.tap.v1.Field
-	5,  // 12: tunmesh.tap.v1.Response.headers:type_name -> tunmesh.tap.v1.Field
-	5,  // 13: tunmesh.tap.v1.End.trailers:type_name -> tunmesh.tap.v1.Field
-	0,  // 14: tunmesh.tap.v1.Tap.Attach:input_type -> tunmesh.tap.v1.FromProxy
-	2,  // 15: tunmesh.tap.v1.Tap.Attach:output_type -> tunmesh.tap.v1.Command
-	15, // [15:16] is the sub-list for method output_type
-	14, // [14:15] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	10, // 1: tunmesh.tap.v1.FromProxy.event:type_name -> tunmesh.tap.v1.Event
+	7,  // 2: tunmesh.tap.v1.FromProxy.lost:type_name -> tunmesh.tap.v1.Lost
+	4,  // 3: tunmesh.tap.v1.FromProxy.connections:type_name -> tunmesh.tap.v1.Connections
+	6,  // 4: tunmesh.tap.v1.Command.match:type_name -> tunmesh.tap.v1.Match
+	3,  // 5: tunmesh.tap.v1.Command.ask:type_name -> tunmesh.tap.v1.Ask
+	5,  // 6: tunmesh.tap.v1.Connections.connections:type_name -> tunmesh.tap.v1.Connection
+	14, // 7: tunmesh.tap.v1.Connection.labels:type_name -> tunmesh.tap.v1.Connection.LabelsEntry
+	15, // 8: tunmesh.tap.v1.Peer.labels:type_name -> tunmesh.tap.v1.Peer.LabelsEntry
+	9,  // 9: tunmesh.tap.v1.Event.source:type_name -> tunmesh.tap.v1.Peer
+	9,  // 10: tunmesh.tap.v1.Event.destination:type_name -> tunmesh.tap.v1.Peer
+	16, // 11: tunmesh.tap.v1.Event.route:type_name -> tunmesh.tap.v1.Event.RouteEntry
+	11, // 12: tunmesh.tap.v1.Event.request:type_name -> tunmesh.tap.v1.Request
+	12, // 13: tunmesh.tap.v1.Event.response:type_name -> tunmesh.tap.v1.Response
+	13, // 14: tunmesh.tap.v1.Event.end:type_name -> tunmesh.tap.v1.End
+	8,  // 15: tunmesh.tap.v1.Request.headers:type_name -> tunmesh.tap.v1.Field
+	8,  // 16: tunmesh.tap.v1.Response.headers:type_name -> tunmesh.tap.v1.Field
+	8,  // 17: tunmesh.tap.v1.End.trailers:type_name -> tunmesh.tap.v1.Field
+	0,  // 18: tunmesh.tap.v1.Tap.Attach:input_type -> tunmesh.tap.v1.FromProxy
+	2,  // 19: tunmesh.tap.v1.Tap.Attach:output_type -> tunmesh.tap.v1.Command
+	19, // [19:20] is the sub-list for method output_type
+	18, // [18:19] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_tap_tap_proto_init() }
@@ -1018,20 +1354,21 @@ func file_tap_tap_proto_init() {
 		(*FromProxy_Hello)(nil),
 		(*FromProxy_Event)(nil),
 		(*FromProxy_Lost)(nil),
+		(*FromProxy_Connections)(nil),
 	}
-	file_tap_tap_proto_msgTypes[7].OneofWrappers = []any{
+	file_tap_tap_proto_msgTypes[10].OneofWrappers = []any{
 		(*Event_Request)(nil),
 		(*Event_Response)(nil),
 		(*Event_End)(nil),
 	}
-	file_tap_tap_proto_msgTypes[10].OneofWrappers = []any{}
+	file_tap_tap_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tap_tap_proto_rawDesc), len(file_tap_tap_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

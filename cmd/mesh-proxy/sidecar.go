@@ -26,6 +26,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/discover"
 	"github.com/tunmesh/tunmesh/tunproxy/mtls"
 	"github.com/tunmesh/tunmesh/tunproxy/rpc"
+	"github.com/tunmesh/tunmesh/tunproxy/rpc/wire"
 	"github.com/tunmesh/tunmesh/tunproxy/tap"
 	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
 	"github.com/tunmesh/tunmesh/tunproxy/tracing"
@@ -114,7 +115,9 @@ func assemble(o options, m *handover.Message, h *handover.Handover, level *slog.
 	if err := store.Update(anchors, nil); err != nil {
 		return nil, fmt.Errorf("trust anchors from the agent: %w", err)
 	}
-	hub, err := tap.New(tap.Config{Pod: pod, Logger: log})
+	hub, err := tap.New(tap.Config{Pod: pod, Logger: log, Connections: func(ctx context.Context, limit int) ([]wire.Connection, int) {
+		return s.proxy.Connections(ctx, limit)
+	}})
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +133,7 @@ func assemble(o options, m *handover.Message, h *handover.Handover, level *slog.
 	if err != nil {
 		return nil, fmt.Errorf("app side: %w", err)
 	}
-	wire, err := netstack.OpenQueues(h.Wire)
+	network, err := netstack.OpenQueues(h.Wire)
 	if err != nil {
 		return nil, fmt.Errorf("wire side: %w", err)
 	}
@@ -139,7 +142,7 @@ func assemble(o options, m *handover.Message, h *handover.Handover, level *slog.
 		return nil, err
 	}
 	s.proxy, err = tunproxy.New(tunproxy.Config{
-		App: app, Wire: wire, Addrs: m.Addrs, MTU: int(m.MTU), AllowProtocols: m.AllowProtocols,
+		App: app, Wire: network, Addrs: m.Addrs, MTU: int(m.MTU), AllowProtocols: m.AllowProtocols,
 		Control: s.control, Identity: store, Metrics: metrics, Tap: hub, Logger: log, Level: level,
 		Admin: listeners, Grace: grace, Limits: limits, AccessLog: s.access, Tracer: s.tracer, Unseen: unseen(len(app)),
 		Describe: description{

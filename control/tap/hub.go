@@ -12,6 +12,9 @@
 //  3. An Event comes back under that number. It is counted against the watch's
 //     limit, given the labels of its peers, and queued.
 //  4. The watch ends; its sidecars get a Command that ends the tap there.
+//
+// A sidecar's connections are asked for on the same stream (Hub.Connections): one
+// Command with a question, and an answer in parts under its number.
 package tap
 
 import (
@@ -58,6 +61,7 @@ type Hub struct {
 	proxies map[catalog.Key]*proxy
 	watches map[uint64]*Watch
 	last    uint64
+	asked   map[uint64]*question // by number, of which watches have some, too
 }
 
 // proxy is one attached sidecar.
@@ -65,11 +69,12 @@ type proxy struct {
 	pod   *catalog.Pod
 	nudge chan struct{}      // of one slot: the commands may have changed
 	stop  context.CancelFunc // ends the stream
+	asks  chan *api.Ask
 }
 
 // New returns a hub; Run makes it follow the catalog.
 func New(c *catalog.Catalog, log *slog.Logger) *Hub {
-	return &Hub{catalog: c, log: log, proxies: map[catalog.Key]*proxy{}, watches: map[uint64]*Watch{}}
+	return &Hub{catalog: c, log: log, proxies: map[catalog.Key]*proxy{}, watches: map[uint64]*Watch{}, asked: map[uint64]*question{}}
 }
 
 // Run keeps the watches true to the catalog until ctx ends.
@@ -139,7 +144,7 @@ func (h *Hub) Attach(stream api.Tap_AttachServer) error {
 	if err != nil {
 		return err
 	}
-	p := &proxy{pod: pod, nudge: make(chan struct{}, 1), stop: cancel}
+	p := &proxy{pod: pod, nudge: make(chan struct{}, 1), stop: cancel, asks: make(chan *api.Ask, maxAsks)}
 	h.attach(p)
 	defer h.detach(p)
 	failed := make(chan error, 1) // of one slot: the receiver ends once
@@ -184,6 +189,11 @@ func (h *Hub) command(ctx context.Context, stream api.Tap_AttachServer, p *proxy
 		case <-pods.Changed():
 			if now, _ := pods.Load(); now == nil || now.UID != p.pod.UID {
 				return status.Errorf(codes.NotFound, "pod %s is gone", p.pod.Key)
+			}
+			continue
+		case q := <-p.asks:
+			if err := stream.Send(&api.Command{Ask: q}); err != nil {
+				return err
 			}
 			continue
 		case err := <-failed:
@@ -239,6 +249,8 @@ func (h *Hub) receive(stream api.Tap_AttachServer, p *proxy, failed chan<- error
 			if w := h.watch(m.Lost.GetTap()); w != nil {
 				w.lost.Add(min(m.Lost.GetEvents(), maxLost))
 			}
+		case *api.FromProxy_Connections:
+			h.answered(p, m.Connections)
 		default:
 			failed <- status.Error(codes.InvalidArgument, "attach: want an event or a loss")
 			return

@@ -26,7 +26,7 @@ var floors = map[string][][]string{ //nolint:gochecknoglobals // a table
 		{"tunproxy/detect", "tunproxy/route", "tunproxy/balance", "tunproxy/authz", "tunproxy/resilience"},
 		{"tunproxy/h1", "tunproxy/h2", "tunproxy/orig", "tunproxy/mux"},
 		{"tunproxy/telemetry", "tunproxy/mtls", "tunproxy/rpc", "tunproxy/accesslog"},
-		{"tunproxy/tap", "tunproxy/discover", "tunproxy/tracing", "tunproxy/forward", "tunproxy/upstream"},
+		{"tunproxy/tap", "tunproxy/datagram", "tunproxy/discover", "tunproxy/tracing", "tunproxy/forward", "tunproxy/upstream"},
 		{"tunproxy/exchange"},
 		{"tunproxy"},
 	},

@@ -2,6 +2,7 @@ package tap
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"github.com/tunmesh/tunmesh/tunproxy/rpc"
@@ -12,7 +13,7 @@ import (
 // stream ends. It is a function for discover's Config.Attach. One Attach runs
 // at a time.
 func (h *Hub) Attach(ctx context.Context, c *rpc.Conn) error {
-	a := &attached{hub: h, over: make(chan struct{})}
+	a := &attached{hub: h, over: make(chan struct{}), asks: make(chan wire.Ask, maxAsks)}
 	s, err := c.Start(wire.MethodAttachTap, 0, a)
 	if err != nil {
 		return err
@@ -33,6 +34,38 @@ func (h *Hub) Attach(ctx context.Context, c *rpc.Conn) error {
 			if err := h.send(ctx, s); err != nil {
 				return err
 			}
+		case q := <-a.asks:
+			if err := h.answer(ctx, s, q); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+const (
+	// maxAsks bounds the questions that wait; what comes then is not answered, and
+	// whoever asked does not wait for ever.
+	maxAsks = 8
+	// perPart is how many connections one part of an answer has: it stays below
+	// what streams take at once.
+	perPart = 100
+)
+
+// answer says which connections there are, in parts.
+func (h *Hub) answer(ctx context.Context, s *rpc.Stream, q wire.Ask) error {
+	var all []wire.Connection
+	total := 0
+	if h.cfg.Connections != nil {
+		all, total = h.cfg.Connections(ctx, int(q.Limit))
+	}
+	for {
+		n := min(len(all), perPart)
+		m := wire.FromProxy{Connections: &wire.Connections{ID: q.ID, Connections: all[:n], Total: uint64(total), More: n < len(all)}}
+		if err := s.Send(ctx, m.Append(nil), false); err != nil {
+			return err
+		}
+		if all = all[n:]; len(all) == 0 {
+			return nil
 		}
 	}
 }
@@ -70,6 +103,7 @@ type attached struct {
 	hub  *Hub
 	once sync.Once
 	over chan struct{}
+	asks chan wire.Ask
 	err  error
 }
 
@@ -77,8 +111,16 @@ type attached struct {
 func (a *attached) Message(_ *rpc.Stream, p []byte) {
 	var c wire.Command
 	err := c.Decode(p)
-	if err == nil {
+	switch {
+	case err != nil:
+	case c.Ask == nil:
 		err = a.hub.set(&c)
+	default:
+		select {
+		case a.asks <- *c.Ask:
+		default:
+			err = errors.New("too many questions at once")
+		}
 	}
 	if err != nil {
 		a.hub.cfg.Logger.Warn("tap command refused", "err", err)

@@ -6,4 +6,7 @@
 // A tap that nobody watches costs one atomic load per request. One that is
 // watched never slows traffic: what does not fit is counted and dropped, and
 // the watcher is told how many events are missing.
+//
+// On the same stream the control plane may ask for the sidecar's connections, as
+// they are at that moment (Command.ask); the answer comes in parts.
 package tap

@@ -1,6 +1,7 @@
 package tap
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
@@ -24,6 +25,9 @@ type Config struct {
 	Queue int
 	// Now is the clock. nil: time.Now.
 	Now func() time.Time
+	// Connections lists the sidecar's connections, and says how many there are, when
+	// the control plane asks; nil: there are none to tell of.
+	Connections func(ctx context.Context, limit int) ([]wire.Connection, int)
 }
 
 // A Hub is what all requests of a sidecar pass. Its methods are safe from any

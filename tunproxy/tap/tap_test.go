@@ -18,6 +18,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/flow"
 	"github.com/tunmesh/tunmesh/tunproxy/message"
 	"github.com/tunmesh/tunmesh/tunproxy/rpc"
+	"github.com/tunmesh/tunmesh/tunproxy/rpc/wire"
 	"github.com/tunmesh/tunmesh/tunproxy/tap"
 )
 
@@ -34,6 +35,8 @@ type plane struct {
 	mu     sync.Mutex
 	events []*api.Event
 	lost   map[uint64]uint64
+
+	connections []*api.Connections
 }
 
 func (p *plane) Attach(s api.Tap_AttachServer) error {
@@ -63,6 +66,9 @@ func (p *plane) Attach(s api.Tap_AttachServer) error {
 			if e := m.GetEvent(); e != nil {
 				p.events = append(p.events, e)
 			}
+			if c := m.GetConnections(); c != nil {
+				p.connections = append(p.connections, c)
+			}
 			if l := m.GetLost(); l != nil {
 				p.lost[l.GetTap()] += l.GetEvents()
 			}
@@ -84,6 +90,15 @@ func (p *plane) seen() (events []*api.Event, lost uint64) {
 		lost += n
 	}
 	return append([]*api.Event{}, p.events...), lost
+}
+
+// many are the connections of a sidecar that has 3,000.
+func many(_ context.Context, limit int) ([]wire.Connection, int) {
+	all := make([]wire.Connection, limit)
+	for i := range all {
+		all[i].Protocol = "http/2"
+	}
+	return all, 3000
 }
 
 // world is a hub attached to a plane.
@@ -128,7 +143,7 @@ func newWorld(t *testing.T, reading bool) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w.hub, err = tap.New(tap.Config{Pod: "prod/web-1", Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), MaxTaps: 3, Queue: 100, Now: w.clock}); err != nil {
+	if w.hub, err = tap.New(tap.Config{Pod: "prod/web-1", Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), MaxTaps: 3, Queue: 100, Now: w.clock, Connections: many}); err != nil {
 		t.Fatal(err)
 	}
 	c := rpc.New(nc, rpc.Config{Authority: "x"})
@@ -388,5 +403,30 @@ func BenchmarkNobodyWatches(b *testing.B) {
 		if h.Active() {
 			b.Fatal("watched")
 		}
+	}
+}
+
+// TestQuestions: the sidecar's connections come in parts, under the question's number.
+func TestQuestions(t *testing.T) {
+	w := newWorld(t, true)
+	w.plane.commands <- &api.Command{Ask: &api.Ask{Id: 7, Limit: 250}}
+	var got []*api.Connections
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		w.plane.mu.Lock()
+		got = append([]*api.Connections{}, w.plane.connections...)
+		w.plane.mu.Unlock()
+		if len(got) > 0 && !got[len(got)-1].GetMore() {
+			break
+		}
+	}
+	n := 0
+	for i, c := range got {
+		n += len(c.GetConnections())
+		if c.GetId() != 7 || c.GetTotal() != 3000 || c.GetMore() != (i < len(got)-1) || len(c.GetConnections()) > 100 {
+			t.Errorf("part %d: id %d, total %d, more %v, %d connections", i, c.GetId(), c.GetTotal(), c.GetMore(), len(c.GetConnections()))
+		}
+	}
+	if n != 250 || got[0].GetConnections()[0].GetProtocol() != "http/2" {
+		t.Errorf("%d connections in %d parts", n, len(got))
 	}
 }

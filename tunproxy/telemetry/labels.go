@@ -48,15 +48,7 @@ func (l *Labels) append(b []byte, peer string) []byte {
 	if l.Authority != "" {
 		b = appendLabel(b, "authority", l.Authority)
 	}
-	if l.Target.IsValid() {
-		b = append(b, `,target_addr="`...)
-		b = l.Target.AppendTo(b)
-		b = append(b, `",target_ip="`...)
-		b = l.Target.Addr().AppendTo(b)
-		b = append(b, `",target_port="`...)
-		b = strconv.AppendUint(b, uint64(l.Target.Port()), 10)
-		b = append(b, '"')
-	}
+	b = l.appendTarget(b)
 	b = l.appendTLS(b)
 	b = appendSet(b, "srv_", l.Server.Group, l.Server.Kind, l.Server.Name)
 	if l.Server.Port != 0 {
@@ -64,6 +56,20 @@ func (l *Labels) append(b []byte, peer string) []byte {
 	}
 	b = appendSet(b, "authz_", l.Authz.Group, l.Authz.Kind, l.Authz.Name)
 	return l.appendDst(b)
+}
+
+// appendTarget adds to labels of which there are some.
+func (l *Labels) appendTarget(b []byte) []byte {
+	if !l.Target.IsValid() {
+		return b
+	}
+	b = append(b, `,target_addr="`...)
+	b = l.Target.AppendTo(b)
+	b = append(b, `",target_ip="`...)
+	b = l.Target.Addr().AppendTo(b)
+	b = append(b, `",target_port="`...)
+	b = strconv.AppendUint(b, uint64(l.Target.Port()), 10)
+	return append(b, '"')
 }
 
 func (l *Labels) appendTLS(b []byte) []byte {

@@ -118,5 +118,6 @@ var ( //nolint:gochecknoglobals // tables
 	frameScale    = scale{[]uint64{128, 1024, 10240}, []string{"128", "1024", "10240"}, 1}
 	queueScale    = scale{[]uint64{500, 5e3, 50e3, 500e3, 1e6, 3e6}, []string{"0.0005", "0.005", "0.05", "0.5", "1", "3"}, 1e6}
 	detectScale   = scale{[]uint64{1e3, 100e3}, []string{"0.001", "0.1"}, 1e6}
+	dnsScale      = scale{[]uint64{500, 1e3, 5e3, 10e3, 50e3, 100e3, 500e3, 1e6}, []string{"0.0005", "0.001", "0.005", "0.01", "0.05", "0.1", "0.5", "1"}, 1e6}
 	distanceScale = scale{[]uint64{100, 500, 1e3, 5e3, 10e3, 50e3, 100e3, 500e3}, []string{"0.0001", "0.0005", "0.001", "0.005", "0.01", "0.05", "0.1", "0.5"}, 1e6}
 )

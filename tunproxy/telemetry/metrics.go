@@ -28,6 +28,8 @@ type Metrics struct {
 	// by direction, what it took to know what connections speak.
 	Connections *Connections
 	Detections  [2]*Detections
+	// Datagrams counts UDP, and names that are resolved.
+	Datagrams *Datagrams
 	// Control counts calls to the control plane.
 	Control *Control
 
@@ -59,6 +61,7 @@ func New(c Config, release string) *Metrics {
 	m.Balancers = newBalancers(r, "outbound_http_balancer_", "requests", true)
 	m.TCPBalancers = newBalancers(r, "outbound_tcp_balancer_", "connections", false)
 	m.Connections = newConnections(r)
+	m.Datagrams = newDatagrams(r)
 	m.Identity = newIdentity(r)
 	m.Control = newControl(r)
 	r.Collect(build(release))

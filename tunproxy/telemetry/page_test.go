@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -194,4 +195,22 @@ func BenchmarkScrape(b *testing.B) {
 			b.ReportMetric(float64(size), "B/page")
 		})
 	}
+}
+
+// TestMemoryOfSeries: what docs/metrics.md says that a thousand series take.
+func TestMemoryOfSeries(t *testing.T) {
+	r := telemetry.NewRegistry(telemetry.Config{})
+	fill(r, 1) // what there is once
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	fill(r, 334)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	per := (int(after.HeapAlloc) - int(before.HeapAlloc)) / 10
+	t.Logf("1,000 series take %d bytes", per)
+	if per > 100<<10 {
+		t.Errorf("1,000 series take %d bytes, more than 100 KB", per)
+	}
+	runtime.KeepAlive(r)
 }

@@ -169,12 +169,13 @@ func (h TCP) Went(n Network) {
 	m.queue.Add(n.DroppedQueue)
 }
 
-// Labels are what the counters are labelled with, rendered.
-func (h TCP) Labels() string {
+// Labels are what the counters are labelled with. It may be called from any
+// goroutine, after Release too.
+func (h TCP) Labels() map[string]string {
 	if h.set == nil {
-		return ""
+		return nil
 	}
-	return h.set.labels
+	return parseLabels(h.set.labels)
 }
 
 // Read counts bytes received from the transport's peer.

@@ -499,3 +499,19 @@ func TestRedelivered(t *testing.T) {
 		t.Errorf("one was: %v\n%s", err, &b)
 	}
 }
+
+// TestLabelsAreReadBack: the labels of a handle are those that were printed.
+func TestLabelsAreReadBack(t *testing.T) {
+	r := telemetry.NewRegistry(telemetry.Config{})
+	l := outbound()
+	l.Authority = "a\"b\\c\nd,e={}"
+	got := telemetry.NewTransports(r).Handle(l, telemetry.Dst).Labels()
+	for name, want := range map[string]string{"authority": l.Authority, "peer": "dst", "tls": "true", "dst_pod": "voting-1", "direction": "outbound"} {
+		if got[name] != want {
+			t.Errorf("%s is %q, want %q", name, got[name], want)
+		}
+	}
+	if len((telemetry.TCP{}).Labels()) != 0 {
+		t.Error("labels of nothing")
+	}
+}

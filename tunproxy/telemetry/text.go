@@ -256,6 +256,31 @@ func appendEscaped(b []byte, v string) []byte {
 	return b
 }
 
+// parseLabels reads what appendLabel made.
+func parseLabels(s string) map[string]string {
+	all := map[string]string{}
+	for s != "" {
+		name, rest, ok := strings.Cut(s, `="`)
+		if !ok {
+			break
+		}
+		var v []byte
+		i := 0
+		for ; i < len(rest) && rest[i] != '"'; i++ {
+			if rest[i] == '\\' && i+1 < len(rest) {
+				if i++; rest[i] == 'n' {
+					v = append(v, '\n')
+					continue
+				}
+			}
+			v = append(v, rest[i])
+		}
+		all[name] = string(v)
+		s = strings.TrimPrefix(rest[min(i+1, len(rest)):], ",")
+	}
+	return all
+}
+
 // labelName makes a valid label name of s: what may not stand in one becomes '_'.
 func labelName(s string) string {
 	return strings.Map(func(r rune) rune {

@@ -10,6 +10,8 @@ type FromProxy struct {
 	Hello *Hello
 	Event *Event
 	Lost  *Lost
+
+	Connections *Connections
 }
 
 // Append encodes m.
@@ -21,6 +23,8 @@ func (m *FromProxy) Append(b []byte) []byte {
 		return appendMessage(b, 2, m.Event)
 	case m.Lost != nil:
 		return appendMessage(b, 3, m.Lost)
+	case m.Connections != nil:
+		return appendMessage(b, 8, m.Connections)
 	}
 	return b
 }
@@ -37,12 +41,59 @@ type Lost struct{ Tap, Events uint64 }
 // Append encodes m.
 func (m *Lost) Append(b []byte) []byte { return appendUint(appendUint(b, 1, m.Tap), 2, m.Events) }
 
-// Command is tunmesh.tap.v1.Command. Match is nil when absent.
+// Connections is tunmesh.tap.v1.Connections.
+type Connections struct {
+	ID          uint64
+	Connections []Connection
+	Total       uint64
+	More        bool
+}
+
+// Append encodes m.
+func (m *Connections) Append(b []byte) []byte {
+	b = appendUint(b, 1, m.ID)
+	for i := range m.Connections {
+		b = appendMessage(b, 2, &m.Connections[i])
+	}
+	b = appendUint(b, 3, m.Total)
+	if m.More {
+		b = appendUint(b, 4, 1)
+	}
+	return b
+}
+
+// Connection is tunmesh.tap.v1.Connection.
+type Connection struct {
+	Direction, Protocol, Local, Remote                      string
+	AgeUS, BytesIn, BytesOut, RTTUS                         uint64
+	Retransmits, Timeouts, OutOfOrder, ZeroWindows, Dropped uint64
+	Labels                                                  map[string]string
+}
+
+// Append encodes m.
+func (m *Connection) Append(b []byte) []byte {
+	for i, s := range []string{m.Direction, m.Protocol, m.Local, m.Remote} {
+		b = appendString(b, protowire.Number(1+i), s)
+	}
+	for i, n := range []uint64{m.AgeUS, m.BytesIn, m.BytesOut, m.RTTUS, m.Retransmits, m.Timeouts, m.OutOfOrder, m.ZeroWindows, m.Dropped} {
+		b = appendUint(b, protowire.Number(5+i), n)
+	}
+	return appendMap(b, 14, m.Labels)
+}
+
+// Ask is tunmesh.tap.v1.Ask.
+type Ask struct {
+	ID    uint64
+	Limit uint32
+}
+
+// Command is tunmesh.tap.v1.Command. Match and Ask are nil when absent.
 type Command struct {
 	Tap     uint64
 	Match   *Match
 	MaxRPS  uint32
 	Headers bool
+	Ask     *Ask
 }
 
 // Decode replaces m.
@@ -61,6 +112,23 @@ func (m *Command) Decode(b []byte) error {
 			return f.u32(&m.MaxRPS)
 		case 4:
 			return f.boolean(&m.Headers)
+		case 8:
+			if m.Ask == nil {
+				m.Ask = &Ask{}
+			}
+			return f.message(m.Ask.merge)
+		}
+		return nil
+	})
+}
+
+func (m *Ask) merge(b []byte) error {
+	return each("Ask", b, func(f field) error {
+		switch f.num {
+		case 1:
+			return f.u64(&m.ID)
+		case 2:
+			return f.u32(&m.Limit)
 		}
 		return nil
 	})

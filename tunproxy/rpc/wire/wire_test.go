@@ -159,10 +159,14 @@ func TestDecodeCommand(t *testing.T) {
 		{Tap: 9, MaxRPS: 100, Headers: true, Match: &wire.Match{Method: "GET", Scheme: "http", Authority: "a", PathPrefix: "/p", Peers: []string{"1.2.3.4", "::1"}, Direction: "in"}},
 		{Tap: 9, Match: &wire.Match{}},
 		{Tap: 9},
+		{Ask: &wire.Ask{ID: 3, Limit: 100}},
 	} {
 		m := &tap.Command{Tap: want.Tap, MaxRps: want.MaxRPS, Headers: want.Headers}
 		if w := want.Match; w != nil {
 			m.Match = &tap.Match{Method: w.Method, Scheme: w.Scheme, Authority: w.Authority, PathPrefix: w.PathPrefix, Peers: w.Peers, Direction: w.Direction}
+		}
+		if q := want.Ask; q != nil {
+			m.Ask = &tap.Ask{Id: q.ID, Limit: q.Limit}
 		}
 		if err := c.Decode(marshal(t, m)); err != nil {
 			t.Fatal(err)
@@ -183,6 +187,13 @@ func TestEncodeRequests(t *testing.T) {
 		{(&wire.WatchTarget{Target: "10.0.0.1:80", Pod: "a/b"}).Append(nil), &destination.WatchRequest{}, &destination.WatchRequest{Target: "10.0.0.1:80", Pod: "a/b"}},
 		{(&wire.WatchPolicy{Pod: "a/b"}).Append(nil), &policy.WatchRequest{}, &policy.WatchRequest{Pod: "a/b"}},
 		{(&wire.FromProxy{Hello: &wire.Hello{Pod: "a/b"}}).Append(nil), &tap.FromProxy{}, &tap.FromProxy{Message: &tap.FromProxy_Hello{Hello: &tap.Hello{Pod: "a/b"}}}},
+		{(&wire.FromProxy{Connections: &wire.Connections{ID: 7, Total: 300, More: true, Connections: []wire.Connection{{}, {
+			Direction: "inbound", Protocol: "http/2", Local: "10.0.0.1:80", Remote: "[::1]:4", AgeUS: 1, BytesIn: 2, BytesOut: 3, RTTUS: 4,
+			Retransmits: 5, Timeouts: 6, OutOfOrder: 7, ZeroWindows: 8, Dropped: 1 << 40, Labels: map[string]string{"tls": "true"},
+		}}}}).Append(nil), &tap.FromProxy{}, &tap.FromProxy{Message: &tap.FromProxy_Connections{Connections: &tap.Connections{Id: 7, Total: 300, More: true, Connections: []*tap.Connection{{}, {
+			Direction: "inbound", Protocol: "http/2", Local: "10.0.0.1:80", Remote: "[::1]:4", AgeUs: 1, BytesIn: 2, BytesOut: 3, RttUs: 4,
+			Retransmits: 5, Timeouts: 6, OutOfOrder: 7, ZeroWindows: 8, Dropped: 1 << 40, Labels: map[string]string{"tls": "true"},
+		}}}}}},
 		{(&wire.FromProxy{Lost: &wire.Lost{Tap: 1, Events: 300}}).Append(nil), &tap.FromProxy{}, &tap.FromProxy{Message: &tap.FromProxy_Lost{Lost: &tap.Lost{Tap: 1, Events: 300}}}},
 	} {
 		if err := proto.Unmarshal(c.b, c.into); err != nil {
@@ -360,7 +371,7 @@ func alike(t *testing.T, ours []wire.Endpoint, theirs []*destination.Endpoint) {
 
 func FuzzOthers(f *testing.F) {
 	seed(f, &policy.InboundPolicy{Version: 1, Default: 2, Probes: []*policy.Probe{{Port: 1, Path: "/"}}}, &identity.CertifyResponse{Chain: [][]byte{{1}}},
-		&identity.TrustBundle{Anchors: [][]byte{{1}}}, &tap.Command{Tap: 1, Match: &tap.Match{Peers: []string{"a"}}})
+		&identity.TrustBundle{Anchors: [][]byte{{1}}}, &tap.Command{Tap: 1, Match: &tap.Match{Peers: []string{"a"}}}, &tap.Command{Ask: &tap.Ask{Id: 1, Limit: 2}})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, c := range []struct {
 			ours   interface{ Decode([]byte) error }

@@ -375,7 +375,12 @@ func (w *why) identities() {
 func (w *why) policies(ctx context.Context) error {
 	verdicts := map[string][]string{}
 	denied, judged := 0, 0
+	pods := map[catalog.Key]bool{} // one may have addresses of both families
 	for _, e := range w.ends {
+		if pods[e.Pod] {
+			continue
+		}
+		pods[e.Pod] = true
 		if e.Identity.IsZero() {
 			continue
 		}
@@ -400,7 +405,7 @@ func (w *why) policies(ctx context.Context) error {
 	}
 	mark := api.Reason_OK
 	switch {
-	case denied == judged && denied == len(w.ends):
+	case denied == judged && denied == len(pods):
 		mark = api.Reason_BAD
 	case denied > 0:
 		mark, w.partly = api.Reason_NOTE, true

@@ -133,8 +133,8 @@ web   metrics:9090    get        HTTPRoute  100.00%  1.00          1ms          
 	golden(t, "outbound", text(t, func(b *strings.Builder) error { return render.Routes(b, out, true) }), `
 NAME  SERVICE         ROUTE      TYPE  BACKEND         SUCCESS   RPS  LATENCY_P50  LATENCY_P95  LATENCY_P99  TIMEOUTS  RETRIES
 web   emoji-svc:8080  [default]                        100.00%  2.00          1ms          2ms          3ms    25.00%   50.00%
-                      ├────────  ───►  emoji-svc:8080   66.67%  2.50          1ms          2ms          3ms                   
-                      └────────  ───►  emoji.b:80      100.00%  0.50          1ms          2ms          3ms                   
+                      ├─────────────►  emoji-svc:8080   66.67%  2.50          1ms          2ms          3ms
+                      └─────────────►  emoji.b:80      100.00%  0.50          1ms          2ms          3ms
 `)
 	golden(t, "none", text(t, func(b *strings.Builder) error { return render.Routes(b, nil, true) }), "No traffic found.\n")
 	var list []map[string]any

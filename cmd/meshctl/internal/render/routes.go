@@ -50,7 +50,16 @@ func Routes(w io.Writer, rows []*query.RouteRow, outbound bool) error {
 		line += strings.Repeat("─", widths[2]-utf8.RuneCountInString(line))
 		t.rows[b.at][2], t.rows[b.at][3] = line, strings.Repeat("─", widths[3]-2)+"─►"
 	}
-	return t.write(w)
+	var b strings.Builder
+	if err := t.write(&b); err != nil {
+		return err
+	}
+	for line := range strings.Lines(strings.ReplaceAll(b.String(), "─  ─", "────")) {
+		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func service(r *query.RouteRow) string {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -77,6 +78,7 @@ type cluster struct {
 	events  *kube.Events
 	linkerd atomic.Bool // Linkerd's own injector is there
 	asked   atomic.Pointer[asked]
+	hooked  chan struct{} // closed when asked was read for the first time
 	bare    unmeshed
 	copy    anchorsCopy
 	repair  *repair.Runner // nil: nothing is evicted
@@ -97,6 +99,7 @@ func newCluster(p *Plane, m *meters) (*cluster, error) {
 		events: kube.NewEvents(cfg.Client, ServiceAccount, p.log),
 		hooks:  kube.NewHookStore(cfg.Client, Namespace, WebhookSecret, WebhookConfiguration),
 		copy:   anchorsCopy{seen: make(chan *corev1.ConfigMap)},
+		hooked: make(chan struct{}),
 	}
 	c.asked.Store(&asked{})
 	var err error
@@ -215,6 +218,7 @@ func (c *cluster) run(ctx context.Context, g *errgroup.Group) {
 		return nil
 	})
 	g.Go(func() error {
+		first := sync.OnceFunc(func() { close(c.hooked) })
 		kube.FollowWebhook(ctx, client, WebhookConfiguration, log, func(w *admissionregistrationv1.MutatingWebhookConfiguration) {
 			c.keeper.Bundle(ctx, w != nil, bundleOf(w))
 			a, err := askedOf(w)
@@ -222,6 +226,7 @@ func (c *cluster) run(ctx context.Context, g *errgroup.Group) {
 				log.Warn("which pods the webhook is asked about is not known", "err", err)
 			}
 			c.asked.Store(&a)
+			first()
 		})
 		return nil
 	})

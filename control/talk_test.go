@@ -119,10 +119,6 @@ outbound_http_route_retry_requests_total{parent_namespace="shop",parent_name="we
 			_, err := q.Routes(ctx(t), &queryapi.RoutesRequest{Resource: &queryapi.Selector{Kind: "svc"}})
 			return err
 		}(),
-		"edges of an hour": func() error {
-			_, err := q.Edges(ctx(t), &queryapi.EdgesRequest{Resource: &queryapi.Selector{Kind: "po"}, WindowSeconds: 360000})
-			return err
-		}(),
 		"labels of authorities": func() error {
 			_, err := q.Stat(ctx(t), &queryapi.StatRequest{Resource: &queryapi.Selector{Kind: "au", LabelSelector: "a"}})
 			return err

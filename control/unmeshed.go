@@ -17,6 +17,8 @@ import (
 const (
 	// unmeshedPeriod is the time between two looks at all pods, if anything changed.
 	unmeshedPeriod = 5 * time.Second
+	// webhookWait is how long the first look waits for the webhook's configuration.
+	webhookWait = 3 * time.Second
 	// unmeshedReason is the reason of the events.
 	unmeshedReason  = "Unmeshed"
 	unmeshedMessage = "this pod runs without the sidecar that it or its namespace asks for: it was created while the injector did not answer, or cannot have one; delete it so that it is made again, or annotate it with tunmesh.io/inject: disabled"
@@ -52,6 +54,14 @@ func (u *unmeshed) list() []*catalog.Pod {
 func (u *unmeshed) run(ctx context.Context, c *cluster) error {
 	select {
 	case <-c.plane.catalog.Synced():
+	case <-ctx.Done():
+		return nil
+	}
+	// What is said of a pod depends on whom the webhook is asked about; that this
+	// cannot be read keeps nothing from being said.
+	select {
+	case <-c.hooked:
+	case <-time.After(webhookWait):
 	case <-ctx.Done():
 		return nil
 	}

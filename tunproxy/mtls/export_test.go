@@ -10,3 +10,14 @@ func Fresh(s *Store) *Store {
 	n.current.Store(n.build(o.anchorsDER, o.anchors, o.cert))
 	return n
 }
+
+// Running is how many handshakes have a place.
+func Running(s *Store) (n int) {
+	for i := range s.gates {
+		g := &s.gates[i]
+		g.mu.Lock()
+		n += g.running
+		g.mu.Unlock()
+	}
+	return n
+}

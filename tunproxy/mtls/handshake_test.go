@@ -342,6 +342,8 @@ func TestGate(t *testing.T) {
 	if !errors.Is(errs[0], aio.ErrReset) || errs[1] != nil || cerr != nil || conns[1] == nil {
 		t.Errorf("first %v, second %v, its client %v", errs[0], errs[1], cerr)
 	}
+	// Both have said so before their places are free.
+	l.RunUntil(t, 5*time.Second, func() bool { return mtls.Running(s) == 0 })
 	// One that waits is not forgotten by its deadline.
 	a, b := aiotest.Pipe(l, 0)
 	_ = a

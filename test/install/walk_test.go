@@ -100,10 +100,16 @@ func (w *walk) gone(before map[string]string) {
 	})
 }
 
+// warned reports whether a check has warned of anything but that figures end with
+// mesh-view's pod: there are no volumes in this cluster.
+func warned(out string) bool {
+	return strings.Contains(strings.ReplaceAll(out, "‼ what mesh-view has counted outlives it", ""), "‼")
+}
+
 // testReplicas: each replica is on a node of its own, and all may be lost at once.
 func testReplicas(w *walk) {
 	out := w.run("apart.sh")
-	if n := strings.Count(out, "\nStatus check results are √\n"); n != 2 || strings.Contains(out, "‼") {
+	if n := strings.Count(out, "\nStatus check results are √\n"); n != 2 || warned(out) {
 		w.t.Errorf("%d of 2 checks are well:\n%s", n, out)
 	}
 	on := strings.Fields(w.Kubectl(w.t, "-n", "tunmesh", "get", "pods", "-o", "jsonpath={.items[*].spec.nodeName}"))
@@ -111,7 +117,7 @@ func testReplicas(w *walk) {
 	if n := len(slices.Compact(on)); n != 3 {
 		w.t.Errorf("three replicas are on %d nodes", n)
 	}
-	if out := w.run("lost.sh"); strings.Contains(out, "‼") {
+	if out := w.run("lost.sh"); warned(out) {
 		w.t.Errorf("after all replicas were lost:\n%s", out)
 	}
 }

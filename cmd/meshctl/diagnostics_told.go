@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -38,9 +37,7 @@ IDENTITY is whom clients take an answer from; "-" is a pod without a sidecar.`,
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), askWithin)
-			defer cancel()
-			q, done, err := at.connect()
+			ctx, q, done, err := at.once(cmd)
 			if err != nil {
 				return err
 			}
@@ -117,9 +114,7 @@ timeouts, retries, circuit breakers. It is the message that sidecars get.`,
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), askWithin)
-			defer cancel()
-			q, done, err := at.connect()
+			ctx, q, done, err := at.once(cmd)
 			if err != nil {
 				return err
 			}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,8 +29,8 @@ another kind than TYPE is shown as KIND/NAME.`,
 			if output != "table" && output != "wide" && output != "json" {
 				return usage("--output %q: want table, wide or json", output)
 			}
-			if window < time.Second || window%time.Second != 0 || window > maxWindow {
-				return usage("--time-window %v: want whole seconds, at least 1s", window)
+			if err := checkWindow(window); err != nil {
+				return err
 			}
 			at, err := a.asked(cmd)
 			if err != nil {
@@ -44,9 +43,7 @@ another kind than TYPE is shown as KIND/NAME.`,
 			if k := sel[0].GetKind(); k == "service" || k == "authority" {
 				return usage("a %s is no end of a connection: ask for the workloads or pods behind it", k)
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), askWithin)
-			defer cancel()
-			q, done, err := at.connect()
+			ctx, q, done, err := at.once(cmd)
 			if err != nil {
 				return err
 			}

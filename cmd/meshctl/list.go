@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-
 	"github.com/spf13/cobra"
 
 	"github.com/tunmesh/tunmesh/api/query"
@@ -35,9 +33,7 @@ to the control plane now. Nobody needs to be restarted for a tap.`,
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), askWithin)
-			defer cancel()
-			q, done, err := at.connect()
+			ctx, q, done, err := at.once(cmd)
 			if err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,21 @@ import (
 type asked struct {
 	namespace string // of resources that name none
 	connect   func() (c query.QueryClient, closer func(), err error)
+}
+
+// once connects for a question that is answered at once, within askWithin; done ends
+// both the connection and ctx.
+func (at asked) once(cmd *cobra.Command) (ctx context.Context, q query.QueryClient, done func(), err error) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), askWithin)
+	q, closer, err := at.connect()
+	if err != nil {
+		cancel()
+		return nil, nil, nil, err
+	}
+	return ctx, q, func() {
+		closer()
+		cancel()
+	}, nil
 }
 
 // asked finds the mesh that a command asks: the local one where it is named, or

@@ -118,12 +118,22 @@ func (f *statFlags) options(rows []*query.StatRow, width int) render.StatOptions
 	return render.StatOptions{Namespace: f.all, Wide: f.output == "wide", KindInName: len(kinds) > 1, Width: width}
 }
 
+// checkWindow reports what is wrong with a --time-window.
+func checkWindow(d time.Duration) error {
+	if d < time.Second || d%time.Second != 0 || d > maxWindow {
+		return usage("--time-window %v: want whole seconds, at least 1s", d)
+	}
+	return nil
+}
+
 func (f *statFlags) requests(args []string, namespace string) ([]*query.StatRequest, error) {
-	switch {
-	case f.output != "table" && f.output != "wide" && f.output != "json":
+	if f.output != "table" && f.output != "wide" && f.output != "json" {
 		return nil, usage("--output %q: want table, wide or json", f.output)
-	case f.window < time.Second || f.window%time.Second != 0 || f.window > maxWindow:
-		return nil, usage("--time-window %v: want whole seconds, at least 1s", f.window)
+	}
+	if err := checkWindow(f.window); err != nil {
+		return nil, err
+	}
+	switch {
 	case f.every < 500*time.Millisecond || f.every > time.Hour:
 		return nil, usage("--interval %v: want 500ms to 1h", f.every)
 	case f.watch && f.output == "json":

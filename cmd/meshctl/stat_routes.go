@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -39,8 +38,8 @@ and RETRIES are shares of requests.`
 		if output != "table" && output != "json" {
 			return usage("--output %q: want table or json", output)
 		}
-		if window < time.Second || window%time.Second != 0 || window > maxWindow {
-			return usage("--time-window %v: want whole seconds, at least 1s", window)
+		if err := checkWindow(window); err != nil {
+			return err
 		}
 		at, err := a.asked(cmd)
 		if err != nil {
@@ -53,9 +52,7 @@ and RETRIES are shares of requests.`
 		if k := sels[0].GetKind(); k == "service" || k == "authority" {
 			return usage("a %s has no sidecar: ask for the workloads or pods behind it", k)
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), askWithin)
-		defer cancel()
-		q, done, err := at.connect()
+		ctx, q, done, err := at.once(cmd)
 		if err != nil {
 			return err
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -51,9 +50,7 @@ follow. Exit codes: 0 it works, 1 it does not, 3 it works now and then.`,
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), askWithin)
-			defer cancel()
-			q, done, err := at.connect()
+			ctx, q, done, err := at.once(cmd)
 			if err != nil {
 				return err
 			}

@@ -76,13 +76,16 @@ demo: need-root build ## Run the sample application meshed on this machine, with
 	@$(BIN)/meshctl local demo $(DEMO_FLAGS)
 
 .PHONY: test
-test: need-root need-tools build ## Run all tests with the race detector
+test: need-root need-tools build ## Run all tests with the race detector; each part is run, also after one that failed
 	$(GO) vet ./...
 	$(GO) -C test/conformance/suites vet ./...
 	$(GO) -C test/local/collector vet ./...
-	$(GO) test -race -timeout 30m $(RACE_FLAGS) $$($(GO) list ./... | grep -vE '$(ALONE)')
-	$(GO) test -race -timeout 30m -p 1 $(RACE_FLAGS) $$($(GO) list ./... | grep -E '$(ALONE)')
-	$(GO) test -timeout 10m -run '^(TestFloods|TestFloodsFromAMeshedPod|TestPacketFloods|TestSlowSieges)$$' ./tunproxy # they measure, which -race would
+	@rc=0; \
+	$(GO) test -race -timeout 30m $(RACE_FLAGS) $$($(GO) list ./... | grep -vE '$(ALONE)') || rc=1; \
+	$(GO) test -race -timeout 30m -p 1 $(RACE_FLAGS) $$($(GO) list ./... | grep -E '$(ALONE)') || rc=1; \
+	: 'The floods measure, which -race would change.'; \
+	$(GO) test -timeout 10m -run '^(TestFloods|TestFloodsFromAMeshedPod|TestPacketFloods|TestSlowSieges)$$' ./tunproxy || rc=1; \
+	exit $$rc
 
 .PHONY: lint
 lint: need-go ## Check formatting and run go vet and golangci-lint

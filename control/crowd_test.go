@@ -15,8 +15,10 @@ import (
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/tunmesh/tunmesh/control/kube"
 	"github.com/tunmesh/tunmesh/control/sourcetest"
 )
 
@@ -39,16 +41,18 @@ func TestThousandPodsAtOnce(t *testing.T) {
 	for i := range known {
 		objects = append(objects, pod(i))
 	}
-	c := startCluster(t, objects...)
 	var lookups atomic.Int32
-	c.client.PrependReactor("get", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
-		var i int
-		if _, err := fmt.Sscanf(a.(clienttesting.GetAction).GetName(), "crowd-%d", &i); err != nil {
-			return false, nil, nil
-		}
-		lookups.Add(1)
-		return true, pod(i), nil
-	})
+	c := startThrough(t, func(client *fake.Clientset) kube.Client { // before anything asks: the client's reactors have no lock
+		client.PrependReactor("get", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
+			var i int
+			if _, err := fmt.Sscanf(a.(clienttesting.GetAction).GetName(), "crowd-%d", &i); err != nil {
+				return false, nil, nil
+			}
+			lookups.Add(1)
+			return true, pod(i), nil
+		})
+		return client
+	}, objects...)
 	bundle := c.believed()
 	over := make([]*grpc.ClientConn, conns)
 	for i := range over {

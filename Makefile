@@ -17,7 +17,7 @@ RUN ?=
 # These measure time or memory, or run whole meshes: one after the other.
 ALONE := /netstack$$|/tunproxy$$|/cni/|/cmd/meshctl/|/bench/|/test/
 # They boot Kubernetes.
-E2E := ./test/cluster/... ./test/faults ./test/install ./test/node ./test/workloads
+E2E := ./test/cluster/... ./test/faults ./test/install ./test/node ./test/operations ./test/workloads
 RACE_FLAGS = $(if $(RUN),-run '$(RUN)')
 
 .DEFAULT_GOAL := help

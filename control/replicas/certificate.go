@@ -14,11 +14,9 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
-
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 
 	identityapi "github.com/tunmesh/tunmesh/api/identity"
 	"github.com/tunmesh/tunmesh/internal/spiffe"
@@ -39,23 +37,38 @@ type MemberConfig struct {
 	// ID is the member's own identity, Control that of the replicas.
 	ID, Control spiffe.ID
 	// TokenFile has a token of the pod's ServiceAccount for the mesh's audience,
-	// AnchorsFile the trust anchors, PEM. Both are read whenever they are needed, as
-	// both change.
+	// AnchorsFile the trust anchors to begin with, PEM. Both are read whenever they
+	// are needed, as both change.
 	TokenFile, AnchorsFile string
 	Logger                 *slog.Logger
 }
 
 // Member is a process with an identity of the mesh.
 type Member struct {
-	cfg  MemberConfig
-	cert atomic.Pointer[tls.Certificate]
+	cfg      MemberConfig
+	cert     atomic.Pointer[certificate]
+	told     atomic.Pointer[told]
+	renewNow chan struct{} // of one slot
+	again    time.Duration // between two questions for the trust anchors
+}
+
+// certificate is a member's, of one generation of the authority.
+type certificate struct {
+	tls.Certificate
+	generation uint64
 }
 
 // NewMember returns one that has no certificate before Run.
-func NewMember(cfg MemberConfig) *Member { return &Member{cfg: cfg} }
+func NewMember(cfg MemberConfig) *Member {
+	return &Member{cfg: cfg, renewNow: make(chan struct{}, 1), again: askAgain}
+}
 
-// Run has a certificate issued and renewed until ctx ends.
+// Run has a certificate issued and renewed until ctx ends, and follows the trust
+// anchors.
 func (m *Member) Run(ctx context.Context) error {
+	var trust sync.WaitGroup
+	trust.Go(func() { m.followTrust(ctx) })
+	defer trust.Wait()
 	for fails := 0; ; {
 		wait, err := m.renew(ctx)
 		if err != nil {
@@ -72,6 +85,8 @@ func (m *Member) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			timer.Stop()
 			return nil
+		case <-m.renewNow:
+			timer.Stop()
 		case <-timer.C:
 		}
 	}
@@ -98,9 +113,9 @@ func (m *Member) renew(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, fmt.Errorf("make a signing request: %w", err)
 	}
-	conn, err := grpc.NewClient(m.cfg.Address, grpc.WithTransportCredentials(credentials.NewTLS(m.tls(false))))
+	conn, err := m.connect()
 	if err != nil {
-		return 0, fmt.Errorf("reach %s: %w", m.cfg.Address, err)
+		return 0, err
 	}
 	defer conn.Close()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -116,7 +131,7 @@ func (m *Member) renew(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, fmt.Errorf("have a key certified: %w", err)
 	}
-	m.cert.Store(&tls.Certificate{Certificate: resp.GetChain(), PrivateKey: key, Leaf: leaf})
+	m.cert.Store(&certificate{tls.Certificate{Certificate: resp.GetChain(), PrivateKey: key, Leaf: leaf}, resp.GetGeneration()})
 	m.cfg.Logger.Info("certificate issued", "identity", m.cfg.ID.String(), "not_after", leaf.NotAfter)
 	left := time.Until(leaf.NotAfter)
 	return max(retryAfter, left*6/10+time.Duration(randv2.Int64N(int64(max(left/10, 1))))), nil
@@ -152,7 +167,7 @@ func (m *Member) tls(own bool) *tls.Config {
 	if own {
 		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			if c := m.cert.Load(); c != nil {
-				return c, nil
+				return &c.Certificate, nil
 			}
 			return nil, errors.New("there is no certificate yet")
 		}
@@ -161,14 +176,11 @@ func (m *Member) tls(own bool) *tls.Config {
 }
 
 func (m *Member) verify(s tls.ConnectionState) error {
-	bundle, err := os.ReadFile(m.cfg.AnchorsFile)
+	roots, _, err := m.roots()
 	if err != nil {
-		return fmt.Errorf("read the trust anchors: %w", err)
+		return err
 	}
-	roots, chain := x509.NewCertPool(), x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(bundle) {
-		return fmt.Errorf("read the trust anchors: %s has no certificate", m.cfg.AnchorsFile)
-	}
+	chain := x509.NewCertPool()
 	for _, c := range s.PeerCertificates[1:] {
 		chain.AddCert(c)
 	}

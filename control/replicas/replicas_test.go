@@ -39,6 +39,7 @@ import (
 type mesh struct {
 	t           *testing.T
 	cert        *x509.Certificate
+	before      *x509.Certificate // another anchor that replicas believe, nil: none
 	key         *ecdsa.PrivateKey
 	dir         string
 	view, other spiffe.ID
@@ -126,6 +127,7 @@ type replica struct {
 	health *api.HealthResponse
 	taps   atomic.Int64
 	asked  atomic.Int64
+	trust  atomic.Pointer[identityapi.TrustBundle] // nil: nobody knows yet
 }
 
 // replica starts one that serves with the identity id.
@@ -137,6 +139,9 @@ func (m *mesh) replica(id spiffe.ID) *replica {
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(m.cert)
+	if m.before != nil {
+		pool.AddCert(m.before)
+	}
 	r := &replica{m: m, events: make(chan *api.TapMessage, 16), health: &api.HealthResponse{}}
 	r.server = grpc.NewServer(grpc.Creds(credentials.NewTLS(&tls.Config{
 		Certificates: []tls.Certificate{{Certificate: [][]byte{m.issue(key.Public(), id.String())}, PrivateKey: key}},
@@ -163,7 +168,14 @@ func (r *replica) Certify(_ context.Context, req *identityapi.CertifyRequest) (*
 		return nil, status.Error(codes.InvalidArgument, "CSR")
 	}
 	r.m.issued.Add(1)
-	return &identityapi.CertifyResponse{Chain: [][]byte{r.m.issue(csr.PublicKey, csr.URIs[0].String())}}, nil
+	return &identityapi.CertifyResponse{Chain: [][]byte{r.m.issue(csr.PublicKey, csr.URIs[0].String())}, Generation: r.trust.Load().GetGeneration()}, nil
+}
+
+func (r *replica) Trust(context.Context, *identityapi.TrustRequest) (*identityapi.TrustBundle, error) {
+	if t := r.trust.Load(); t != nil {
+		return t, nil
+	}
+	return nil, status.Error(codes.Unavailable, "not yet")
 }
 
 func (r *replica) Health(context.Context, *api.HealthRequest) (*api.HealthResponse, error) {
@@ -209,6 +221,13 @@ func eventually(t *testing.T, what string, cond func() bool) {
 func (m *mesh) certified(by *replica) *Member {
 	m.t.Helper()
 	mb := m.member(by.at.String())
+	m.run(mb)
+	return mb
+}
+
+// run runs a member until the test ends, and waits for its certificate.
+func (m *mesh) run(mb *Member) {
+	m.t.Helper()
 	ctx, cancel := context.WithCancel(m.t.Context())
 	done := make(chan error, 1)
 	go func() { done <- mb.Run(ctx) }()
@@ -219,7 +238,6 @@ func (m *mesh) certified(by *replica) *Member {
 		}
 	})
 	eventually(m.t, "certified", func() bool { return mb.Ready() == nil })
-	return mb
 }
 
 func TestMember(t *testing.T) {
@@ -255,6 +273,41 @@ func TestMember(t *testing.T) {
 	}
 	if _, err := mb.renew(t.Context()); err != nil {
 		t.Errorf("the files are good again: %v", err)
+	}
+}
+
+// TestRotation: what the control plane says of trust anchors holds before the file
+// has it, and a certificate of the authority before is renewed at once.
+func TestRotation(t *testing.T) {
+	m, next := newMesh(t), newMesh(t)
+	next.before = m.cert
+	r, moved := m.replica(m.other), next.replica(next.other)
+	mb := m.member(r.at.String())
+	mb.again = 5 * time.Millisecond
+	m.run(mb)
+	set := NewSet(mb, m.list, slog.New(slog.DiscardHandler))
+	m.set(moved.at)
+	believed := func() bool { return len(set.Health(t.Context())) == 1 }
+	if believed() {
+		t.Fatal("a replica of an authority that nobody has named is believed")
+	}
+	r.trust.Store(&identityapi.TrustBundle{Anchors: [][]byte{m.cert.Raw, next.cert.Raw}, Generation: 2})
+	eventually(t, "renewed for another generation", func() bool { return m.issued.Load() == 2 })
+	if !believed() {
+		t.Error("a replica of the anchor that was named last is not believed")
+	}
+	// Another file is newer than what was said before; who has the old anchor's
+	// certificate is believed no longer, whatever it says.
+	raw, err := os.ReadFile(filepath.Join(newMesh(t).dir, "anchors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.write("anchors", string(raw))
+	if believed() {
+		t.Error("a replica is believed by anchors of before")
+	}
+	if err := mb.askTrust(t.Context()); err == nil || !strings.Contains(err.Error(), "unknown authority") {
+		t.Errorf("asked whom the file does not know: %v", err)
 	}
 }
 

@@ -31,7 +31,8 @@ func TestEdgesRoutesTaps(t *testing.T) {
 	)
 	bot.set(fmt.Sprintf(`# TYPE response_total counter
 response_total{direction="outbound",%[1]s,%[2]s,classification="success",status_code="200"} 90
-response_total{direction="outbound",%[1]s,%[2]s,classification="failure",status_code="503"} 10
+response_total{direction="outbound",%[1]s,%[2]s,classification="failure",status_code="503"} 8
+response_total{direction="outbound",%[1]s,%[2]s,classification="failure",error="response timeout"} 2
 response_total{direction="outbound",dst_namespace="shop",dst_service="web",authority="web.shop.svc.cluster.local:80",tls="no_identity",classification="failure",error="request timeout"} 4
 response_total{direction="inbound",tls="true",srv_kind="default",srv_name="all-unauthenticated",srv_port="8080",classification="success"} 7
 response_total{direction="inbound",tls="true",srv_kind="server",srv_name="metrics",srv_port="9090",route_kind="HTTPRoute",route_name="get",classification="success"} 5
@@ -81,7 +82,7 @@ outbound_http_route_retry_requests_total{parent_namespace="shop",parent_name="we
 		for _, r := range resp.GetRows() {
 			text := fmt.Sprintf("%s %s:%d %s/%s %d/%d %d %d", r.GetName(), r.GetParent(), r.GetPort(), r.GetRouteKind(), r.GetRoute(), r.GetSuccessCount(), r.GetFailureCount(), r.GetTimeoutCount(), r.GetRetryCount())
 			for _, b := range r.GetBackends() {
-				text += fmt.Sprintf(" > %d/%d", b.GetSuccessCount(), b.GetFailureCount())
+				text += fmt.Sprintf(" > %d/%d %d", b.GetSuccessCount(), b.GetFailureCount(), b.GetTimeoutCount())
 			}
 			list = append(list, text)
 		}
@@ -95,7 +96,7 @@ outbound_http_route_retry_requests_total{parent_namespace="shop",parent_name="we
 		t.Errorf("inbound\n%s, want\n%s", got, want)
 	}
 	// Six of fourteen failures were sent again, and nobody heard of them.
-	if got, want := fmt.Sprint(routes("po", true)), "[bot-1 web.shop:80 / 90/8 4 6 > 90/10]"; got != want {
+	if got, want := fmt.Sprint(routes("po", true)), "[bot-1 web.shop:80 / 90/8 6 6 > 90/10 2]"; got != want {
 		t.Errorf("outbound\n%s, want\n%s", got, want)
 	}
 	taps, err := q.Taps(ctx(t), &queryapi.TapsRequest{Resource: &queryapi.Selector{Kind: "po", Namespace: "shop"}})

@@ -53,7 +53,7 @@ local mesh. The link that is printed lets one browser in, once.`,
 			return a.serveDashboard(cmd.Context(), cfg, port, show == showBrowser)
 		},
 	}
-	c.Flags().Uint16Var(&port, "port", 0, "port of 127.0.0.1 to listen on; 0 takes a free one")
+	c.Flags().Uint16VarP(&port, "port", "p", 0, "port of 127.0.0.1 to listen on; 0 takes a free one")
 	c.Flags().StringVar(&show, "show", showBrowser, "browser opens it; url prints the link alone")
 	return c
 }

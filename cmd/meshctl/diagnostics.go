@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
@@ -29,24 +31,32 @@ func (a *app) diagnosticsCommand() *cobra.Command {
 }
 
 func (a *app) controllerMetricsCommand() *cobra.Command {
-	return &cobra.Command{
+	var wait time.Duration
+	c := &cobra.Command{
 		Use:     "controller-metrics",
 		Aliases: []string{"cp-metrics"},
 		Short:   "Print the metrics of every replica of the control plane",
 		Example: `  meshctl diagnostics controller-metrics`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if wait <= 0 {
+				return usage("--wait %v: want some time", wait)
+			}
 			c, err := a.cluster()
 			if err != nil {
 				return err
 			}
-			pods, err := c.listPods(cmd.Context(), manifest.Namespace, "app.kubernetes.io/name="+control.ServiceAccount)
+			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
+			defer cancel()
+			pods, err := c.listPods(ctx, manifest.Namespace, "app.kubernetes.io/name="+control.ServiceAccount)
 			if err != nil {
 				return err
 			}
-			return a.metrics(cmd, c, pods, controlAdminPort)
+			return a.metrics(ctx, c, pods, controlAdminPort, func(p *corev1.Pod) string { return "# CONTAINER " + p.Spec.Containers[0].Name + " \n" })
 		},
 	}
+	c.Flags().DurationVarP(&wait, "wait", "w", 30*time.Second, "for the answers of all replicas")
+	return c
 }
 
 func (a *app) proxyMetricsCommand() *cobra.Command {
@@ -69,22 +79,23 @@ func (a *app) proxyMetricsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.metrics(cmd, c, meshed(pods), strconv.Itoa(annotation.AdminPort))
+			return a.metrics(cmd.Context(), c, meshed(pods), strconv.Itoa(annotation.AdminPort), func(*corev1.Pod) string { return "" })
 		},
 	}
 }
 
-// metrics prints what pods answer, each under its name.
-func (a *app) metrics(cmd *cobra.Command, c *cluster, pods []corev1.Pod, port string) error {
+// metrics prints what pods answer, each under its name and what else there is to
+// say of it.
+func (a *app) metrics(ctx context.Context, c *cluster, pods []corev1.Pod, port string, more func(*corev1.Pod) string) error {
 	if len(pods) == 0 {
 		return errors.New("no pod to ask: none runs, or none has a sidecar")
 	}
 	for i := range pods {
-		text, err := c.get(cmd.Context(), &pods[i], port, "metrics")
+		text, err := c.get(ctx, &pods[i], port, "metrics")
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintf(a.out, "#\n# POD %s (%d of %d)\n#\n%s", pods[i].Name, i+1, len(pods), text); err != nil {
+		if _, err := fmt.Fprintf(a.out, "#\n# POD %s (%d of %d)\n%s#\n%s", pods[i].Name, i+1, len(pods), more(&pods[i]), text); err != nil {
 			return err
 		}
 	}

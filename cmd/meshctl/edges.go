@@ -55,7 +55,7 @@ another kind than TYPE is shown as KIND/NAME.`,
 			if output == "json" {
 				return render.EdgesJSON(a.out, resp.GetEdges())
 			}
-			return render.Edges(a.out, resp.GetEdges(), sel[0].GetKind(), output == "wide")
+			return render.Edges(a.told(len(resp.GetEdges())), resp.GetEdges(), sel[0].GetKind(), output == "wide")
 		},
 	}
 	fl := c.Flags()

@@ -95,7 +95,8 @@ func TestIdentity(t *testing.T) {
 // not asked for a sidecar's.
 func TestDiagnosticsMetrics(t *testing.T) {
 	control := runs("control-1", false)
-	control.Namespace, control.Labels = "tunmesh", map[string]string{"app.kubernetes.io/name": "mesh-control"}
+	control.Namespace, control.Spec.Containers = "tunmesh", []corev1.Container{{Name: "control"}}
+	control.Labels = map[string]string{"app.kubernetes.io/name": "mesh-control"}
 	deploy := &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "app", Name: "web"},
 		Spec:       appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}},
@@ -105,7 +106,7 @@ func TestDiagnosticsMetrics(t *testing.T) {
 	if got, want := must(t, c, "diagnostics", "proxy-metrics", "deploy/web", "-n", "app"), "#\n# POD web-1 (1 of 2)\n#\na 1\n#\n# POD web-2 (2 of 2)\n#\na 2\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
-	if got, want := must(t, c, "dg", "cp-metrics"), "#\n# POD control-1 (1 of 1)\n#\nb 3\n"; got != want {
+	if got, want := must(t, c, "dg", "cp-metrics"), "#\n# POD control-1 (1 of 1)\n# CONTAINER control \n#\nb 3\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	for want, args := range map[string][]string{
@@ -113,6 +114,7 @@ func TestDiagnosticsMetrics(t *testing.T) {
 		"unknown resource type": {"proxy-metrics", "thing/web"},
 		"want po, deploy":       {"proxy-metrics", "svc/web"},
 		"find sts/web":          {"proxy-metrics", "sts/web"},
+		"want some time":        {"controller-metrics", "--wait", "0s"},
 	} {
 		if code, _, errOut := on(t, c, append([]string{"diagnostics"}, args...)...); code == exitOK || !strings.Contains(errOut, want) {
 			t.Errorf("%v: %d %q, want %q", args, code, errOut, want)

@@ -94,6 +94,7 @@ func TestExitCodesOfCommandLines(t *testing.T) {
 		"tap nonsense":                      exitUsage,
 		"tap deploy -o table":               exitUsage,
 		"tap deploy --max-rps 0":            exitUsage,
+		"tap deploy --max-rps 10001":        exitUsage,
 		"tap deploy --path here":            exitUsage,
 		"diagnostics endpoints":             exitUsage,
 		"diagnostics endpoints web":         exitUsage,

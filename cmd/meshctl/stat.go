@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -63,7 +65,10 @@ as the client's side saw them. TLS is the share of requests under mTLS.`,
 			if err != nil {
 				return err
 			}
-			return f.print(cmd.OutOrStdout(), rows)
+			if f.output == "json" {
+				return render.StatJSON(a.out, rows)
+			}
+			return f.print(a.told(len(rows)), rows)
 		},
 	}
 	fl := c.Flags()
@@ -97,6 +102,9 @@ func (f *statFlags) ask(ctx context.Context, q query.QueryClient, reqs []*query.
 			}
 		}
 	}
+	slices.SortStableFunc(rows, func(a, b *query.StatRow) int {
+		return cmp.Or(cmp.Compare(a.GetKind(), b.GetKind()), cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
+	})
 	return rows, nil
 }
 
@@ -104,18 +112,20 @@ func (f *statFlags) ask(ctx context.Context, q query.QueryClient, reqs []*query.
 func ownsPods(r *query.StatRow) bool { return r.GetKind() != "service" && r.GetKind() != "authority" }
 
 func (f *statFlags) print(w io.Writer, rows []*query.StatRow) error {
-	if f.output == "json" {
-		return render.StatJSON(w, rows)
-	}
-	return render.Stat(w, rows, f.options(rows, 0))
+	return render.Stat(w, rows, f.options(0))
 }
 
-func (f *statFlags) options(rows []*query.StatRow, width int) render.StatOptions {
-	kinds := map[string]bool{}
-	for _, r := range rows {
-		kinds[r.GetKind()] = true
+func (f *statFlags) options(width int) render.StatOptions {
+	return render.StatOptions{Namespace: f.all, Wide: f.output == "wide", Width: width}
+}
+
+// told is where rows are printed: that there are none is no table, and goes past
+// whoever reads one.
+func (a *app) told(rows int) io.Writer {
+	if rows == 0 {
+		return a.err
 	}
-	return render.StatOptions{Namespace: f.all, Wide: f.output == "wide", KindInName: len(kinds) > 1, Width: width}
+	return a.out
 }
 
 // checkWindow reports what is wrong with a --time-window.

@@ -68,7 +68,7 @@ and RETRIES are shares of requests.`
 		if output == "json" {
 			return render.RoutesJSON(a.out, rows, outbound)
 		}
-		return render.Routes(a.out, rows, outbound)
+		return render.Routes(a.told(len(rows)), rows, outbound)
 	}
 	fl := c.Flags()
 	fl.BoolVarP(&all, "all-namespaces", "A", false, "resources of all namespaces")

@@ -108,8 +108,8 @@ func (f *tapFlags) show() (func(io.Writer, *tap.Event) error, error) {
 
 // requests are one for each resource that is named.
 func (f *tapFlags) requests(args []string, namespace string) ([]*query.TapRequest, error) {
-	if f.maxRPS < 1 || f.maxRPS > 100000 {
-		return nil, usage("--max-rps %v: want 1 to 100000", f.maxRPS)
+	if f.maxRPS < 1 || f.maxRPS > maxRPS {
+		return nil, usage("--max-rps %v: want 1 to %d", f.maxRPS, maxRPS)
 	}
 	if f.match.PathPrefix != "" && !strings.HasPrefix(f.match.PathPrefix, "/") {
 		return nil, usage("--path %q: a path begins with /", f.match.PathPrefix)
@@ -136,8 +136,12 @@ func (f *tapFlags) requests(args []string, namespace string) ([]*query.TapReques
 	return reqs, nil
 }
 
-// maxTaps bounds the streams of one command.
-const maxTaps = 32
+const (
+	// maxTaps bounds the streams of one command.
+	maxTaps = 32
+	// maxRPS is what a mesh shows at most.
+	maxRPS = 10000
+)
 
 // taps calls use for each message of several taps, one at a time, until ctx or
 // one of them ends.

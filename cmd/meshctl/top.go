@@ -106,7 +106,7 @@ func (a *app) top(cmd *cobra.Command, f *topFlags, q query.QueryClient, reqs []*
 		return render.TopJSON(a.out, rows)
 	}
 	if len(rows) == 0 {
-		_, err := fmt.Fprintln(a.out, "No traffic found.")
+		_, err := fmt.Fprintln(a.err, "No traffic found.")
 		return err
 	}
 	return render.Top(a.out, rows, render.TopOptions{Routes: f.options.Routes, HideSources: f.options.HideSources})

@@ -32,7 +32,7 @@ func (a *app) watchStat(cmd *cobra.Command, f statFlags, ask func(context.Contex
 				return err
 			}
 		}
-		return f.print(a.out, rows)
+		return f.print(a.told(len(rows)), rows)
 	})
 }
 
@@ -87,7 +87,7 @@ func (s *statScreen) Draw(width, height int) []string {
 		return []string{"…"}
 	}
 	var b strings.Builder
-	if err := render.Stat(&b, s.rows, s.flags.options(s.rows, width)); err != nil {
+	if err := render.Stat(&b, s.rows, s.flags.options(width)); err != nil {
 		return []string{err.Error()}
 	}
 	return page(b.String(), &s.top, width, height, s.bold, fmt.Sprintf("%s, the last %v. q: end, ↑↓: more", s.at.Format("15:04:05"), s.flags.window))

@@ -103,14 +103,19 @@ func (s *Server) outboundRoutes(ctx context.Context, sel selection, req *api.Rou
 	if err != nil {
 		return nil, err
 	}
-	late, err := s.metrics.Increase(ctx, metrics.ResponseTotal, append(slices.Clone(match), metrics.IsNot("error", "")), append(slices.Clone(by), "error"), window)
+	late, err := s.metrics.Increase(ctx, metrics.ResponseTotal, append(slices.Clone(match), metrics.IsNot("error", "")), append(slices.Clone(by), "error", "dst_pod"), window)
 	if err != nil {
 		return nil, err
 	}
-	timeouts := map[route]float64{}
+	timeouts, sentLate := map[route]float64{}, map[route]float64{}
 	for _, x := range late {
-		if r, _ := key(x.Labels); strings.Contains(x.Labels["error"], "timeout") {
-			timeouts[r] += x.Value
+		r, _ := key(x.Labels)
+		if !strings.Contains(x.Labels["error"], "timeout") {
+			continue
+		}
+		timeouts[r] += x.Value
+		if x.Labels["dst_pod"] != "" {
+			sentLate[r] += x.Value
 		}
 	}
 	again, err := s.metrics.Increase(ctx, metrics.RetryRequests, sel.match(""), append(slices.Clone(labels), "parent_namespace", "parent_name", "parent_port"), window)
@@ -134,7 +139,9 @@ func (s *Server) outboundRoutes(ctx context.Context, sel selection, req *api.Rou
 		row := r.message(sel.kind, &whole)
 		row.TimeoutCount, row.RetryCount = uint64(math.Round(timeouts[r])), uint64(math.Round(n))
 		if b := sent[r]; b != nil && b.success+b.failure > 0 {
-			row.Backends = []*api.RouteRow{r.message(sel.kind, b)}
+			backend := r.message(sel.kind, b)
+			backend.TimeoutCount = uint64(math.Round(sentLate[r]))
+			row.Backends = []*api.RouteRow{backend}
 		}
 		rows = append(rows, row)
 	}

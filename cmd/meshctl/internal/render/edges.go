@@ -28,7 +28,8 @@ func Edges(w io.Writer, edges []*query.Edge, kind string, wide bool) error {
 		}
 		rows = append(rows, append(row, cmp.Or(e.GetNoTlsReason(), "√")))
 	}
-	return Table(w, rows)
+	t := table{left: len(rows[0]), rows: rows}
+	return t.write(w)
 }
 
 func endName(e *query.EdgeEnd, kind string) string {

@@ -23,9 +23,10 @@ func text(t *testing.T, print func(b *strings.Builder) error) string {
 	return b.String()
 }
 
+// golden compares; $ at a line's end in want makes spaces before it visible.
 func golden(t *testing.T, what, got, want string) {
 	t.Helper()
-	if got != strings.TrimPrefix(want, "\n") {
+	if got != strings.ReplaceAll(strings.TrimPrefix(want, "\n"), "$\n", "\n") {
 		t.Errorf("%s:\n%s\nwant:%s", what, got, want)
 	}
 }
@@ -91,14 +92,18 @@ func TestEdges(t *testing.T) {
 		{Src: end("deployment", "emojivoto", "web"), Dst: end("statefulset", "data", "db"), NoTlsReason: "not_provided_by_service_discovery"},
 	}
 	golden(t, "table", text(t, func(b *strings.Builder) error { return render.Edges(b, edges, "deployment", false) }), `
-SRC        DST              SRC_NS      DST_NS      SECURED
-vote-bot   web              emojivoto   emojivoto   √
-web        statefulset/db   emojivoto   data        not_provided_by_service_discovery
+SRC        DST              SRC_NS      DST_NS      SECURED                          $
+vote-bot   web              emojivoto   emojivoto   √                                $
+web        statefulset/db   emojivoto   data        not_provided_by_service_discovery$
 `)
 	golden(t, "wide", text(t, func(b *strings.Builder) error { return render.Edges(b, edges, "deployment", true) }), `
-SRC        DST              SRC_NS      DST_NS      CLIENT_ID           SERVER_ID       SECURED
-vote-bot   web              emojivoto   emojivoto   default.emojivoto   web.emojivoto   √
-web        statefulset/db   emojivoto   data                                            not_provided_by_service_discovery
+SRC        DST              SRC_NS      DST_NS      CLIENT_ID           SERVER_ID       SECURED                          $
+vote-bot   web              emojivoto   emojivoto   default.emojivoto   web.emojivoto   √                                $
+web        statefulset/db   emojivoto   data                                            not_provided_by_service_discovery$
+`)
+	golden(t, "secured alone", text(t, func(b *strings.Builder) error { return render.Edges(b, edges[:1], "deployment", false) }), `
+SRC        DST   SRC_NS      DST_NS      SECURED$
+vote-bot   web   emojivoto   emojivoto   √      $
 `)
 	golden(t, "none", text(t, func(b *strings.Builder) error { return render.Edges(b, nil, "pod", false) }), "No edges found.\n")
 	var list []map[string]any
@@ -119,29 +124,56 @@ func TestRoutes(t *testing.T) {
 		{Namespace: "a", Name: "web", Port: 9090, Parent: "metrics", Route: "get", RouteKind: "HTTPRoute", SuccessCount: 1, Rps: 1, LatencyMsP50: 1, LatencyMsP95: 1, LatencyMsP99: 1},
 	}
 	golden(t, "inbound", text(t, func(b *strings.Builder) error { return render.Routes(b, in, false) }), `
-NAME  SERVER          ROUTE      TYPE       SUCCESS   RPS  LATENCY_P50  LATENCY_P95  LATENCY_P99
-web   [default]:8080  [default]              75.00%  0.25          1ms          2ms          3ms
-web   metrics:9090    get        HTTPRoute  100.00%  1.00          1ms          1ms          1ms
+NAME  SERVER          ROUTE      TYPE       SUCCESS   RPS  LATENCY_P50  LATENCY_P95  LATENCY_P99  $
+web   [default]:8080  [default]              75.00%  0.25          1ms          2ms          3ms  $
+web   metrics:9090    get        HTTPRoute  100.00%  1.00          1ms          1ms          1ms  $
+`)
+	golden(t, "inbound JSON", text(t, func(b *strings.Builder) error { return render.RoutesJSON(b, in[1:], false) }), `
+[
+  {
+    "namespace": "a",
+    "name": "web",
+    "server": "metrics",
+    "port": "9090",
+    "route": "get",
+    "routeType": "HTTPRoute",
+    "successRate": 1,
+    "successesRate": 1,
+    "rps": 1,
+    "latencyMsP50": 1,
+    "latencyMsP95": 1,
+    "latencyMsP99": 1
+  }
+]
 `)
 	out := []*query.RouteRow{{
-		Namespace: "a", Name: "web", Parent: "emoji-svc.a", Port: 8080, SuccessCount: 4, Rps: 2, LatencyMsP50: 1, LatencyMsP95: 2, LatencyMsP99: 3, TimeoutCount: 1, RetryCount: 2,
+		Namespace: "a", Name: "web", Parent: "emoji-svc.a", Port: 8080, SuccessCount: 4, Rps: 2, LatencyMsP50: 1, LatencyMsP95: 2, LatencyMsP99: 3, TimeoutCount: 1, RetryCount: 4,
 		Backends: []*query.RouteRow{
-			{Namespace: "a", Name: "web", Parent: "emoji-svc.a", Port: 8080, SuccessCount: 4, FailureCount: 2, Rps: 2.5, LatencyMsP50: 1, LatencyMsP95: 2, LatencyMsP99: 3},
+			{Namespace: "a", Name: "web", Parent: "emoji-svc.a", Port: 8080, SuccessCount: 4, FailureCount: 4, TimeoutCount: 2, Rps: 2.5, LatencyMsP50: 1, LatencyMsP95: 2, LatencyMsP99: 3},
 			{Namespace: "a", Name: "web", Parent: "emoji.b", Port: 80, SuccessCount: 1, Rps: 0.5, LatencyMsP50: 1, LatencyMsP95: 2, LatencyMsP99: 3},
 		},
 	}}
 	golden(t, "outbound", text(t, func(b *strings.Builder) error { return render.Routes(b, out, true) }), `
-NAME  SERVICE         ROUTE      TYPE  BACKEND         SUCCESS   RPS  LATENCY_P50  LATENCY_P95  LATENCY_P99  TIMEOUTS  RETRIES
-web   emoji-svc:8080  [default]                        100.00%  2.00          1ms          2ms          3ms    25.00%   50.00%
-                      ├─────────────►  emoji-svc:8080   66.67%  2.50          1ms          2ms          3ms
-                      └─────────────►  emoji.b:80      100.00%  0.50          1ms          2ms          3ms
+NAME  SERVICE         ROUTE      TYPE       BACKEND         SUCCESS   RPS  LATENCY_P50  LATENCY_P95  LATENCY_P99  TIMEOUTS  RETRIES  $
+web   emoji-svc:8080  [default]                             100.00%  2.00          1ms          2ms          3ms    25.00%   50.00%  $
+                      ├──────────────────►  emoji-svc:8080   50.00%  2.50          1ms          2ms          3ms    25.00%           $
+                      └──────────────────►  emoji.b:80      100.00%  0.50          1ms          2ms          3ms     0.00%           $
+`)
+	golden(t, "outbound without backends", text(t, func(b *strings.Builder) error {
+		return render.Routes(b, []*query.RouteRow{{Namespace: "a", Name: "web", Parent: "emoji-svc.a", Port: 80, FailureCount: 1, Rps: 1, RouteKind: "HTTPRoute", Route: "get"}}, true)
+	}), `
+NAME  SERVICE       ROUTE  TYPE       BACKEND  SUCCESS   RPS  LATENCY_P50  LATENCY_P95  LATENCY_P99  TIMEOUTS  RETRIES  $
+web   emoji-svc:80  get    HTTPRoute             0.00%  1.00          0ms          0ms          0ms     0.00%    0.00%  $
 `)
 	golden(t, "none", text(t, func(b *strings.Builder) error { return render.Routes(b, nil, true) }), "No traffic found.\n")
 	var list []map[string]any
 	if err := json.Unmarshal([]byte(text(t, func(b *strings.Builder) error { return render.RoutesJSON(b, out, true) })), &list); err != nil {
 		t.Fatal(err)
 	}
-	if r := list[0]; r["service"] != "emoji-svc.a" || r["retries"] != 2.0 || r["route"] != "[default]" || len(r["backends"].([]any)) != 2 {
+	if r := list[0]; len(list) != 3 || r["service"] != "emoji-svc" || r["port"] != "8080" || r["retryRate"] != 0.5 || r["timeoutRate"] != 0.25 || r["route"] != "[default]" || r["routeType"] != "" || r["backend"] != nil {
+		t.Errorf("%v", r)
+	}
+	if r := list[2]; r["service"] != "emoji-svc" || r["backend"] != "emoji.b" || r["backendPort"] != "80" || r["successRate"] != 1.0 || r["rps"] != 0.5 || r["latencyMsP95"] != 2.0 || r["retryRate"] != nil {
 		t.Errorf("%v", r)
 	}
 }
@@ -152,17 +184,15 @@ func TestTaps(t *testing.T) {
 		{Namespace: "b", Pod: "p3", State: query.TapsRow_DISABLED}, {Namespace: "b", Pod: "p4", State: query.TapsRow_ENABLED},
 	}
 	golden(t, "list", text(t, func(b *strings.Builder) error { return render.Taps(b, rows) }), `
-Pods with tap enabled
+Pods with tap enabled:
 	* a/p1
 	* b/p4
-
-Pods with tap disabled
+Pods with tap disabled:
 	* b/p3
-
-Pods whose sidecar is not connected to the control plane
+Pods whose sidecar is not connected to the control plane:
 	* a/p2
 `)
-	golden(t, "none", text(t, func(b *strings.Builder) error { return render.Taps(b, nil) }), "No meshed pods found.\n")
+	golden(t, "none", text(t, func(b *strings.Builder) error { return render.Taps(b, nil) }), "No meshed pods found\n")
 	if got := text(t, func(b *strings.Builder) error { return render.TapsJSON(b, rows[1:2]) }); !strings.Contains(got, `"tap": "not connected"`) {
 		t.Error(got)
 	}

@@ -15,9 +15,14 @@ type columns struct {
 	tcp  bool
 }
 
+// ofPolicy reports whether requests of a kind may be refused.
+func ofPolicy(kind string) bool {
+	return kind == "server" || kind == "httproute" || kind == "serverauthorization" || kind == "authorizationpolicy"
+}
+
 // policyColumns are Linkerd's for rows of policy's kinds and of traffic splits;
-// false for rows of any other kind.
-func policyColumns(rows []*query.StatRow) (columns, bool) {
+// false for any other kind.
+func policyColumns(kind string, name func(*query.StatRow) string) (columns, bool) {
 	denied := func(r *query.StatRow) string {
 		if requests(r) == 0 && r.GetUnauthorizedRps() == 0 {
 			return "-"
@@ -25,27 +30,20 @@ func policyColumns(rows []*query.StatRow) (columns, bool) {
 		return fmt.Sprintf("%.1frps", r.GetUnauthorizedRps())
 	}
 	var c columns
-	kind := ""
-	for _, r := range rows {
-		if kind != "" && kind != r.GetKind() {
-			return c, false
-		}
-		kind = r.GetKind()
-	}
 	switch kind {
 	case "server":
 		c = columns{head: []string{"NAME", "UNAUTHORIZED"}, left: 1, tcp: true, cell: func(r *query.StatRow) []string {
-			return []string{r.GetName(), denied(r)}
+			return []string{name(r), denied(r)}
 		}}
 	case "httproute":
 		c = columns{head: []string{"NAME", "SERVER", "UNAUTHORIZED"}, left: 2, cell: func(r *query.StatRow) []string {
-			return []string{r.GetName(), r.GetServer(), denied(r)}
+			return []string{name(r), r.GetServer(), denied(r)}
 		}}
 	case "serverauthorization", "authorizationpolicy":
-		c = columns{head: []string{"NAME"}, left: 1, cell: func(r *query.StatRow) []string { return []string{r.GetName()} }}
+		c = columns{head: []string{"NAME"}, left: 1, cell: func(r *query.StatRow) []string { return []string{name(r)} }}
 	case "trafficsplit":
 		c = columns{head: []string{"NAME", "APEX", "LEAF", "WEIGHT"}, left: 3, cell: func(r *query.StatRow) []string {
-			return []string{r.GetName(), r.GetApex(), r.GetLeaf(), r.GetWeight()}
+			return []string{name(r), r.GetApex(), r.GetLeaf(), r.GetWeight()}
 		}}
 	default:
 		return c, false
@@ -53,8 +51,8 @@ func policyColumns(rows []*query.StatRow) (columns, bool) {
 	return c, true
 }
 
-func (c columns) write(w io.Writer, rows []*query.StatRow, o StatOptions) error {
-	t := table{left: c.left, fit: o.Width}
+func (c columns) write(w io.Writer, rows []*query.StatRow, o StatOptions, least []int) error {
+	t := table{left: c.left, fit: o.Width, least: least}
 	head := append(append([]string{}, c.head...), "SUCCESS", "RPS", "LATENCY_P50", "LATENCY_P95", "LATENCY_P99")
 	if c.tcp {
 		head = append(head, "TCP_CONN")

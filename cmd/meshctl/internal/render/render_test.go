@@ -62,14 +62,44 @@ x           quiet      0/1         -        -             -             -       
 NAME    MESHED   SUCCESS      RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99   TCP_CONN   TLS
 emoji        -    75.00%   2.0rps         123ms         123ms         123ms          -   99%
 `},
-		"bytes only": {stat(t, render.StatOptions{KindInName: true}, emoji(func(r *query.StatRow) { r.SuccessCount = 0 })), `
-NAME               MESHED   SUCCESS   RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99   TCP_CONN    TLS
-deployment/emoji      1/2         -     -             -             -             -        123   100%
+		"bytes only": {stat(t, render.StatOptions{}, emoji(func(r *query.StatRow) { r.SuccessCount = 0 })), `
+NAME    MESHED   SUCCESS   RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99   TCP_CONN    TLS
+emoji      1/2         -     -             -             -             -        123   100%
+`},
+		"several kinds, all namespaces, wide": {stat(t, render.StatOptions{Namespace: true, Wide: true}, emoji(nil), emoji(func(r *query.StatRow) {
+			r.Kind, r.Name, r.Status, r.RunningPods = "pod", "emoji-7d9c5", "Running", 1
+		}), emoji(func(r *query.StatRow) { r.Kind, r.Name = "service", "emoji-svc" })), `
+NAMESPACE   NAME             MESHED   SUCCESS      RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99   TCP_CONN   READ_BYTES/SEC   WRITE_BYTES/SEC    TLS
+emojivoto   deploy/emoji        1/2   100.00%   2.0rps         123ms         123ms         123ms        123         123.0B/s          123.4B/s   100%
+
+NAMESPACE   NAME              STATUS   MESHED   SUCCESS      RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99   TCP_CONN   READ_BYTES/SEC   WRITE_BYTES/SEC    TLS
+emojivoto   po/emoji-7d9c5   Running      1/1   100.00%   2.0rps         123ms         123ms         123ms        123         123.0B/s          123.4B/s   100%
+
+NAMESPACE   NAME             MESHED   SUCCESS      RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99   TCP_CONN   READ_BYTES/SEC   WRITE_BYTES/SEC    TLS
+emojivoto   svc/emoji-svc         -   100.00%   2.0rps         123ms         123ms         123ms          -                -                 -   100%
 `},
 		"nothing": {stat(t, render.StatOptions{}), "\nNo traffic found.\n"},
 	} {
 		if "\n"+c.got != c.want {
 			t.Errorf("%s:\n%s\nwant:%s", name, c.got, c.want)
+		}
+	}
+}
+
+// Every kind that owns pods has the same columns.
+func TestStatOfOwners(t *testing.T) {
+	for _, kind := range []string{"statefulset", "daemonset", "job", "replicaset", "replicationcontroller", "namespace"} {
+		if got, want := stat(t, render.StatOptions{}, emoji(func(r *query.StatRow) { r.Kind = kind })), stat(t, render.StatOptions{}, emoji(nil)); got != want {
+			t.Errorf("%s:\n%s\nwant:\n%s", kind, got, want)
+		}
+	}
+	for kind, short := range map[string]string{
+		"statefulset": "sts", "daemonset": "ds", "job": "job", "replicaset": "rs", "replicationcontroller": "rc", "namespace": "ns", "authority": "au",
+		"server": "srv", "serverauthorization": "saz", "authorizationpolicy": "authzpolicy", "httproute": "httproute", "trafficsplit": "ts",
+	} {
+		got := stat(t, render.StatOptions{}, emoji(nil), emoji(func(r *query.StatRow) { r.Kind = kind }))
+		if !strings.Contains(got, "\ndeploy/emoji ") || !strings.Contains(got, "\n"+short+"/emoji ") || strings.Count(got, "NAME") != 2 {
+			t.Errorf("%s:\n%s", kind, got)
 		}
 	}
 }
@@ -83,9 +113,40 @@ func TestStatJSON(t *testing.T) {
 	if err := json.Unmarshal([]byte(b.String()), &rows); err != nil {
 		t.Fatal(err)
 	}
-	if rows[0]["tls"] != 1.0 || rows[0]["success"] != 1.0 || rows[0]["latency_ms_p99"] != 123.0 || rows[0]["meshed"] != "1/2" {
-		t.Errorf("row: %v", rows[0])
-	}
+	golden(t, "JSON", b.String(), `
+[
+  {
+    "namespace": "emojivoto",
+    "kind": "deployment",
+    "name": "emoji",
+    "meshed": "1/2",
+    "success": 1,
+    "rps": 2,
+    "latency_ms_p50": 123,
+    "latency_ms_p95": 123,
+    "latency_ms_p99": 123,
+    "tcp_open_connections": 123,
+    "tcp_read_bytes_rate": 123,
+    "tcp_write_bytes_rate": 123.44,
+    "tls": 1
+  },
+  {
+    "namespace": "x",
+    "kind": "service",
+    "name": "quiet",
+    "meshed": "-",
+    "success": null,
+    "rps": null,
+    "latency_ms_p50": null,
+    "latency_ms_p95": null,
+    "latency_ms_p99": null,
+    "tcp_open_connections": null,
+    "tcp_read_bytes_rate": null,
+    "tcp_write_bytes_rate": null,
+    "tls": null
+  }
+]
+`)
 	for _, k := range []string{"success", "rps", "latency_ms_p50", "tls", "tcp_open_connections"} {
 		if v, there := rows[1][k]; !there || v != nil {
 			t.Errorf("%s without data: %v, want null", k, v)
@@ -142,19 +203,28 @@ func TestTapLines(t *testing.T) {
 }
 
 func TestTapJSON(t *testing.T) {
-	var b strings.Builder
-	e := event(func(e *tap.Event) {
-		e.Phase = &tap.Event_Response{Response: &tap.Response{Status: 200, SinceRequestUs: 1_250_000, Headers: []*tap.Field{{Name: "a", Value: []byte("b")}, {Name: "bin", Value: []byte{0xff}}}}}
-	})
-	if err := render.TapJSON(&b, e); err != nil {
-		t.Fatal(err)
-	}
-	if strings.Count(b.String(), "\n") != 1 {
-		t.Errorf("not one line: %q", b.String())
-	}
-	for _, want := range []string{`"proxyDirection":"OUTBOUND"`, `"sinceRequestInit":"1.25s"`, `"httpStatus":200`, `{"name":"a","valueStr":"b"}`, `{"name":"bin","valueBin":"/w=="}`, `"id":{"base":1,"stream":7}`} {
-		if !strings.Contains(b.String(), want) {
-			t.Errorf("%s lacks %s", b.String(), want)
+	peers := `"source":{"ip":"10.0.0.1","port":5000,"metadata":{"deployment":"web","pod":"web-1"}},"destination":{"ip":"ff01::1","port":80,"metadata":{"pod":"emoji-1"}},"routeMeta":{"route":"default"},"proxyDirection":"OUTBOUND","tls":"true",`
+	for _, c := range []struct {
+		e    *tap.Event
+		want string
+	}{
+		{event(func(e *tap.Event) {
+			e.Phase = &tap.Event_Request{Request: &tap.Request{Method: "GET", Scheme: "http", Authority: "h", Path: "/<p>", Headers: []*tap.Field{{Name: "a", Value: []byte("b")}, {Name: "bin", Value: []byte{0xff}}}}}
+		}), `"requestInitEvent":{"id":{"base":1,"stream":7},"method":"GET","scheme":"HTTP","authority":"h","path":"/<p>","headers":[{"name":"a","valueStr":"b"},{"name":"bin","valueBin":"/w=="}]}}`},
+		{event(func(e *tap.Event) {
+			e.Phase = &tap.Event_Response{Response: &tap.Response{Status: 200, SinceRequestUs: 1_250_000}}
+		}), `"responseInitEvent":{"id":{"base":1,"stream":7},"sinceRequestInit":{"seconds":1,"nanos":250000000},"httpStatus":200}}`},
+		{event(func(e *tap.Event) {
+			e.Phase = &tap.Event_End{End: &tap.End{SinceRequestUs: 10_000_000, SinceResponseUs: 12, ResponseBytes: 1337, GrpcStatus: proto.Uint32(0), Trailers: []*tap.Field{{Name: "grpc-status", Value: []byte("0")}}}}
+		}), `"responseEndEvent":{"id":{"base":1,"stream":7},"sinceRequestInit":{"seconds":10},"sinceResponseInit":{"nanos":12000},"responseBytes":1337,"trailers":[{"name":"grpc-status","valueStr":"0"}],"grpcStatusCode":0}}`},
+		{event(func(e *tap.Event) {
+			e.Phase = &tap.Event_End{End: &tap.End{Reset_: proto.Uint32(8)}}
+		}), `"responseEndEvent":{"id":{"base":1,"stream":7},"sinceRequestInit":{},"sinceResponseInit":{},"responseBytes":0,"resetErrorCode":8}}`},
+	} {
+		var b strings.Builder
+		if err := render.TapJSON(&b, c.e); err != nil {
+			t.Fatal(err)
 		}
+		golden(t, "an event", b.String(), "{"+peers+c.want+"\n")
 	}
 }

@@ -4,11 +4,15 @@
 package render
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"math"
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tunmesh/tunmesh/api/query"
 )
@@ -17,34 +21,82 @@ import (
 type StatOptions struct {
 	Namespace bool // a NAMESPACE column: rows of all namespaces
 	Wide      bool // READ_BYTES/SEC and WRITE_BYTES/SEC
-	// KindInName prints deployment/web instead of web: rows of several kinds.
-	KindInName bool
 	// Width is that of the terminal, where there is one: tables that are wider are
 	// drawn tighter, down to names without their middle.
 	Width int
 }
 
 // Stat prints rows as a table: NAME (and NAMESPACE) to the left, figures to the
-// right, three spaces between columns. No rows: "No traffic found.".
+// right, three spaces between columns. Rows of several kinds, sorted by kind, are a
+// table each, with names as deploy/web. No rows: "No traffic found.".
 func Stat(w io.Writer, rows []*query.StatRow, o StatOptions) error {
 	if len(rows) == 0 {
 		_, err := fmt.Fprintln(w, "No traffic found.")
 		return err
 	}
-	t := table{fit: o.Width}
+	kinds := slices.Collect(ofOneKind(rows))
+	names := func(r *query.StatRow) string { return r.GetName() }
+	if len(kinds) > 1 {
+		names = func(r *query.StatRow) string { return shortKind(r.GetKind()) + "/" + r.GetName() }
+	}
+	least := []int{0}
+	if o.Namespace {
+		least = []int{0, 0}
+	}
+	for _, r := range rows {
+		last := len(least) - 1
+		least[0], least[last] = max(least[0], utf8.RuneCountInString(r.GetNamespace())*last), max(least[last], utf8.RuneCountInString(names(r)))
+	}
+	for i, rows := range kinds {
+		if i > 0 {
+			if _, err := fmt.Fprintln(w); err != nil {
+				return err
+			}
+		}
+		if err := statOfKind(w, rows, o, names, least); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ofOneKind are neighbours of the same kind.
+func ofOneKind(rows []*query.StatRow) iter.Seq[[]*query.StatRow] {
+	return func(yield func([]*query.StatRow) bool) {
+		for len(rows) > 0 {
+			n := 1
+			for n < len(rows) && rows[n].GetKind() == rows[0].GetKind() {
+				n++
+			}
+			if !yield(rows[:n]) {
+				return
+			}
+			rows = rows[n:]
+		}
+	}
+}
+
+// shortKind is a kind as it is typed.
+func shortKind(kind string) string {
+	short := map[string]string{
+		"authority": "au", "authorizationpolicy": "authzpolicy", "daemonset": "ds", "deployment": "deploy", "namespace": "ns", "pod": "po",
+		"replicaset": "rs", "replicationcontroller": "rc", "server": "srv", "serverauthorization": "saz", "service": "svc",
+		"statefulset": "sts", "trafficsplit": "ts",
+	}[kind]
+	return cmp.Or(short, kind)
+}
+
+func statOfKind(w io.Writer, rows []*query.StatRow, o StatOptions, names func(*query.StatRow) string, least []int) error {
+	if c, ok := policyColumns(rows[0].GetKind(), names); ok {
+		return c.write(w, rows, o, least)
+	}
+	t := table{fit: o.Width, left: 1, least: least}
 	head := []string{"NAME"}
-	t.left = 1
 	if o.Namespace {
 		head = append([]string{"NAMESPACE"}, head...)
 		t.left = 2
 	}
-	if c, ok := policyColumns(rows); ok {
-		return c.write(w, rows, o)
-	}
-	pods := true
-	for _, r := range rows {
-		pods = pods && r.GetKind() == "pod"
-	}
+	pods := rows[0].GetKind() == "pod"
 	if pods {
 		head = append(head, "STATUS")
 	}
@@ -54,7 +106,7 @@ func Stat(w io.Writer, rows []*query.StatRow, o StatOptions) error {
 	}
 	t.add(append(head, "TLS")...)
 	for _, r := range rows {
-		t.add(statCells(r, o, pods)...)
+		t.add(statCells(r, names(r), o, pods)...)
 	}
 	if t.gap() == 1 {
 		for i, h := range t.rows[0] {
@@ -64,11 +116,7 @@ func Stat(w io.Writer, rows []*query.StatRow, o StatOptions) error {
 	return t.write(w)
 }
 
-func statCells(r *query.StatRow, o StatOptions, pods bool) []string {
-	name := r.GetName()
-	if o.KindInName {
-		name = r.GetKind() + "/" + name
-	}
+func statCells(r *query.StatRow, name string, o StatOptions, pods bool) []string {
 	cells := []string{name}
 	if o.Namespace {
 		cells = append([]string{r.GetNamespace()}, cells...)
@@ -147,7 +195,7 @@ func StatJSON(w io.Writer, rows []*query.StatRow) error {
 	out := make([]StatRow, 0, len(rows))
 	for _, r := range rows {
 		j := StatRow{Namespace: r.GetNamespace(), Kind: r.GetKind(), Name: r.GetName(), Meshed: meshed(r), TLS: r.Tls, Apex: r.GetApex(), Leaf: r.GetLeaf(), Weight: r.GetWeight()}
-		if _, ok := policyColumns([]*query.StatRow{r}); ok && r.GetKind() != "trafficsplit" && requests(r) > 0 {
+		if ofPolicy(r.GetKind()) && requests(r) > 0 {
 			j.Unauthorized = ptr(r.GetUnauthorizedRps())
 		}
 		if requests(r) > 0 {

@@ -3,6 +3,7 @@ package render
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -12,13 +13,18 @@ type table struct {
 	left int
 	sep  int // spaces between columns; 0: three
 	fit  int // the width that it should not exceed; 0: any
-	rows [][]string
+	// least are widths of the first columns that other tables, printed below one
+	// another, have as well.
+	least []int
+	// trail ends each row as if another column followed.
+	trail bool
+	rows  [][]string
 }
 
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
 
 func (t *table) widths() []int {
-	var widths []int
+	widths := slices.Clone(t.least)
 	for _, r := range t.rows {
 		for i, c := range r {
 			if i == len(widths) {
@@ -80,6 +86,9 @@ func (t *table) write(w io.Writer) error {
 			} else {
 				b.WriteString(pad + c)
 			}
+		}
+		if t.trail {
+			b.WriteString(strings.Repeat(" ", gap))
 		}
 		b.WriteByte('\n')
 	}

@@ -84,6 +84,11 @@ type tapID struct {
 	Stream uint64 `json:"stream"`
 }
 
+type tapDuration struct {
+	Seconds uint64 `json:"seconds,omitempty"`
+	Nanos   uint64 `json:"nanos,omitempty"`
+}
+
 type tapHeader struct {
 	Name string `json:"name"`
 	Str  string `json:"valueStr,omitempty"`
@@ -112,15 +117,15 @@ type tapRequest struct {
 
 type tapResponse struct {
 	ID      tapID       `json:"id"`
-	Since   string      `json:"sinceRequestInit"`
+	Since   tapDuration `json:"sinceRequestInit"`
 	Status  uint32      `json:"httpStatus"`
 	Headers []tapHeader `json:"headers,omitempty"`
 }
 
 type tapEnd struct {
 	ID            tapID       `json:"id"`
-	SinceRequest  string      `json:"sinceRequestInit"`
-	SinceResponse string      `json:"sinceResponseInit"`
+	SinceRequest  tapDuration `json:"sinceRequestInit"`
+	SinceResponse tapDuration `json:"sinceResponseInit"`
 	Bytes         uint64      `json:"responseBytes"`
 	Trailers      []tapHeader `json:"trailers,omitempty"`
 	GrpcStatus    *uint32     `json:"grpcStatusCode,omitempty"`
@@ -140,13 +145,13 @@ func TapJSON(w io.Writer, e *tap.Event) error {
 	switch p := e.GetPhase().(type) {
 	case *tap.Event_Request:
 		r := p.Request
-		j.Request = &tapRequest{ID: id, Method: r.GetMethod(), Scheme: r.GetScheme(), Authority: r.GetAuthority(), Path: r.GetPath(), Headers: headers(r.GetHeaders())}
+		j.Request = &tapRequest{ID: id, Method: r.GetMethod(), Scheme: strings.ToUpper(r.GetScheme()), Authority: r.GetAuthority(), Path: r.GetPath(), Headers: headers(r.GetHeaders())}
 	case *tap.Event_Response:
 		r := p.Response
-		j.Response = &tapResponse{ID: id, Since: seconds(r.GetSinceRequestUs()), Status: r.GetStatus(), Headers: headers(r.GetHeaders())}
+		j.Response = &tapResponse{ID: id, Since: duration(r.GetSinceRequestUs()), Status: r.GetStatus(), Headers: headers(r.GetHeaders())}
 	case *tap.Event_End:
 		r := p.End
-		j.End = &tapEnd{ID: id, SinceRequest: seconds(r.GetSinceRequestUs()), SinceResponse: seconds(r.GetSinceResponseUs()), Bytes: r.GetResponseBytes(), Trailers: headers(r.GetTrailers()), GrpcStatus: r.GrpcStatus, Reset: r.Reset_}
+		j.End = &tapEnd{ID: id, SinceRequest: duration(r.GetSinceRequestUs()), SinceResponse: duration(r.GetSinceResponseUs()), Bytes: r.GetResponseBytes(), Trailers: headers(r.GetTrailers()), GrpcStatus: r.GrpcStatus, Reset: r.Reset_}
 	}
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
@@ -157,10 +162,7 @@ func endpoint(p *tap.Peer) tapEndpoint {
 	return tapEndpoint{IP: p.GetIp(), Port: p.GetPort(), Metadata: p.GetLabels()}
 }
 
-// seconds is protobuf's JSON form of a duration.
-func seconds(us uint64) string {
-	return strings.TrimSuffix(strings.TrimRight(fmt.Sprintf("%d.%06d", us/1e6, us%1e6), "0"), ".") + "s"
-}
+func duration(us uint64) tapDuration { return tapDuration{Seconds: us / 1e6, Nanos: us % 1e6 * 1000} }
 
 func headers(fields []*tap.Field) []tapHeader {
 	var out []tapHeader

@@ -11,7 +11,7 @@ import (
 // Taps prints which pods can be tapped, as Linkerd's list does.
 func Taps(w io.Writer, rows []*query.TapsRow) error {
 	if len(rows) == 0 {
-		_, err := fmt.Fprintln(w, "No meshed pods found.")
+		_, err := fmt.Fprintln(w, "No meshed pods found")
 		return err
 	}
 	var b strings.Builder
@@ -29,10 +29,7 @@ func Taps(w io.Writer, rows []*query.TapsRow) error {
 				continue
 			}
 			if n++; n == 1 {
-				if b.Len() > 0 {
-					b.WriteByte('\n')
-				}
-				b.WriteString(g.head + "\n")
+				b.WriteString(g.head + ":\n")
 			}
 			fmt.Fprintf(&b, "\t* %s/%s\n", r.GetNamespace(), r.GetPod())
 		}

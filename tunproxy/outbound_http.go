@@ -41,7 +41,7 @@ func (w *worker) serveOutbound(c aio.Conn, f flow.Secured, tg *target) {
 		Loop:        w.loop,
 		Opener:      r,
 		Observers:   w.p.observers,
-		Attempts:    attemptMetrics{},
+		Attempts:    w.p.attempts(),
 		Translate:   orig.FromClient{},
 		Began:       w.p.began,
 		Ended:       w.p.ended,

@@ -149,7 +149,10 @@ func New(cfg Config) (*Proxy, error) {
 
 // watchers are the observers of all exchanges.
 func (p *Proxy) watchers() []exchange.Observer {
-	all := []exchange.Observer{requestMetrics{p.cfg.Metrics}}
+	var all []exchange.Observer
+	if !p.cfg.Metrics.Off() {
+		all = append(all, requestMetrics{p.cfg.Metrics})
+	}
 	if p.cfg.Tap != nil {
 		all = append(all, tapped{p, p.cfg.Tap})
 	}
@@ -160,6 +163,14 @@ func (p *Proxy) watchers() []exchange.Observer {
 		all = append(all, logged{p.cfg.AccessLog})
 	}
 	return all
+}
+
+// attempts hears of each endpoint that a request goes to; nil: nothing is counted.
+func (p *Proxy) attempts() exchange.Attempts {
+	if p.cfg.Metrics.Off() {
+		return nil
+	}
+	return attemptMetrics{}
 }
 
 // DialContext connects from the wire side, as the sidecar itself: such

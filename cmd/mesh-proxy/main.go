@@ -33,7 +33,7 @@ const (
 // options are what the command line says.
 type options struct {
 	broker, token, level string
-	version              bool
+	uncounted, version   bool
 }
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -103,6 +103,7 @@ func parse(args []string, errs io.Writer) (options, error) {
 	f.StringVar(&o.broker, "broker", handover.Address, "the agent's `socket`")
 	f.StringVar(&o.token, "token", filepath.Join(annotation.TokenMountPath, annotation.TokenFile), "`file` with the identity token")
 	f.StringVar(&o.level, "log-level", "", "debug, info, warn or error; overrides the pod's annotation")
+	f.BoolVar(&o.uncounted, "no-metrics", false, "count no traffic; it shows what counting costs, and leaves the mesh blind")
 	f.BoolVar(&o.version, "version", false, "print the version and exit")
 	if err := f.Parse(args); err != nil {
 		return o, err

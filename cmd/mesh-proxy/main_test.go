@@ -71,6 +71,7 @@ func TestUsage(t *testing.T) {
 	}{
 		{[]string{"--version"}, 0, "mesh-proxy "},
 		{[]string{"--help"}, 0, "Exit codes"},
+		{[]string{"--help"}, 0, "no-metrics"},
 		{[]string{"--nonsense"}, exitUsage, "not defined"},
 		{[]string{"stray"}, exitUsage, "unexpected argument"},
 		{[]string{"--log-level", "loud"}, exitUsage, "want debug"},

@@ -110,7 +110,7 @@ func assemble(o options, m *handover.Message, h *handover.Handover, level *slog.
 		return nil, err
 	}
 	pod := m.Pod.Namespace + "/" + m.Pod.Name
-	metrics := telemetry.New(telemetry.Config{}, version.String())
+	metrics := telemetry.New(telemetry.Config{Off: o.uncounted}, version.String())
 	store := mtls.NewStore(mtls.Config{})
 	if err := store.Update(anchors, nil); err != nil {
 		return nil, fmt.Errorf("trust anchors from the agent: %w", err)

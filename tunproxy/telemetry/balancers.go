@@ -74,6 +74,9 @@ func (m *Balancers) Handle(p Parent, patience time.Duration) Balancer {
 	var stack [512]byte
 	b := appendLabels(appendLabels(stack[:0], p.named("parent_")), p.named("backend_"))
 	h := Balancer{m.sets, m.sets.acquire(b)}
+	if h.set == nil {
+		return h
+	}
 	h.set.metrics.patience.Set(patience.Milliseconds())
 	if h.set.metrics.gateOpen.Value() == 0 {
 		h.Gate(false)

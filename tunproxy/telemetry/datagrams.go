@@ -111,13 +111,18 @@ func (d *Datagrams) Flow(dir flow.Direction, target netip.AddrPort) UDP {
 	b := appendLabel(stack[:0], "direction", dir.String())
 	b = l.appendTarget(b)
 	u := UDP{d.flows, d.flows.acquire(b)}
-	u.set.metrics.flows.Inc()
-	u.set.metrics.open.Add(1)
+	if u.set != nil {
+		u.set.metrics.flows.Inc()
+		u.set.metrics.open.Add(1)
+	}
 	return u
 }
 
 // Packet counts one of the flow's, from the peer (read) or to it.
 func (u UDP) Packet(read bool, size int) {
+	if u.set == nil {
+		return
+	}
 	m := &u.set.metrics
 	if read {
 		m.read.Inc()
@@ -130,8 +135,10 @@ func (u UDP) Packet(read bool, size int) {
 
 // Close ends the flow. The handle must not be used afterwards.
 func (u UDP) Close() {
-	u.set.metrics.open.Add(-1)
-	u.sets.release(u.set)
+	if u.set != nil {
+		u.set.metrics.open.Add(-1)
+		u.sets.release(u.set)
+	}
 }
 
 // DNS is a handle for queries for one name and type.
@@ -147,10 +154,17 @@ func (d *Datagrams) Name(name, kind string) DNS {
 }
 
 // Asked counts a query.
-func (d DNS) Asked() { d.set.metrics.queries.Inc() }
+func (d DNS) Asked() {
+	if d.set != nil {
+		d.set.metrics.queries.Inc()
+	}
+}
 
 // Answered counts its response.
 func (d DNS) Answered(rcode uint8, answers int, took time.Duration) {
+	if d.set == nil {
+		return
+	}
 	m := &d.set.metrics
 	m.responses[min(rcode, rcodes-1)].Inc()
 	m.answers.Add(uint64(answers))
@@ -158,7 +172,11 @@ func (d DNS) Answered(rcode uint8, answers int, took time.Duration) {
 }
 
 // Unanswered counts a query that had none.
-func (d DNS) Unanswered() { d.set.metrics.unanswered.Inc() }
+func (d DNS) Unanswered() {
+	if d.set != nil {
+		d.set.metrics.unanswered.Inc()
+	}
+}
 
 // Release gives the handle back. It must not be used afterwards.
 func (d DNS) Release() { d.sets.release(d.set) }

@@ -37,6 +37,10 @@ type Metrics struct {
 	handshakes            *Counters
 }
 
+// Off reports whether nothing is counted by labels, so that it is not worth
+// gathering what would be.
+func (m *Metrics) Off() bool { return m.Registry.cfg.Off }
+
 // New registers every family of a sidecar of the given release.
 func New(c Config, release string) *Metrics {
 	r := NewRegistry(c)

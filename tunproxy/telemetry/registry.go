@@ -15,6 +15,9 @@ type Config struct {
 	Retain time.Duration
 	// Now is the wall clock. nil: time.Now.
 	Now func() time.Time
+	// Off: nothing is counted by labels, every handle is the zero one, and there is
+	// nothing to print but what is collected. It shows what counting costs.
+	Off bool
 }
 
 // A Registry holds label sets and prints all families. All methods are safe
@@ -154,8 +157,12 @@ func gauges[M any](name, help string, get func(m *M) *Gauge) column[M] {
 	return column[M]{name, help, gauge, func(t *text, s *set[M]) { t.signed(name, s.labels, "", get(&s.metrics).Value()) }}
 }
 
-// acquire finds or makes the set with those labels, and holds it.
+// acquire finds or makes the set with those labels, and holds it; nil: nothing is
+// counted.
 func (s *sets[M]) acquire(labels []byte) *set[M] {
+	if s.r.cfg.Off {
+		return nil
+	}
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
 	e, ok := s.by[string(labels)]
@@ -198,6 +205,9 @@ func (s *sets[M]) shared() *set[M] {
 
 // release lets go of a set once.
 func (s *sets[M]) release(e *set[M]) {
+	if e == nil {
+		return
+	}
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
 	if e.refs--; e.refs == 0 {

@@ -21,8 +21,10 @@ func (o tapped) Request(x *exchange.Exchange) {
 	if !o.hub.Active() {
 		return
 	}
-	m := o.meta(x)
+	m := ends(x)
 	if s := o.hub.Begin(&m, x.Request()); s != nil {
+		o.describe(&m, x)
+		s.Show(&m, x.Request())
 		x.Memo = s
 	}
 }
@@ -41,19 +43,26 @@ func (tapped) End(x *exchange.Exchange, r *exchange.Result) {
 	}
 }
 
-// meta describes both ends of an exchange, as far as they are known here.
-func (o tapped) meta(x *exchange.Exchange) tap.Meta {
+// ends are the addresses of an exchange: what taps match.
+func ends(x *exchange.Exchange) tap.Meta {
 	f := x.Flow()
-	m := tap.Meta{Direction: f.Direction, Route: map[string]string{"kind": "default", "name": "http"}}
-	own := o.p.policy().Labels()
-	if f.Direction == flow.Inbound {
-		m.Source = tap.Peer{Addr: f.Client, Labels: identified(nil, "client_id", f.Peer)}
-		m.Destination = tap.Peer{Addr: f.OrigDst, Labels: own}
-		m.TLS = tlsOf(f.Peer)
-		return m
+	m := tap.Meta{Direction: f.Direction, Source: tap.Peer{Addr: f.Client}, Destination: tap.Peer{Addr: f.OrigDst}}
+	if e, ok := x.Endpoint().(*endpoint); ok && f.Direction == flow.Outbound {
+		m.Destination.Addr = e.up.Addr
 	}
-	m.Source = tap.Peer{Addr: f.Client, Labels: own}
-	m.Destination = tap.Peer{Addr: f.OrigDst}
+	return m
+}
+
+// describe adds what is known of both ends here.
+func (o tapped) describe(m *tap.Meta, x *exchange.Exchange) {
+	m.Route = map[string]string{"kind": "default", "name": "http"}
+	own := o.p.policy().Labels()
+	if f := x.Flow(); f.Direction == flow.Inbound {
+		m.Source.Labels, m.Destination.Labels = identified(nil, "client_id", f.Peer), own
+		m.TLS = tlsOf(f.Peer)
+		return
+	}
+	m.Source.Labels = own
 	if e, ok := x.Endpoint().(*endpoint); ok {
 		peer := e.peer(flow.HTTP1, "")
 		labels := maps.Clone(e.tg.snap.Labels)
@@ -61,10 +70,9 @@ func (o tapped) meta(x *exchange.Exchange) tap.Meta {
 			labels = map[string]string{}
 		}
 		maps.Copy(labels, e.from.Labels())
-		m.Destination = tap.Peer{Addr: e.up.Addr, Labels: identified(labels, "server_id", peer)}
+		m.Destination.Labels = identified(labels, "server_id", peer)
 		m.TLS = tlsOf(peer)
 	}
-	return m
 }
 
 func identified(labels map[string]string, name string, p flow.Peer) map[string]string {

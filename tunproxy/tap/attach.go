@@ -3,7 +3,9 @@ package tap
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/tunmesh/tunmesh/tunproxy/rpc"
 	"github.com/tunmesh/tunmesh/tunproxy/rpc/wire"
@@ -24,6 +26,13 @@ func (h *Hub) Attach(ctx context.Context, c *rpc.Conn) error {
 	if err := s.Send(ctx, hello.Append(nil), false); err != nil {
 		return err
 	}
+	var tell *time.Timer // runs while something was lost of which nobody was told
+	var due <-chan time.Time
+	defer func() {
+		if tell != nil {
+			tell.Stop()
+		}
+	}()
 	for {
 		select {
 		case <-ctx.Done():
@@ -32,6 +41,15 @@ func (h *Hub) Attach(ctx context.Context, c *rpc.Conn) error {
 			return a.err
 		case <-h.wake:
 			if err := h.send(ctx, s); err != nil {
+				return err
+			}
+			if due == nil && h.lost() {
+				tell = time.NewTimer(lostPeriod)
+				due = tell.C
+			}
+		case <-due:
+			due = nil
+			if err := h.tell(ctx, s); err != nil {
 				return err
 			}
 		case q := <-a.asks:
@@ -43,6 +61,9 @@ func (h *Hub) Attach(ctx context.Context, c *rpc.Conn) error {
 }
 
 const (
+	// lostPeriod is how long losses are added up before somebody is told: a tap of
+	// which most requests are beyond its rate loses thousands a second.
+	lostPeriod = 250 * time.Millisecond
 	// maxAsks bounds the questions that wait; what comes then is not answered, and
 	// whoever asked does not wait for ever.
 	maxAsks = 8
@@ -78,19 +99,47 @@ func (h *Hub) send(ctx context.Context, s *rpc.Stream) error {
 		return nil
 	}
 	var buf []byte
+	var spare []*wire.Event
 	for _, t := range *p {
-		events, lost := t.queue.drain()
-		for _, e := range events {
-			m := wire.FromProxy{Event: e}
-			buf = m.Append(buf[:0])
-			if err := s.Send(ctx, buf, false); err != nil {
-				return err
+		for {
+			events := t.queue.drain(spare)
+			if len(events) == 0 {
+				break
 			}
+			for _, e := range events {
+				m := wire.FromProxy{Event: e}
+				buf = m.Append(buf[:0])
+				if err := s.Send(ctx, buf, false); err != nil {
+					return err
+				}
+			}
+			clear(events)
+			spare = events[:0]
 		}
-		if lost > 0 {
-			m := wire.FromProxy{Lost: &wire.Lost{Tap: t.id, Events: lost}}
-			buf = m.Append(buf[:0])
-			if err := s.Send(ctx, buf, false); err != nil {
+	}
+	return nil
+}
+
+// lost reports whether there is something to tell.
+func (h *Hub) lost() bool {
+	p := h.taps.Load()
+	return p != nil && slices.ContainsFunc(*p, func(t *tap) bool {
+		t.queue.mu.Lock()
+		defer t.queue.mu.Unlock()
+		return t.queue.lost > 0
+	})
+}
+
+// tell says how much was lost.
+func (h *Hub) tell(ctx context.Context, s *rpc.Stream) error {
+	p := h.taps.Load()
+	if p == nil {
+		return nil
+	}
+	for _, t := range *p {
+		if n := t.queue.missing(); n > 0 {
+			m := wire.FromProxy{Lost: &wire.Lost{Tap: t.id, Events: n}}
+			if err := s.Send(ctx, m.Append(nil), false); err != nil {
 				return err
 			}
 		}

@@ -152,30 +152,56 @@ func (h *Hub) reset() {
 	h.taps.Store(nil)
 }
 
-// push queues an event for t, or counts it as lost; the nil event is one that
-// the limit did not admit.
+// push queues an event for t, or counts it as lost.
 func (h *Hub) push(t *tap, e *wire.Event) {
 	q := t.queue
 	q.mu.Lock()
-	if e == nil || len(q.events) >= q.max {
+	full, first := len(q.events) >= q.max, len(q.events) == 0
+	if full {
 		q.lost++
 	} else {
 		q.events = append(q.events, e)
 	}
 	q.mu.Unlock()
+	if first { // else somebody was woken for those before
+		h.rouse()
+	}
+}
+
+// missed counts an event that the limit did not admit. Somebody is woken for the
+// first of many: how many there were is told now and then.
+func (h *Hub) missed(t *tap) {
+	q := t.queue
+	q.mu.Lock()
+	q.lost++
+	first := q.lost == 1
+	q.mu.Unlock()
+	if first {
+		h.rouse()
+	}
+}
+
+func (h *Hub) rouse() {
 	select {
 	case h.wake <- struct{}{}:
 	default:
 	}
 }
 
-// drain takes what waits.
-func (q *queue) drain() (events []*wire.Event, lost uint64) {
+// drain takes the events that wait; spare is room for those to come.
+func (q *queue) drain(spare []*wire.Event) (events []*wire.Event) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	events, lost = q.events, q.lost
-	q.events, q.lost = nil, 0
-	return events, lost
+	events, q.events = q.events, spare
+	return events
+}
+
+// missing takes the count of what was lost.
+func (q *queue) missing() (lost uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	lost, q.lost = q.lost, 0
+	return lost
 }
 
 // limit admits so many requests a second, and a second's worth at once.

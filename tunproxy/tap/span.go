@@ -42,7 +42,9 @@ type Span struct {
 }
 
 // Begin is called with a request's head, which is borrowed. It returns nil
-// unless a tap matches and its rate allows.
+// unless a tap matches and its rate allows: then the caller goes on with Show.
+// Until then Meta needs no labels, no TLS and no Route: most requests that a tap
+// matches are beyond its rate, and cost as little as can be.
 func (h *Hub) Begin(m *Meta, head *message.Head) *Span {
 	p := h.taps.Load()
 	if p == nil {
@@ -55,21 +57,31 @@ func (h *Hub) Begin(m *Meta, head *message.Head) *Span {
 			continue
 		}
 		if !t.limit.admit(now) {
-			h.push(t, nil)
+			h.missed(t)
 			continue
 		}
 		if s == nil {
-			s = &Span{hub: h, meta: *m, stream: h.last.Add(1), began: now}
+			s = &Span{hub: h, stream: h.last.Add(1), began: now}
 		}
 		s.taps = append(s.taps, t)
+	}
+	return s
+}
+
+// Show shows the request itself; m is whole now.
+func (s *Span) Show(m *Meta, head *message.Head) {
+	if s == nil {
+		return
+	}
+	s.meta = *m
+	for _, t := range s.taps {
 		e := s.event(t)
 		e.Request = &wire.Request{
 			Method: head.Method, Scheme: head.Scheme, Authority: head.Authority, Path: head.Path,
 			Headers: t.fields(head.Fields),
 		}
-		h.push(t, e)
+		s.hub.push(t, e)
 	}
-	return s
 }
 
 func (m *match) request(meta *Meta, h *message.Head) bool {

@@ -35,6 +35,7 @@ type plane struct {
 	mu     sync.Mutex
 	events []*api.Event
 	lost   map[uint64]uint64
+	told   int // messages about losses
 
 	connections []*api.Connections
 }
@@ -71,6 +72,7 @@ func (p *plane) Attach(s api.Tap_AttachServer) error {
 			}
 			if l := m.GetLost(); l != nil {
 				p.lost[l.GetTap()] += l.GetEvents()
+				p.told++
 			}
 			p.mu.Unlock()
 		}
@@ -188,6 +190,13 @@ func (w *world) command(c *api.Command) {
 	time.Sleep(20 * time.Millisecond) // a further one
 }
 
+// begin begins a request, and shows it if a tap follows it.
+func (w *world) begin(m *tap.Meta, head *message.Head) *tap.Span {
+	s := w.hub.Begin(&tap.Meta{Direction: m.Direction, Source: tap.Peer{Addr: m.Source.Addr}, Destination: tap.Peer{Addr: m.Destination.Addr}}, head)
+	s.Show(m, head)
+	return s
+}
+
 func get(path string) *message.Head {
 	return &message.Head{Method: "GET", Scheme: "http", Authority: "web.prod:80", Path: path, Fields: []message.Field{{Name: "user-agent", Value: "curl"}}}
 }
@@ -203,11 +212,11 @@ func meta(d flow.Direction) *tap.Meta {
 
 func TestEventsOfARequest(t *testing.T) {
 	w := newWorld(t, true)
-	if w.hub.Active() || w.hub.Begin(meta(flow.Inbound), get("/")) != nil {
+	if w.hub.Active() || w.begin(meta(flow.Inbound), get("/")) != nil {
 		t.Error("followed although nobody watches")
 	}
 	w.command(&api.Command{Tap: 5, MaxRps: 100, Headers: true, Match: &api.Match{}})
-	s := w.hub.Begin(meta(flow.Inbound), get("/a"))
+	s := w.begin(meta(flow.Inbound), get("/a"))
 	w.advance(1500 * time.Microsecond)
 	s.Response(&message.Head{Status: 200, Fields: []message.Field{{Name: "server", Value: "x"}}})
 	s.Response(&message.Head{Status: 500}) // only the first counts
@@ -238,7 +247,7 @@ func TestEventsOfARequest(t *testing.T) {
 	}
 	// A reset without a response, and no header fields where none were asked for.
 	w.command(&api.Command{Tap: 5, MaxRps: 100, Match: &api.Match{}})
-	s = w.hub.Begin(meta(flow.Outbound), get("/b"))
+	s = w.begin(meta(flow.Outbound), get("/b"))
 	s.End(tap.Result{GRPC: -1, WasReset: true, Reset: message.Cancel})
 	w.eventually("five events", func() bool { e, _ := w.plane.seen(); return len(e) == 5 })
 	e, _ = w.plane.seen()
@@ -278,7 +287,7 @@ func TestMatch(t *testing.T) {
 		{&api.Match{Peers: []string{"10.1.0.1"}}, get("/"), flow.Outbound, false},
 	} {
 		w.command(&api.Command{Tap: 1, MaxRps: 1000, Match: c.m})
-		if got := w.hub.Begin(meta(c.direction), c.head) != nil; got != c.want {
+		if got := w.begin(meta(c.direction), c.head) != nil; got != c.want {
 			t.Errorf("%d: %v matches: %v", i, c.m, got)
 		}
 	}
@@ -293,10 +302,10 @@ func TestBadCommands(t *testing.T) {
 	w.command(&api.Command{Tap: 9, MaxRps: 1000, Match: &api.Match{}}) // the fourth
 	w.command(&api.Command{Tap: 0, MaxRps: 1000, Match: &api.Match{Direction: "up"}})
 	w.command(&api.Command{Tap: 0, MaxRps: 1000, Match: &api.Match{Peers: []string{"web"}}})
-	if w.hub.Begin(meta(flow.Inbound), get("/x")) != nil {
+	if w.begin(meta(flow.Inbound), get("/x")) != nil {
 		t.Error("a refused command is in force")
 	}
-	s := w.hub.Begin(meta(flow.Inbound), get("/only"))
+	s := w.begin(meta(flow.Inbound), get("/only"))
 	if s == nil {
 		t.Fatal("the good ones are gone")
 	}
@@ -308,7 +317,7 @@ func TestRateLimit(t *testing.T) {
 	w.command(&api.Command{Tap: 1, MaxRps: 10, Match: &api.Match{}})
 	followed := 0
 	for range 50 {
-		if w.hub.Begin(meta(flow.Inbound), get("/")) != nil {
+		if w.begin(meta(flow.Inbound), get("/")) != nil {
 			followed++
 		}
 	}
@@ -319,12 +328,34 @@ func TestRateLimit(t *testing.T) {
 	// Requests that do not match are not counted, and cost no share of the rate.
 	w.advance(500 * time.Millisecond)
 	for range 50 {
-		if w.hub.Begin(meta(flow.Inbound), get("/")) != nil {
+		if w.begin(meta(flow.Inbound), get("/")) != nil {
 			followed++
 		}
 	}
 	if followed != 15 {
 		t.Errorf("%d followed after half a second, want 5 more", followed-10)
+	}
+}
+
+// TestLossesAddUp: a tap of which nearly all requests are beyond its rate does not
+// send a message for each.
+func TestLossesAddUp(t *testing.T) {
+	w := newWorld(t, true)
+	w.command(&api.Command{Tap: 1, MaxRps: 1, Match: &api.Match{}})
+	w.begin(meta(flow.Inbound), get("/"))
+	began := time.Now()
+	const n = 300
+	for range n {
+		if w.begin(meta(flow.Inbound), get("/")) != nil {
+			t.Fatal("followed beyond the rate")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	w.eventually("all losses told", func() bool { _, lost := w.plane.seen(); return lost == n })
+	w.plane.mu.Lock()
+	defer w.plane.mu.Unlock()
+	if most := int(time.Since(began)/(250*time.Millisecond)) + 1; w.plane.told > most {
+		t.Errorf("told %d times of losses in %v", w.plane.told, time.Since(began))
 	}
 }
 
@@ -338,7 +369,7 @@ func TestSlowWatcher(t *testing.T) {
 	const n = 2000
 	began := time.Now()
 	for range n {
-		w.hub.Begin(meta(flow.Inbound), head)
+		w.begin(meta(flow.Inbound), head)
 	}
 	if d := time.Since(began); d > 5*time.Second {
 		t.Errorf("%d requests took %v", n, d)
@@ -361,7 +392,7 @@ func TestSlowWatcher(t *testing.T) {
 func TestReplace(t *testing.T) {
 	w := newWorld(t, true)
 	w.command(&api.Command{Tap: 1, MaxRps: 100, Match: &api.Match{}})
-	s := w.hub.Begin(meta(flow.Inbound), get("/"))
+	s := w.begin(meta(flow.Inbound), get("/"))
 	w.command(&api.Command{Tap: 1, MaxRps: 100, Match: &api.Match{Peers: []string{"10.1.0.1"}}})
 	s.Response(&message.Head{Status: 200})
 	s.End(tap.Result{GRPC: -1})

@@ -66,6 +66,7 @@ type connects struct {
 	ep      int
 	out, in []byte
 	now     []attempt
+	keep    bool // connections stay when they are done with
 }
 
 type attempt struct {
@@ -108,6 +109,8 @@ func (c *connects) event(i int) (bool, error) {
 	if a.got += n; a.got < len(c.in) {
 		return false, nil
 	}
-	_ = unix.Close(a.fd) // nothing is unread: a FIN
+	if !c.keep {
+		_ = unix.Close(a.fd) // nothing is unread: a FIN
+	}
 	return true, nil
 }

@@ -23,6 +23,9 @@ type Options struct {
 	Rate float64
 	// Authority and Path are the request's.
 	Authority, Path string
+	// Names is how many authorities connections of HTTP/1 ask for, in turn; up to 1:
+	// Authority alone.
+	Names int
 	// Progress, if not nil, counts the answers while it goes.
 	Progress *atomic.Uint64
 	// Stop, if not nil, ends the run before its time.

@@ -13,8 +13,15 @@ import (
 // HTTP1 asks with HTTP/1.1, one request at a time on each connection.
 func HTTP1(to netip.AddrPort, o Options) (Result, error) {
 	o.Streams = 1
-	request := []byte("GET " + o.Path + " HTTP/1.1\r\nHost: " + o.Authority + "\r\nUser-Agent: tunmesh-bench\r\nAccept: */*\r\n\r\n")
-	return ask(to, o, func() protocol { return &http1{request: request} })
+	n := 0
+	return ask(to, o, func() protocol {
+		host := o.Authority
+		if o.Names > 1 {
+			host = fmt.Sprintf("%d.%s", n%o.Names, host)
+			n++
+		}
+		return &http1{request: []byte("GET " + o.Path + " HTTP/1.1\r\nHost: " + host + "\r\nUser-Agent: tunmesh-bench\r\nAccept: */*\r\n\r\n")}
+	})
 }
 
 // HoldHTTP1 opens connections one after the other, asks once on each, and keeps

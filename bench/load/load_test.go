@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -101,6 +102,12 @@ func TestClients(t *testing.T) {
 	if r, err := load.Hold(echo, 10, 8, time.Millisecond); err != nil || r.All != 10 {
 		t.Errorf("hold: %+v, %v", r, err)
 	}
+	if r, err := load.Storm(echo, 20, 8, time.Millisecond); err != nil || r.All != 20 || r.Count != 20 || r.P50 <= 0 {
+		t.Errorf("storm: %+v, %v", r, err)
+	}
+	if _, err := load.Storm(netip.MustParseAddrPort("127.0.0.1:1"), 2, 8, d); err == nil {
+		t.Error("a storm on nobody is no error")
+	}
 	if _, err := load.PingPong(netip.MustParseAddrPort("127.0.0.1:1"), 1, 1, d); err == nil {
 		t.Error("nobody is there and no error says so")
 	}
@@ -154,6 +161,27 @@ func TestOpenLoop(t *testing.T) {
 	q := load.Quantiles(r.Histogram, []float64{85})
 	if len(q) != 1 || q[0] < 50_000 {
 		t.Errorf("the pause is hidden: p85 is %v µs", q)
+	}
+}
+
+// TestNames: connections ask for as many names as they should, in turn.
+func TestNames(t *testing.T) {
+	var mu sync.Mutex
+	seen := map[string]bool{}
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		seen[r.Host] = true
+	}))
+	defer s.Close()
+	o := load.Options{Connections: 5, Duration: 100 * time.Millisecond, Rate: 1000, Authority: "a", Names: 3, Path: "/", Finish: true}
+	if _, err := load.HTTP1(netip.MustParseAddrPort(s.Listener.Addr().String()), o); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(seen) != 3 || !seen["0.a"] || !seen["2.a"] {
+		t.Errorf("asked for %v", seen)
 	}
 }
 

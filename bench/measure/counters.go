@@ -21,10 +21,10 @@ func (b *Bench) counters(p *peer.Peer) func([]result.Side) {
 }
 
 func (b *Bench) counter(s peer.Sidecar) func(*result.Side) {
-	var before uint64
+	var before peer.Said
 	known := false
-	if s.Allocs != nil {
-		before, known = s.Allocs()
+	if s.Tells != nil {
+		before, known = s.Tells()
 	}
 	var hardware *proc.Counter
 	if b.counts {
@@ -40,9 +40,9 @@ func (b *Bench) counter(s peer.Sidecar) func(*result.Side) {
 			hardware.Close()
 		}
 		if known {
-			if after, ok := s.Allocs(); ok {
-				n := after - before
-				side.Allocs = &n
+			if after, ok := s.Tells(); ok {
+				n := after.Allocs - before.Allocs
+				side.Allocs, side.Series = &n, after.Series
 			}
 		}
 	}

@@ -200,6 +200,9 @@ func (b *Bench) used(p *peer.Peer) (u used, err error) {
 		u.ours += d
 	}
 	u.ours += proc.CPU(p.App.PID())
+	for _, a := range p.Aside {
+		u.ours += proc.CPU(a.PID())
+	}
 	for _, pid := range b.irq {
 		u.ours += proc.CPU(pid)
 	}
@@ -223,7 +226,7 @@ func (b *Bench) one(w Workload, p *peer.Peer, round int) (result.Run, error) {
 	if err != nil {
 		return r, err
 	}
-	counted := b.counters(p)
+	counted, looked := b.counters(p), looking(p)
 	start := time.Now()
 	args := append(slices.Clone(w.Args), "-duration="+b.Options.Duration.String())
 	from, at := p.From, p.At(w.Kind)
@@ -261,6 +264,7 @@ func (b *Bench) one(w Workload, p *peer.Peer, round int) (result.Run, error) {
 	}
 	took := time.Since(start)
 	counted(r.Sides)
+	r.Seen = looked()
 	after, err := b.used(p)
 	if err != nil {
 		return r, err
@@ -299,6 +303,21 @@ func (b *Bench) say(w Workload, r result.Run, others float64) {
 		noise += fmt.Sprintf("  %d FAILED", r.Load.Failed)
 	}
 	b.Say("%-12s %-12s %s%s", w.Name, r.Peer, what, noise)
+}
+
+// looking is how much those saw who look on, from now on.
+func looking(p *peer.Peer) func() map[string]uint64 {
+	if p.Seen == nil {
+		return func() map[string]uint64 { return nil }
+	}
+	before := p.Seen()
+	return func() map[string]uint64 {
+		after := p.Seen()
+		for name, n := range before {
+			after[name] -= n
+		}
+		return after
+	}
 }
 
 // watch follows the memory of a pair; the returned function says the most.

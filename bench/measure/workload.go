@@ -74,6 +74,9 @@ func All() []Workload {
 		add("h1-10k", "HTTP/1.1, 16 connections, answers of 10 KB", requests, result.PerPair, load.ServeH1, false, "http1", "-conns=16", "-path=/10240"),
 		add("h1-1m", "HTTP/1.1, 8 connections, answers of 1 MB", requests, result.PerPair, load.ServeH1, false, "http1", "-conns=8", "-path=/1048576"),
 		add("open-5k", "HTTP/1.1, 64 connections, 5,000 requests/s at constant intervals", requests, result.AddedP99, load.ServeH1, false, "http1", "-conns=64", "-rate=5000"),
+		add("storm-2k", "2,000 connections of bytes at once, one round trip on each: how long until they are answered", connections, result.P99, load.Echo, false, "storm", "-conns=2000"),
+		add("open-10k", "HTTP/1.1, 64 connections, 10,000 requests/s at constant intervals", requests, result.P99, load.ServeH1, false, "http1", "-conns=64", "-rate=10000"),
+		add("names-40", "HTTP/1.1, 40 connections that ask for a name each, 1,000 requests/s: more than 1,000 series", requests, result.ServerRSS, load.ServeH1, false, "http1", "-conns=40", "-rate=1000", "-names=40"),
 		add("idle-1k-echo", "1,000 idle connections of bytes, after one round trip each", connections, result.ClientRSS, load.Echo, false, "idle-echo", "-conns=1000"),
 		handshake, pinned,
 	}

@@ -69,6 +69,6 @@ func (e *Env) many(of, proxy string, endpoints int) (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	q.Pair = []Sidecar{{Side: "client", Process: p, Allocs: allocs(client.Space)}}
+	q.Pair = []Sidecar{{Side: "client", Process: p, Tells: says(client.Space)}}
 	return q, nil
 }

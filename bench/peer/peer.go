@@ -67,8 +67,16 @@ type Env struct {
 type Sidecar struct {
 	Side string // client or server
 	*proc.Process
-	// Allocs is how many objects it allocated on its heap so far, if it can say.
-	Allocs func() (uint64, bool)
+	// Tells is what it says of itself, if it can.
+	Tells func() (Said, bool)
+}
+
+// Said is what a sidecar tells.
+type Said struct {
+	// Allocs is how many objects it allocated on its heap so far.
+	Allocs uint64
+	// Series is how many lines its metrics have.
+	Series uint64
 }
 
 // Peer is what stands between a client and a server.
@@ -84,6 +92,11 @@ type Peer struct {
 	MTLS bool
 	// Cannot lists kinds of work that it does not carry, with the reason.
 	Cannot map[load.Kind]string
+
+	// Aside are processes that do something for the pair, beside it: their CPU time is
+	// the machine's part. Seen is what those counted so far that look on.
+	Aside []*proc.Process
+	Seen  func() map[string]uint64
 
 	// From is where clients run, and Target where they find the application.
 	From   *nettest.Space

@@ -25,6 +25,7 @@ import (
 	"github.com/tunmesh/tunmesh/bench/topology"
 	"github.com/tunmesh/tunmesh/control"
 	"github.com/tunmesh/tunmesh/control/identity"
+	"github.com/tunmesh/tunmesh/control/tap"
 	"github.com/tunmesh/tunmesh/control/token"
 	"github.com/tunmesh/tunmesh/internal/annotation"
 	"github.com/tunmesh/tunmesh/internal/handover"
@@ -51,8 +52,12 @@ type mesh struct {
 	control *proc.Process
 	policy  string // of what comes in
 	opaque  string // ports that are declared opaque
-	// pod has annotations for the sidecars.
-	pod map[string]string
+	// pod has annotations for the sidecars, flags what they are started with.
+	pod   map[string]string
+	flags []string
+	// hosts are others that sidecars talk to, and watcher is who looks on; nil: nobody.
+	hosts   []*nettest.Space
+	watcher *proc.Process
 }
 
 // mesh runs the programs as they are shipped: two pods without another road than
@@ -69,7 +74,9 @@ func (e *Env) mesh(name, proxy string, f feature) (*Peer, error) {
 	}
 	client, server := e.Bridge.Pod(), e.Bridge.Pod()
 	for _, p := range []*topology.Pod{client, server} {
-		e.Bridge.Meet(m.space, p)
+		for _, s := range append(m.hosts, m.space) {
+			e.Bridge.Meet(s, p)
+		}
 	}
 	e.Bridge.Meet(client.Uplink, server)
 	e.Bridge.Meet(server.Uplink, client)
@@ -85,6 +92,7 @@ func (e *Env) mesh(name, proxy string, f feature) (*Peer, error) {
 	if f.about != "" {
 		q.Beside = Tunmesh
 	}
+	q.Aside = []*proc.Process{m.control}
 	if q.App, err = e.startApp(server.Space); err != nil {
 		return nil, err
 	}
@@ -96,7 +104,16 @@ func (e *Env) mesh(name, proxy string, f feature) (*Peer, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s side: %w", s.side, err)
 		}
-		q.Pair = append(q.Pair, Sidecar{Side: s.side, Process: p, Allocs: allocs(s.pod.Space)})
+		q.Pair = append(q.Pair, Sidecar{Side: s.side, Process: p, Tells: says(s.pod.Space)})
+	}
+	if f.tapped > 0 {
+		if err := m.tap(f.tapped); err != nil {
+			return nil, err
+		}
+	}
+	if m.watcher != nil {
+		q.Aside = append(q.Aside, m.watcher)
+		q.Seen = func() map[string]uint64 { return seen(m.watcher) }
 	}
 	q.ALPN = hop.ALPNUpgrade // bytes are framed between sidecars, one request is not
 	q.Cert, q.Key, err = m.certificate("client")
@@ -111,13 +128,22 @@ func (f feature) setup() string {
 			s += fmt.Sprintf("%s=%s, ", k, a[k])
 		}
 	}
+	for _, flag := range f.flags {
+		s += flag + ", "
+	}
 	s += "TUNs, one queue and loop each; a Service with one endpoint; "
 	if f.plain {
 		s += "the server's pod not known as meshed, no TLS; inbound policy all-unauthenticated; "
 	} else {
 		s += "TLS 1.3, client certificates; inbound policy all-authenticated; "
 	}
-	return s + "detection, metrics and balancing on"
+	if f.tapped > 0 {
+		s += fmt.Sprintf("a tap of everything at the server's pod, at most %d requests a second; ", f.tapped)
+	}
+	if f.traced {
+		s += "spans go to a collector that throws them away; "
+	}
+	return s + "detection, metrics and balancing on unless said otherwise"
 }
 
 // manifests of what is meshed. Ports that carry bytes are declared so, as for a
@@ -152,6 +178,11 @@ type feature struct {
 	name, about string
 	annotations map[string]string // of the Service
 	pod         map[string]string // of the pods, for their sidecars
+	flags       []string          // of the sidecars
+	// tapped is how many requests a second somebody sees of the server's pod; 0:
+	// nobody looks on. traced: there is a collector of spans.
+	tapped int
+	traced bool
 	// plain: the server's pod is not known as meshed, so that nothing is encrypted
 	// on the way to its sidecar.
 	plain bool
@@ -165,6 +196,11 @@ var features = []feature{ //nolint:gochecknoglobals // a table
 	{name: "retries", about: "retries armed", annotations: map[string]string{"retry.tunmesh.io/http": "5xx", "retry.tunmesh.io/grpc": "unavailable"}},
 	{name: "timeouts", about: "request, response and idle timeouts", annotations: map[string]string{"timeout.tunmesh.io/request": "10s", "timeout.tunmesh.io/response": "10s", "timeout.tunmesh.io/idle": "10s"}},
 	{name: "breakers", about: "circuit breakers", annotations: map[string]string{"balancer.tunmesh.io/failure-accrual": "unified"}},
+	{name: "uncounted", about: "metrics off", flags: []string{"-no-metrics"}},
+	{name: "tapped", about: fmt.Sprintf("a tap of everything at the server's pod, %d requests a second", tap.DefaultRPS), tapped: tap.DefaultRPS},
+	{name: "tapped-10000", about: fmt.Sprintf("the same, %d requests a second", maxTapped), tapped: maxTapped},
+	{name: "traced-1", about: "spans of 1 % of all requests", traced: true, pod: map[string]string{annotation.TraceSampling: "1%"}},
+	{name: "traced-100", about: "spans of all requests", traced: true, pod: map[string]string{annotation.TraceSampling: "100%"}},
 	{name: "access-log", about: "an access log in JSON", pod: map[string]string{annotation.AccessLog: "json"}},
 }
 
@@ -189,7 +225,7 @@ func (m *mesh) path(elem ...string) string {
 }
 
 func (e *Env) startControl(f feature) (*mesh, error) {
-	m := &mesh{e: e, dir: e.Scope.TempDir(), pod: f.pod, opaque: withOpaque(f.annotations)[annotation.OpaquePorts]}
+	m := &mesh{e: e, dir: e.Scope.TempDir(), pod: f.pod, flags: f.flags, opaque: withOpaque(f.annotations)[annotation.OpaquePorts]}
 	m.policy = "all-authenticated"
 	if f.plain {
 		m.policy = "all-unauthenticated"
@@ -211,13 +247,21 @@ func (e *Env) startControl(f feature) (*mesh, error) {
 		"--dir", m.path("manifests"), "--dir", m.path("pods"), "--state-dir", m.path("state"), "--listen", fmt.Sprintf("0.0.0.0:%d", control.Port),
 		"--mesh-networks", topology.Networks().String() + "," + services + "," + manyNetwork, "--default-inbound-policy", m.policy,
 		// As often as Prometheus would by default.
-		"--scrape-interval", "15s", "--log-level", "warn", "--trust-domain", trustDomain,
+		"--scrape-interval", "15s", "--query-socket", m.path("query.sock"), "--log-level", "warn", "--trust-domain", trustDomain,
 	}})
 	if err != nil {
 		return nil, err
 	}
 	if err := listening(m.control, control.Port); err != nil {
 		return nil, fmt.Errorf("mesh-control: %w", err)
+	}
+	if f.traced {
+		at, err := m.collector()
+		if err != nil {
+			return nil, fmt.Errorf("collector: %w", err)
+		}
+		m.pod = maps.Clone(f.pod)
+		m.pod[annotation.TraceCollector] = at
 	}
 	return m, nil
 }
@@ -243,7 +287,7 @@ func (m *mesh) sidecar(proxy, side string, pod *topology.Pod, known bool) (*proc
 		return nil, err
 	}
 	p, err := m.e.start(proc.Spec{
-		Path: proxy, Args: []string{"-token", tokenFile, "-log-level", "warn"},
+		Path: proxy, Args: append([]string{"-token", tokenFile, "-log-level", "warn"}, m.flags...),
 		Space: pod.Space, UID: annotation.ProxyUID, Silent: true,
 	})
 	if err != nil {
@@ -359,21 +403,26 @@ func ready(s *nettest.Space) error {
 	return nil
 }
 
-// allocs asks a sidecar what it allocated; older builds do not say.
-func allocs(s *nettest.Space) func() (uint64, bool) {
-	return func() (uint64, bool) {
+// says asks a sidecar what it allocated, and how many series it has; older builds
+// do not say.
+func says(s *nettest.Space) func() (Said, bool) {
+	return func() (said Said, ok bool) {
 		resp, err := admin(s, "/metrics")
 		if err != nil {
-			return 0, false
+			return said, false
 		}
 		defer resp.Body.Close()
 		for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-			if v, ok := strings.CutPrefix(lines.Text(), "go_memstats_mallocs_total "); ok {
+			if strings.HasPrefix(lines.Text(), "#") {
+				continue
+			}
+			said.Series++
+			if v, found := strings.CutPrefix(lines.Text(), "go_memstats_mallocs_total "); found {
 				n, err := strconv.ParseFloat(v, 64)
-				return uint64(n), err == nil
+				said.Allocs, ok = uint64(n), err == nil
 			}
 		}
-		return 0, false
+		return said, ok
 	}
 }
 

@@ -22,7 +22,8 @@ func featured(b *result.Bench) *result.Bench {
 }
 
 // Features writes what each feature costs alone: CPU time of both sidecars for a
-// request, beside a peer that differs in nothing else.
+// request, beside a peer that differs in nothing else. MB and SERIES are of the
+// server's sidecar, SEEN is what came to somebody who looks on.
 func Features(w io.Writer, b *result.Bench, base string) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for i, l := range b.Workloads {
@@ -30,7 +31,7 @@ func Features(w io.Writer, b *result.Bench, base string) error {
 			fmt.Fprintln(tw)
 		}
 		fmt.Fprintf(tw, "%s: %s\n", l.Name, l.About)
-		fmt.Fprintln(tw, "PEER\tCPU µs\tDIFFERENCE\tTO\tALLOCS\tp50 µs\tWITH")
+		fmt.Fprintln(tw, "PEER\tRATE/s\tCPU µs\tDIFFERENCE\tTO\tALLOCS\tp50 µs\tp99 µs\tMB\tSERIES\tSEEN/s\tWITH")
 		for _, p := range b.Peers {
 			c := b.Cell(l.Name, p.Name)
 			if c == nil || p.Name != base && p.Feature == "" {
@@ -46,8 +47,28 @@ func Features(w io.Writer, b *result.Bench, base string) error {
 			if c.Noisy {
 				noise = " (noisy)"
 			}
-			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s%s\n", p.Name, number(c, result.PairMicros), diff, to, number(c, result.Allocs), number(c, result.P50), p.Feature, noise)
+			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s%s\n", p.Name, number(c, result.Rate), number(c, result.PairMicros), diff, to,
+				number(c, result.Allocs), number(c, result.P50), number(c, result.P99), number(c, result.ServerRSS), plain(c, result.Series), looked(c), p.Feature, noise)
 		}
 	}
 	return tw.Flush()
+}
+
+// plain is a metric's median alone.
+func plain(c *result.Cell, metric string) string {
+	v, ok := c.Metrics[metric]
+	if !ok {
+		return "–"
+	}
+	return digits(v.Median)
+}
+
+// looked is what somebody saw who looks on.
+func looked(c *result.Cell) string {
+	for _, metric := range []string{result.Events, result.Exports} {
+		if _, ok := c.Metrics[metric]; ok {
+			return plain(c, metric) + " " + metric
+		}
+	}
+	return ""
 }

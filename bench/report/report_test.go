@@ -88,6 +88,13 @@ func TestWrite(t *testing.T) {
 	b.Net = &result.Document{Figures: []result.Figures{{Workload: "ping-64", Peer: "netstack", Rate: 80}, {Workload: "ping-64", Peer: "relay-64k", Rate: 100}}}
 	b.Features = document(2, 0.25)
 	b.Features.Peers[2].Feature, b.Features.Peers[2].Beside = "more of everything", "tunmesh"
+	for i := range b.Features.Runs {
+		if b.Features.Runs[i].Peer == "envoy" {
+			b.Features.Runs[i].Seen = map[string]uint64{"events": 77, "lost": 3}
+			b.Features.Runs[i].Sides[1].Series = 1234
+		}
+	}
+	b.Features.Fill("direct")
 	if err := report.Write(dir, b, "tunmesh"); err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +104,7 @@ func TestWrite(t *testing.T) {
 	}
 	for _, want := range []string{"# tunmesh beside other proxies", "## Goals", "| h1-16 per-pair-cpu | per CPU-s | 39,802 | 9,950 | ≥ 2 × envoy | 2.00 × | met |", "Not measured in this run: h1-1 per-pair-cpu ≥ 2 × envoy", "(efficiency.svg)", "* Left out, envoy: it is tired: bulk-1, bulk-8",
 		"| netstack ping-64 rate (relay-64k: 100) | /s | 80.0 | – | ≥ 0.9 × relay-64k | 0.89 × | **missed** |", "ns/op | 80.0 | – | ≤ 100 | 1.25 × | met |",
-		"+75.38 µs  +300%", "more of everything", "(memory.svg)", "| envoy | 10,000 ±0% |", "haproxy was skipped: not on this machine", "**bulk-1 through envoy failed** in round 2: it went away"} {
+		"+75.38 µs  +300%", "more of everything", "1,234   77.0 events", "(memory.svg)", "| envoy | 10,000 ±0% |", "haproxy was skipped: not on this machine", "**bulk-1 through envoy failed** in round 2: it went away"} {
 		if !strings.Contains(string(md), want) {
 			t.Errorf("the report does not say %q:\n%s", want, md)
 		}

@@ -103,6 +103,8 @@ type Side struct {
 	// nobody could say.
 	Allocs       *uint64 `json:"allocs,omitempty"`
 	Instructions *uint64 `json:"instructions,omitempty"`
+	// Series are the lines of its metrics at the end.
+	Series uint64 `json:"series,omitempty"`
 }
 
 // Cell is a workload through a peer: its metrics over the runs that count.
@@ -143,6 +145,11 @@ const (
 	Allocs       = "allocs"
 	Instructions = "instructions"
 	PairMicros   = "pair-us"
+	// Of the server's sidecar.
+	Series = "series"
+	// Of whoever looks on, per second.
+	Events  = "events"
+	Exports = "exports"
 )
 
 // Metrics lists all that are read from a run; what is added to direct is not.
@@ -188,8 +195,23 @@ func Metrics() []Metric {
 			v, ok := per(r, r.CPU.Peer)
 			return 1e6 / v, ok && r.Load.AllBytes == 0
 		}},
+		{Name: Series, Unit: "series", Less: true, of: func(r Run) (float64, bool) {
+			if len(r.Sides) < 2 || r.Sides[1].Series == 0 {
+				return 0, false
+			}
+			return float64(r.Sides[1].Series), true
+		}},
+		seen(Events), seen(Exports),
 		{Name: PairSeconds, Unit: "CPUs", Less: true, of: func(r Run) (float64, bool) { return r.CPU.Peer / r.CPU.Elapsed, r.CPU.Peer > 0 && r.CPU.Elapsed > 0 }},
 	}
+}
+
+// seen is what those saw who look on.
+func seen(name string) Metric {
+	return Metric{Name: name, Unit: "/s", of: func(r Run) (float64, bool) {
+		n, ok := r.Seen[name]
+		return float64(n) / r.CPU.Elapsed, ok && r.CPU.Elapsed > 0
+	}}
 }
 
 // per is how much work was done with so much CPU: requests, or GB.

@@ -22,6 +22,8 @@ type Run struct {
 	CPU      CPU         `json:"cpu"`
 	Hop      *Hop        `json:"hop,omitempty"`
 	Sides    []Side      `json:"sides,omitempty"` // of a pair of sidecars
+	// Seen is what those counted who look on: events of a tap, exports of spans.
+	Seen map[string]uint64 `json:"seen,omitempty"`
 	// Noisy: other processes of the machine used more than a third of a CPU.
 	Noisy bool `json:"noisy,omitempty"`
 }

@@ -63,7 +63,7 @@ func TestChoose(t *testing.T) {
 		t.Errorf("%v, %v", p, w)
 	}
 	f = runFlags{peers: peer.Features(), workloads: featureWorkloads()}
-	if p, w := names(&f); len(p) < 8 || p[0] != peer.Tunmesh || len(w) != 3 {
+	if p, w := names(&f); len(p) < 8 || p[0] != peer.Tunmesh || len(w) != 5 {
 		t.Errorf("features: %v, %v", p, w)
 	}
 	f.workloads = []string{"h1-16", "h3"}

@@ -30,8 +30,11 @@ import (
 func (f *runFlags) everything() bool { return f.full && len(f.peers) == 0 && len(f.workloads) == 0 }
 
 // featureWorkloads are what features are measured with: requests in both
-// versions, and connections for what is done once on each.
-func featureWorkloads() []string { return []string{"h1-16", "grpc", "connect"} }
+// versions, connections for what is done once on each, a rate that is the same for
+// all, and as many names as make a thousand series.
+func featureWorkloads() []string {
+	return []string{"h1-16", "grpc", "connect", "open-10k", "names-40"}
+}
 
 // measurement is one call of "bench run".
 type measurement struct {

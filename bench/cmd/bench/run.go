@@ -55,7 +55,7 @@ it is only what each feature costs. "bench peers" lists peers and workloads.`,
 	}
 	fs := cmd.Flags()
 	fs.BoolVar(&f.full, "full", false, "all workloads, 5 rounds of 1.5 s, what each feature costs, bench-net and Go benchmarks")
-	fs.BoolVar(&f.features, "features", false, "what each feature of tunmesh costs alone, on three workloads")
+	fs.BoolVar(&f.features, "features", false, "what each feature of tunmesh costs alone, on five workloads")
 	fs.StringVar(&f.unfinished, "continue", "", "with --full: the document of a run that ended after the comparison of peers; what comes after it is measured and added")
 	fs.StringSliceVar(&f.peers, "peers", nil, "peers to measure (default those that \"bench peers\" says)")
 	fs.StringSliceVar(&f.workloads, "workloads", nil, "workloads to run (default those of the mode)")
@@ -260,7 +260,7 @@ func build(ctx context.Context, bin, commit string, symbols bool) error {
 	if !symbols {
 		ld += " -s -w"
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", ld, "-o", bin+"/", module+"bench/cmd/load", module+"bench/cmd/relay", module+"cmd/mesh-proxy", module+"cmd/mesh-control")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", ld, "-o", bin+"/", module+"bench/cmd/load", module+"bench/cmd/relay", module+"bench/cmd/watch", module+"cmd/mesh-proxy", module+"cmd/mesh-control")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		if ctx.Err() != nil {

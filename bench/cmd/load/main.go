@@ -4,7 +4,7 @@
 //
 // or loads what answers at TARGET and prints one JSON object:
 //
-//	load ping|bulk|connect|handshake|http1|http2|grpc|stream [flags] TARGET
+//	load ping|bulk|connect|storm|handshake|http1|http2|grpc|stream [flags] TARGET
 //
 // and "load idle-http1|idle-echo [flags] TARGET" opens connections, uses each
 // once and keeps them.
@@ -35,7 +35,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("say serve, ping, bulk, connect, handshake, http1, http2, grpc, stream, idle-http1 or idle-echo")
+		return fmt.Errorf("say serve, ping, bulk, connect, storm, handshake, http1, http2, grpc, stream, idle-http1 or idle-echo")
 	}
 	// One thread that never gives way, and a collector that comes when there is
 	// much to collect: what is measured makes no garbage.
@@ -74,6 +74,7 @@ func client(args []string) error {
 	fs.DurationVar(&o.Duration, "duration", 2*time.Second, "how long to measure, or to keep idle connections")
 	fs.Float64Var(&o.Rate, "rate", 0, "requests per second, at constant intervals; 0 as fast as answers come")
 	fs.StringVar(&o.Authority, "authority", "bench", "of requests")
+	fs.IntVar(&o.Names, "names", 1, "of HTTP/1.1: how many authorities connections ask for, in turn: 0.AUTHORITY, 1.AUTHORITY, …")
 	fs.StringVar(&o.Path, "path", "/", "of requests")
 	fs.BoolVar(&o.Finish, "finish", false, "at the end, wait for the answers to all requests")
 	size := fs.Int("size", 128, "bytes of a message")
@@ -103,6 +104,8 @@ func client(args []string) error {
 		} else {
 			r, err = load.Connect(to, *size, o.Duration)
 		}
+	case "storm":
+		r, err = load.Storm(to, o.Connections, *size, o.Duration)
 	case "handshake":
 		var cfg *tls.Config
 		if cfg, err = secured(*cert, *key, *alpn); err == nil {

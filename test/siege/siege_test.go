@@ -160,6 +160,8 @@ func TestAdminAnswers(t *testing.T) {
 var unmet = map[string]bool{ //nolint:gochecknoglobals // a table
 	"windows of 0": true, "slow heads": true, "slow bodies": true, "slow readers": true,
 	"connections that never speak": true, "connections that begin to speak": true, "TLS handshakes that are half done": true,
+	// They end as fast as an attacker who gives way can begin them: none waits.
+	"TLS handshakes that come to nothing": true,
 }
 
 type siege struct {

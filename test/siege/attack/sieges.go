@@ -17,7 +17,9 @@ func Sieges(hello []byte) []Attack {
 		{Name: "windows of 0", App: App{Bytes: 16 << 10}, Metric: "held_limit_total", Labels: []string{`layer="http"`},
 			Replay: Replay{Bytes: Requests(100, true, no), Begin: 4, Every: tick, AtOnce: 4}},
 		{Name: "10,000 streams that wait", Metric: "http2_refused_streams_total",
-			Replay: Replay{Bytes: Requests(1010, true, nil), Begin: 10}},
+			// One after the other: the app has to say first that it takes so many, or most
+			// wait for its connection, where fewer may.
+			Replay: Replay{Bytes: Requests(1010, true, nil), Begin: 1, Every: tick, AtOnce: 10}},
 		{Name: "slow heads", Metric: "slow_peers_total", Labels: slow("head"),
 			Replay: Replay{Bytes: []byte("GET / HTTP/1.1\r\n"), Then: []byte("a"), Gap: tick, Begin: 100, Every: tick, AtOnce: 100}},
 		{Name: "slow bodies", Metric: "slow_peers_total", Labels: slow("body"),

@@ -8,9 +8,12 @@ import (
 )
 
 const (
-	// surgeEvery is how long a side's queue may hold packets without being found
-	// empty once before the loop counts as behind; what is under way then waits so
-	// long, too.
+	// surgePatience is how long a side's queue may hold packets without being found
+	// empty once before the loop counts as behind. It is as long as clients wait
+	// before they ask again: who all come back at once after a restart, and are served
+	// within that, would only lose by being turned away.
+	surgePatience = time.Second
+	// surgeEvery is how often the bound is looked at.
 	surgeEvery = 100 * time.Millisecond
 	// surgeLeast is how many SYNs of a side may begin a connection in that time
 	// however far behind the loop is. One costs as much as 20 to 40 segments.
@@ -21,13 +24,14 @@ const (
 
 // surge bounds how many SYNs of a side begin a connection while the loop is
 // behind: connections that are there go on, and those who are turned away ask
-// again. Each interval in which the side's queue never was empty halves what may
-// begin; another adds to it, or lifts the bound if nobody met it. Handshakes that end
+// again. From then on each interval in which the side's queue never was empty halves
+// what may begin; another adds to it, or lifts the bound if nobody met it. Handshakes that end
 // well make room for twice as many: a loop that has much to do for clients who mean
 // it turns hardly any of those away.
 type surge struct {
 	end    time.Duration // of the interval
 	stands bool          // nobody has found the queue empty in it
+	behind time.Duration // how long nobody has before it
 	began  int           // SYNs that began a connection in it
 	opened int           // handshakes that ended well
 	shed   int           // SYNs that did not begin one
@@ -42,17 +46,21 @@ func (s *surge) tick(now time.Duration) {
 	if now < s.end {
 		return
 	}
+	if s.behind += now - s.end + surgeEvery; !s.stands {
+		s.behind = 0
+	}
 	switch {
+	case s.stands && s.most == 0 && s.behind < surgePatience:
 	case s.stands && s.most == 0:
 		s.most = max(s.began/2, 2*s.opened, surgeLeast)
 	case s.stands:
 		s.most = max(s.most/2, 2*s.opened, surgeLeast)
 	case s.shed == 0:
-		s.most = 0
+		s.most = 0 // or there was none
 	default:
 		s.most += max(s.most/8, surgeLeast)
 	}
-	*s = surge{end: now + surgeEvery, stands: true, most: s.most, meant: s.opened}
+	*s = surge{end: now + surgeEvery, stands: true, behind: s.behind, most: s.most, meant: s.opened}
 }
 
 // begin counts a SYN that begins a connection.

@@ -124,8 +124,9 @@ func TestClientsWhoMeanItAreNotShed(t *testing.T) {
 	}
 }
 
-// TestSurge: the bound halves while the loop is behind, grows when it is not, and
-// goes when nobody meets it.
+// TestSurge: there is no bound until the loop was behind for as long as clients wait
+// before they ask again; then it halves while the loop is behind, grows when it is
+// not, and goes when nobody meets it.
 func TestSurge(t *testing.T) {
 	var s surge
 	now := time.Second
@@ -143,12 +144,19 @@ func TestSurge(t *testing.T) {
 		}
 		return s.began
 	}
+	for range 2 {
+		step(true, 1000) // it keeps up
+	}
+	for i := range int(surgePatience / surgeEvery) {
+		if n := step(false, 1000); n != 1000 {
+			t.Fatalf("only %d begin when the loop was behind for %d intervals", n, i)
+		}
+	}
 	for i, tc := range []struct {
 		drained     bool
 		came, began int
 	}{
-		{true, 1000, 1000}, {true, 1000, 1000}, // it keeps up
-		{false, 1000, 1000}, {false, 1000, 500}, {false, 1000, 250}, {false, 1000, 125}, {false, 1000, 62},
+		{false, 1000, 500}, {false, 1000, 250}, {false, 1000, 125}, {false, 1000, 62},
 		{false, 1000, 31}, {false, 1000, 15}, {false, 1000, surgeLeast}, {true, 1000, surgeLeast},
 		{true, 1000, 2 * surgeLeast}, {true, 1000, 3 * surgeLeast}, {true, 10, 10}, {true, 1000, 1000},
 		{false, 3, 3}, {false, 3, 3}, {false, 3, 3}, // few are not why

@@ -198,7 +198,7 @@ var features = []feature{ //nolint:gochecknoglobals // a table
 	{name: "breakers", about: "circuit breakers", annotations: map[string]string{"balancer.tunmesh.io/failure-accrual": "unified"}},
 	{name: "uncounted", about: "metrics off", flags: []string{"-no-metrics"}},
 	{name: "tapped", about: fmt.Sprintf("a tap of everything at the server's pod, %d requests a second", tap.DefaultRPS), tapped: tap.DefaultRPS},
-	{name: "tapped-10000", about: fmt.Sprintf("the same, %d requests a second", maxTapped), tapped: maxTapped},
+	{name: "tapped-10000", about: fmt.Sprintf("the same, asking for %d a second", maxTapped), tapped: maxTapped},
 	{name: "traced-1", about: "spans of 1 % of all requests", traced: true, pod: map[string]string{annotation.TraceSampling: "1%"}},
 	{name: "traced-100", about: "spans of all requests", traced: true, pod: map[string]string{annotation.TraceSampling: "100%"}},
 	{name: "access-log", about: "an access log in JSON", pod: map[string]string{annotation.AccessLog: "json"}},
@@ -270,13 +270,7 @@ func (e *Env) startControl(f feature) (*mesh, error) {
 // and starts its mesh-proxy.
 func (m *mesh) sidecar(proxy, side string, pod *topology.Pod, known bool) (*proc.Process, error) {
 	uid := "uid-" + side
-	raw, err := json.Marshal(m.object(side, side, uid, pod.Addr, known))
-	if err != nil {
-		return nil, err
-	}
-	// The control plane reads whole files only.
-	tmp := m.path("pods", "."+side)
-	if err := errors.Join(os.WriteFile(tmp, raw, 0o600), os.Rename(tmp, m.path("pods", side+".json"))); err != nil {
+	if err := m.declare(side, m.object(side, side, uid, pod.Addr, known)); err != nil {
 		return nil, err
 	}
 	tokenFile, err := m.token(side, uid)

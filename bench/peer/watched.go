@@ -1,11 +1,15 @@
 package peer
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/tunmesh/tunmesh/bench/proc"
 	"github.com/tunmesh/tunmesh/internal/annotation"
@@ -18,11 +22,14 @@ const (
 	collectorPort = annotation.DefaultCollectorPort
 )
 
-// collector is a host that takes spans and throws them away; at is its address
-// for the sidecars' annotation.
+// collector is a pod outside of the mesh that takes spans and throws them away; at
+// is its address for the sidecars' annotation.
 func (m *mesh) collector() (at string, err error) {
 	space, addr := m.e.Bridge.Host()
 	m.hosts = append(m.hosts, space)
+	if err := m.declare("collector", m.object("collector", "collector", "uid-collector", addr, false)); err != nil {
+		return "", err
+	}
 	at = fmt.Sprintf("%v:%d", addr, collectorPort)
 	p, err := m.e.start(proc.Spec{Path: filepath.Join(m.e.Bin, "watch"), Args: []string{"spans", at}, Space: space, Silent: true})
 	if err != nil {
@@ -30,6 +37,17 @@ func (m *mesh) collector() (at string, err error) {
 	}
 	m.watcher = p
 	return at, listening(p, collectorPort)
+}
+
+// declare tells the control plane of a pod, in a file of its own: it reads whole ones
+// only.
+func (m *mesh) declare(name string, p *corev1.Pod) error {
+	raw, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	tmp := m.path("pods", "."+name)
+	return errors.Join(os.WriteFile(tmp, raw, 0o600), os.Rename(tmp, m.path("pods", name+".json")))
 }
 
 // tap follows the server's pod, everything that it is asked and answers.

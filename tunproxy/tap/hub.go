@@ -21,6 +21,9 @@ type Config struct {
 	Logger *slog.Logger
 	// MaxTaps bounds the taps at once. 0: 64.
 	MaxTaps int
+	// MaxRPS bounds the requests a second that all taps together follow, whatever
+	// they ask for: what they cost is what traffic does not have. 0: 1000.
+	MaxRPS uint32
 	// Queue bounds, for each tap, the events that wait to be sent. 0: 256.
 	Queue int
 	// Now is the clock. nil: time.Now.
@@ -37,6 +40,7 @@ type Hub struct {
 	base uint32                 // of this process's request ids
 	last atomic.Uint64          // of the streams' ids
 	taps atomic.Pointer[[]*tap] // nil while nobody watches
+	all  limit                  // of what is followed, whoever watches
 
 	mu   sync.Mutex    // of changes to taps
 	wake chan struct{} // 1 slot: some queue is not empty
@@ -56,7 +60,12 @@ func New(c Config) (*Hub, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Hub{cfg: c, base: rand.Uint32(), wake: make(chan struct{}, 1)}, nil //nolint:gosec // an id, not a secret
+	if c.MaxRPS == 0 {
+		c.MaxRPS = 1000
+	}
+	h := &Hub{cfg: c, base: rand.Uint32(), wake: make(chan struct{}, 1)} //nolint:gosec // an id, not a secret
+	h.all.set(c.MaxRPS, c.Now())
+	return h, nil
 }
 
 // Active reports whether anybody watches: whether calling Begin is worth

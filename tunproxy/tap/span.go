@@ -60,6 +60,10 @@ func (h *Hub) Begin(m *Meta, head *message.Head) *Span {
 			h.missed(t)
 			continue
 		}
+		if s == nil && !h.all.admit(now) {
+			h.missed(t)
+			continue
+		}
 		if s == nil {
 			s = &Span{hub: h, stream: h.last.Add(1), began: now}
 		}

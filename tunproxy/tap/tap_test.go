@@ -145,7 +145,7 @@ func newWorld(t *testing.T, reading bool) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w.hub, err = tap.New(tap.Config{Pod: "prod/web-1", Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), MaxTaps: 3, Queue: 100, Now: w.clock, Connections: many}); err != nil {
+	if w.hub, err = tap.New(tap.Config{Pod: "prod/web-1", Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), MaxTaps: 3, MaxRPS: 2500, Queue: 100, Now: w.clock, Connections: many}); err != nil {
 		t.Fatal(err)
 	}
 	c := rpc.New(nc, rpc.Config{Authority: "x"})
@@ -335,6 +335,22 @@ func TestRateLimit(t *testing.T) {
 	if followed != 15 {
 		t.Errorf("%d followed after half a second, want 5 more", followed-10)
 	}
+}
+
+// TestRateOfAll: a sidecar follows only so many requests, whatever a tap asks for.
+func TestRateOfAll(t *testing.T) {
+	w := newWorld(t, true)
+	w.command(&api.Command{Tap: 1, MaxRps: 10_000, Match: &api.Match{}})
+	followed := 0
+	for range 4000 {
+		if w.begin(meta(flow.Inbound), get("/")) != nil {
+			followed++
+		}
+	}
+	if followed != 2500 {
+		t.Errorf("%d of 4000 followed at once", followed)
+	}
+	w.eventually("the rest counted", func() bool { e, lost := w.plane.seen(); return len(e)+int(lost) == 4000 })
 }
 
 // TestLossesAddUp: a tap of which nearly all requests are beyond its rate does not

@@ -69,6 +69,8 @@ func Goals() []Goal {
 		Goal{Workload: "idle-1k", Metric: ServerRSS, AtMost: true, Bound: 25},
 		Goal{Workload: "h1-16", Metric: ClientRSS, Peer: "tunmesh-10000-endpoints", AtMost: true, Bound: 30},
 		Goal{From: Benchmarks, Workload: "Choice/endpoints=10000/active=256/weighted=false", Metric: "ns/op", AtMost: true, Bound: 100},
+		Goal{From: Benchmarks, Workload: "Scrape/openmetrics=true/gzip=true", Metric: "ns/op", AtMost: true, Bound: 20e6},
+		Goal{Workload: "open-10k", Metric: Rate, Peer: "tunmesh-tapped", Against: "tunmesh", Bound: 0.95},
 	)
 	for _, w := range []string{"grpc/8x16", "http2/8x16"} {
 		goals = append(goals, Goal{From: Benchmarks, Workload: "Exchange/" + w, Metric: "allocs/op", AtMost: true, Bound: 0})

@@ -122,8 +122,8 @@ func (m *measurement) net() (*result.Document, error) {
 
 // benchmarks runs those that goals and the cost of features are about.
 func (m *measurement) benchmarks() ([]result.Benchmark, error) {
-	const which = "^BenchmarkExchange$/^(grpc|http2|http1)$/^(8x16|16)$|^BenchmarkObservers$|^BenchmarkChoice$"
-	cmd := exec.CommandContext(m.ctx, "go", "test", "-run", "^$", "-bench", which, "-benchmem", "-benchtime", "300ms", "-count", "5", module+"tunproxy", module+"tunproxy/balance")
+	const which = "^BenchmarkExchange$/^(grpc|http2|http1)$/^(8x16|16)$|^BenchmarkObservers$|^BenchmarkChoice$|^BenchmarkScrape$"
+	cmd := exec.CommandContext(m.ctx, "go", "test", "-run", "^$", "-bench", which, "-benchmem", "-benchtime", "300ms", "-count", "5", module+"tunproxy", module+"tunproxy/balance", module+"tunproxy/telemetry")
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()

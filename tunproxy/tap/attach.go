@@ -26,13 +26,11 @@ func (h *Hub) Attach(ctx context.Context, c *rpc.Conn) error {
 	if err := s.Send(ctx, hello.Append(nil), false); err != nil {
 		return err
 	}
-	var tell *time.Timer // runs while something was lost of which nobody was told
-	var due <-chan time.Time
-	defer func() {
-		if tell != nil {
-			tell.Stop()
-		}
-	}()
+	// Events wait a little for each other, losses longer.
+	gather, tell := time.NewTimer(gatherPeriod), time.NewTimer(lostPeriod)
+	defer gather.Stop()
+	defer tell.Stop()
+	var ready, due <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -40,13 +38,14 @@ func (h *Hub) Attach(ctx context.Context, c *rpc.Conn) error {
 		case <-a.over:
 			return a.err
 		case <-h.wake:
-			if err := h.send(ctx, s); err != nil {
-				return err
+			if ready == nil {
+				gather.Reset(gatherPeriod)
+				ready = gather.C
 			}
-			if due == nil && h.lost() {
-				tell = time.NewTimer(lostPeriod)
-				due = tell.C
-			}
+			continue
+		case <-h.full:
+		case <-ready:
+			ready = nil
 		case <-due:
 			due = nil
 			if err := h.tell(ctx, s); err != nil {
@@ -57,10 +56,20 @@ func (h *Hub) Attach(ctx context.Context, c *rpc.Conn) error {
 				return err
 			}
 		}
+		if err := h.send(ctx, s); err != nil {
+			return err
+		}
+		if due == nil && h.lost() {
+			tell.Reset(lostPeriod)
+			due = tell.C
+		}
 	}
 }
 
 const (
+	// gatherPeriod is how long events are collected: each sent by itself would wake
+	// four goroutines and the loop.
+	gatherPeriod = 20 * time.Millisecond
 	// lostPeriod is how long losses are added up before somebody is told: a tap of
 	// which most requests are beyond its rate loses thousands a second.
 	lostPeriod = 250 * time.Millisecond

@@ -44,6 +44,7 @@ type Hub struct {
 
 	mu   sync.Mutex    // of changes to taps
 	wake chan struct{} // 1 slot: some queue is not empty
+	full chan struct{} // 1 slot: some queue is half full
 }
 
 // New makes a Hub that nobody watches.
@@ -63,7 +64,7 @@ func New(c Config) (*Hub, error) {
 	if c.MaxRPS == 0 {
 		c.MaxRPS = 1000
 	}
-	h := &Hub{cfg: c, base: rand.Uint32(), wake: make(chan struct{}, 1)} //nolint:gosec // an id, not a secret
+	h := &Hub{cfg: c, base: rand.Uint32(), wake: make(chan struct{}, 1), full: make(chan struct{}, 1)} //nolint:gosec // an id, not a secret
 	h.all.set(c.MaxRPS, c.Now())
 	return h, nil
 }
@@ -165,15 +166,18 @@ func (h *Hub) reset() {
 func (h *Hub) push(t *tap, e *wire.Event) {
 	q := t.queue
 	q.mu.Lock()
-	full, first := len(q.events) >= q.max, len(q.events) == 0
-	if full {
+	if len(q.events) >= q.max {
 		q.lost++
 	} else {
 		q.events = append(q.events, e)
 	}
+	n := len(q.events)
 	q.mu.Unlock()
-	if first { // else somebody was woken for those before
-		h.rouse()
+	switch n { // of the others somebody knows
+	case 1:
+		signal(h.wake)
+	case q.max / 2:
+		signal(h.full)
 	}
 }
 
@@ -186,13 +190,14 @@ func (h *Hub) missed(t *tap) {
 	first := q.lost == 1
 	q.mu.Unlock()
 	if first {
-		h.rouse()
+		signal(h.wake)
 	}
 }
 
-func (h *Hub) rouse() {
+// signal says once what somebody may know.
+func signal(c chan struct{}) {
 	select {
-	case h.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

@@ -1,18 +1,17 @@
 package exchange
 
-import "github.com/tunmesh/tunmesh/tunproxy/message"
+import (
+	"sync"
+	"unsafe"
 
-// maxLists bounds, in bytes, the long field lists that a loop keeps.
-const maxLists = 512 << 10
-
-// fieldSize is what a field takes in a list.
-const fieldSize = 40
+	"github.com/tunmesh/tunmesh/tunproxy/message"
+)
 
 // lists are long field lists that are used again. Heads of hundreds of fields are
-// rare, but each is 20 KB of garbage, and who sends them sends many.
+// rare, but each is 20 KB of garbage, and who sends them sends many. The collector
+// takes those that nobody needed for a while.
 type lists struct {
-	free [listSizes][][]message.Field
-	size int // in bytes
+	kinds [listSizes]sync.Pool // *message.Field: the first of as many as listSize says
 }
 
 const listSizes = 4
@@ -27,12 +26,8 @@ func (l *lists) get(n int) []message.Field {
 		if n > listSize(kind) {
 			continue
 		}
-		if k := len(l.free[kind]); k > 0 {
-			f := l.free[kind][k-1]
-			l.free[kind][k-1] = nil
-			l.free[kind] = l.free[kind][:k-1]
-			l.size -= cap(f) * fieldSize
-			return f
+		if first, ok := l.kinds[kind].Get().(*message.Field); ok {
+			return unsafe.Slice(first, listSize(kind))[:0]
 		}
 		return make([]message.Field, 0, listSize(kind))
 	}
@@ -41,14 +36,10 @@ func (l *lists) get(n int) []message.Field {
 
 // put takes one that nobody looks at any more.
 func (l *lists) put(f []message.Field) {
-	if l.size+cap(f)*fieldSize > maxLists || cap(f) > listSize(listSizes-1) {
-		return
-	}
-	for kind := listSizes - 1; kind >= 0; kind-- {
-		if cap(f) >= listSize(kind) {
+	for kind := range listSizes {
+		if cap(f) == listSize(kind) {
 			clear(f[:cap(f)])
-			l.free[kind] = append(l.free[kind], f[:0])
-			l.size += cap(f) * fieldSize
+			l.kinds[kind].Put(unsafe.SliceData(f))
 			return
 		}
 	}

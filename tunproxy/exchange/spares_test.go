@@ -105,13 +105,10 @@ func TestLongHeadsCostNoLists(t *testing.T) {
 		}
 		call(&message.Head{Method: "GET", Path: "/"})
 		s := w.cfg.Spares
-		for _, kind := range s.lists.free {
-			for _, l := range kind {
-				for _, f := range l[:cap(l)] {
-					if f != (message.Field{}) {
-						t.Fatalf("%v is left in a list", f)
-					}
-				}
+		l := s.lists.get(n + roomToAdd)
+		for _, f := range l[:cap(l)] {
+			if f != (message.Field{}) {
+				t.Fatalf("%v is left in a list", f)
 			}
 		}
 		for _, f := range s.out.head.Fields[:cap(s.out.head.Fields)] {
@@ -157,21 +154,45 @@ func TestSparesAreBounded(t *testing.T) {
 			t.Fatalf("room for %d fields is kept", cap(x.req.Fields))
 		}
 	}
-	lists, size := 0, 0
-	for _, l := range w.cfg.Spares.lists.free {
-		for _, f := range l {
-			lists, size = lists+1, size+cap(f)*fieldSize
-		}
-	}
-	if size != w.cfg.Spares.lists.size || size > maxLists || size < maxLists-listSize(0)*fieldSize || lists > maxSpare {
-		t.Errorf("%d long lists of %d bytes are kept, %d are counted", lists, size, w.cfg.Spares.lists.size)
-	}
 	for range 2 * maxBodies / maxBody {
 		w.cfg.Spares.freeBody(make([]byte, maxBody))
 		w.cfg.Spares.freeBody(make([]byte, maxBody+1))
 	}
 	if n := len(w.cfg.Spares.bodies); n != maxBodies/maxBody || w.cfg.Spares.size != maxBodies {
 		t.Errorf("%d bodies of %d bytes are kept", n, w.cfg.Spares.size)
+	}
+}
+
+// TestLongLists: one that is used again knows nothing of its last life, and costs
+// nothing; one that has grown is not kept.
+func TestLongLists(t *testing.T) {
+	var l lists
+	for n := 65; n <= listSize(listSizes-1); n += 50 {
+		f := l.get(n)
+		if len(f) != 0 || cap(f) < n {
+			t.Fatalf("%d: %d of %d", n, len(f), cap(f))
+		}
+		for range cap(f) {
+			f = append(f, message.Field{Name: "x", Value: "y"})
+		}
+		l.put(f)
+		f = l.get(n)
+		for _, field := range f[:cap(f)] {
+			if field != (message.Field{}) {
+				t.Fatalf("%d: %v is left", n, field)
+			}
+		}
+		l.put(f)
+		l.put(make([]message.Field, 0, cap(f)+1))
+		if again := l.get(n); cap(again) != cap(f) {
+			t.Errorf("room for %d", cap(again))
+		}
+	}
+	if f := l.get(2000); cap(f) != 2000 {
+		t.Errorf("room for %d", cap(f))
+	}
+	if n := testing.AllocsPerRun(1000, func() { l.put(l.get(500)) }); n > 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 

@@ -311,6 +311,52 @@ func TestInformationalFlood(t *testing.T) {
 	}
 }
 
+// TestLongHeadsAtOnce: a connection has room for so many long heads; who sends more
+// of them is told to come again, and who never stops is cut off. Requests with
+// usual heads are none of it, and room is there again when they are over.
+func TestLongHeadsAtOnce(t *testing.T) {
+	p := rawClient(t, Config{MaxStreams: 10000, Limits: Limits{Resets: Rate{10, 20}}}, nil)
+	long := slices.Clone(getFields[:8:8])
+	for i := range 400 {
+		long = append(long, fmt.Sprint("x-", i), "v")
+	}
+	const room = maxLong / ((400 - fieldsUsual) * fieldCost)
+	id := uint32(1)
+	for range room {
+		p.headers(id, true, long...)
+		id += 2
+	}
+	if st := p.server.Stats(); st.Open != room || p.count.Refused.Load() != 0 {
+		t.Fatalf("%+v, %d refused", st, p.count.Refused.Load())
+	}
+	p.frames()
+	p.headers(id, true, long...)
+	p.want(fmt.Sprintf("RST_STREAM %d 7", id))
+	usual := slices.Clone(getFields[:8:8])
+	for i := range fieldsUsual {
+		usual = append(usual, fmt.Sprint("x-", i), "v")
+	}
+	p.headers(id+2, true, usual...)
+	if st := p.server.Stats(); st.Open != room+1 {
+		t.Fatalf("%+v", st)
+	}
+	p.answer()
+	p.frames()
+	if p.server.long != 0 {
+		t.Errorf("%d bytes are left of none", p.server.long)
+	}
+	p.headers(id+4, true, long...)
+	if st := p.server.Stats(); st.Open != 1 {
+		t.Errorf("%+v", st)
+	}
+	for id += 6; p.count.ResetFloods.Load() == 0; id += 2 {
+		if id > 1000 {
+			t.Fatal("who never stops is not cut off")
+		}
+		p.headers(id, true, long...)
+	}
+}
+
 // TestManyStreams: 10,000 streams at once, none of which moves, on a server
 // that allows them.
 func TestManyStreams(t *testing.T) {

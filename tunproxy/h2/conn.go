@@ -85,6 +85,7 @@ type Conn struct {
 	recvWindow int // what the peer may send
 	unread     int // delivered on open streams, not consumed
 	held       int // what waits for the peer, and the heads of open streams
+	long       int // what the fields of long heads of open streams take
 	heldOut    int // of that, in the output
 	initial    int // window of new streams, as acknowledged by the peer
 	acked      bool
@@ -280,7 +281,8 @@ func (c *Conn) take(s *stream) {
 		c.in.s = nil
 	}
 	c.holds(-s.queue.size - s.cost)
-	s.cost = 0
+	c.long -= s.long
+	s.cost, s.long = 0, 0
 	s.queue.clear(c.mem)
 	s.heads.clear()
 	s.trailers = nil

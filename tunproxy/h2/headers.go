@@ -52,6 +52,15 @@ func (c *Conn) chargeEmpty(p []byte) {
 	}
 }
 
+// maxLong bounds, in bytes, what the fields beyond fieldsUsual of a connection's
+// open requests take: the collector looks at each of them again and again, for
+// which everybody waits. It allows for 60 requests of 500 fields at a time, and for
+// 700 of 100.
+const (
+	maxLong     = 1 << 20
+	fieldsUsual = 64
+)
+
 // fieldShare is how many bytes of MaxHeaderList allow for a field: a field costs
 // those who look for one much, and its sender a byte.
 const fieldShare = 128
@@ -134,9 +143,17 @@ func (c *Conn) request(id uint32, end, self, tooLarge bool) {
 		c.sendReset(id, message.RefusedStream)
 		return
 	}
+	long := max(0, len(b.head.Fields)-fieldsUsual) * fieldCost
+	if c.long+long > maxLong {
+		c.count.Refused.Add(1)
+		c.sendReset(id, message.RefusedStream)
+		c.spend(&c.resets, c.cfg.Limits.Resets, &c.count.ResetFloods, "too many long heads refused")
+		return
+	}
 	s := c.newStream()
 	s.id, s.recvHead, s.recvEnd = id, true, end
-	s.grpc, s.cost = b.grpc, cost
+	s.grpc, s.cost, s.long = b.grpc, cost, long
+	c.long += long
 	c.holds(cost)
 	s.noBody = b.head.Method == "HEAD"
 	if b.head.Method != "CONNECT" {

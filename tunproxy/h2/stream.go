@@ -47,6 +47,7 @@ type stream struct {
 	noBody     bool  // the response to HEAD
 	grpc       bool  // the request is gRPC's
 	cost       int   // of its head, held while it is open
+	long       int   // of that, the fields beyond fieldsUsual
 
 	// When the peer must have been faster, on the loop's clock; 0: no matter.
 	recvBy, sendBy time.Duration

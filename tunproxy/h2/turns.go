@@ -2,11 +2,13 @@ package h2
 
 // turnsPerPass bounds what all connections of a loop parse before others have their
 // turn, in frames as framesPerPass has them: with a turn for each, a thousand
-// connections would keep the loop for a thousand turns.
+// connections would keep the loop for a thousand turns. Whatever comes or goes
+// meanwhile waits for the pass to end, a request twice on its way and its response
+// twice: two turns are a quarter of a millisecond.
 // Half of that is for who had a turn before, or waited for one: they come first in a
 // pass, and whoever has little to say behind them.
 const (
-	turnsPerPass  = 8 * framesPerPass
+	turnsPerPass  = 2 * framesPerPass
 	againsPerPass = turnsPerPass / 2
 )
 

@@ -7,8 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime/debug"
-	"runtime/metrics"
 	"strings"
 	"time"
 
@@ -16,43 +14,12 @@ import (
 )
 
 const (
-	// gcPercent trades a little CPU for memory: the live heap of an idle sidecar
-	// is 1 MB, and Go's default would let it grow to 4 MB before collecting.
-	gcPercent = 50
-	// gcRoom is enough garbage for any heap: what is asked for on the request path
-	// makes little, so that one which knows ten thousand endpoints need not be
-	// half as large again. gcLeast keeps collecting large heaps cheap.
-	gcRoom  = 4 << 20
-	gcLeast = 20
-	// gcStep is the change that is worth stopping the process for a moment.
-	gcStep = 5
-	// tendEvery is how often the collector is fitted to the heap, and pages of the
-	// program that nothing used lately are given back.
+	// fitEvery is how often the collector is fitted to the heap.
+	fitEvery = time.Second
+	// tendEvery is how often pages of the program that nothing used lately are given
+	// back.
 	tendEvery = 5 * time.Second
 )
-
-// smallHeap tunes the runtime for a process of a few megabytes.
-func smallHeap() { debug.SetGCPercent(gcPercent) }
-
-// percentFor is how much larger than live a heap may become.
-func percentFor(live uint64) int {
-	return int(min(max(gcRoom*100/max(live, 1)/gcStep*gcStep, gcLeast), gcPercent)) //nolint:gosec // a percentage
-}
-
-// fitHeap keeps the room for garbage in proportion; now is the percentage that is
-// set, and what is set afterwards is returned.
-func fitHeap(now int) int {
-	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	metrics.Read(s)
-	if s[0].Value.Kind() != metrics.KindUint64 {
-		return now
-	}
-	next := percentFor(s[0].Value.Uint64())
-	if next != now {
-		debug.SetGCPercent(next)
-	}
-	return next
-}
 
 // tendMemory keeps the process small until ctx ends: it fits the collector to the
 // heap, and gives pages of the program's own file back to the kernel. The kernel
@@ -60,19 +27,19 @@ func fitHeap(now int) int {
 // all of the 10 MB of program resident, and nothing takes them away again. A page that is needed comes back from the page cache, which
 // all sidecars of a node share, in a microsecond.
 func tendMemory(ctx context.Context, log *slog.Logger) {
-	t := time.NewTicker(tendEvery)
-	defer t.Stop()
-	percent, shed := gcPercent, true
+	fit, tend := time.NewTicker(fitEvery), time.NewTicker(tendEvery)
+	defer fit.Stop()
+	defer tend.Stop()
+	c := newCollector(time.Now())
+	shed := tend.C
 	for {
 		select {
-		case <-t.C:
-			percent = fitHeap(percent)
-			if !shed {
-				continue
-			}
+		case now := <-fit.C:
+			c.fit(now)
+		case <-shed:
 			if err := shedOnce(); err != nil {
 				log.Debug("give pages back", "error", err)
-				shed = false
+				shed = nil
 			}
 		case <-ctx.Done():
 			return

@@ -2,8 +2,6 @@ package main
 
 import (
 	"os"
-	"runtime"
-	"runtime/debug"
 	"strings"
 	"testing"
 )
@@ -40,30 +38,5 @@ func TestSheddingChangesNothing(t *testing.T) {
 		if err := shedOnce(); err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-func TestRoomForGarbage(t *testing.T) {
-	for live, want := range map[uint64]int{0: 50, 1 << 20: 50, 8 << 20: 50, 10 << 20: 40, 14 << 20: 25, 20 << 20: 20, 1 << 30: 20} {
-		if got := percentFor(live); got != want {
-			t.Errorf("%d MB live: %d %%, want %d", live>>20, got, want)
-		}
-	}
-}
-
-func TestTheCollectorFollowsTheHeap(t *testing.T) {
-	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
-	heap := make([]byte, 20<<20)
-	runtime.GC()
-	percent := fitHeap(gcPercent)
-	if set := debug.SetGCPercent(gcPercent); percent != gcLeast || set != percent {
-		t.Errorf("a large heap: %d %%, and %d is set", percent, set)
-	}
-	debug.SetGCPercent(percent)
-	runtime.KeepAlive(heap)
-	runtime.GC()
-	percent = fitHeap(percent)
-	if set := debug.SetGCPercent(gcPercent); percent != gcPercent || set != percent {
-		t.Errorf("a small heap: %d %%, and %d is set", percent, set)
 	}
 }

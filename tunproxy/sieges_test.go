@@ -131,7 +131,7 @@ func TestFloods(t *testing.T) {
 	for _, a := range attack.Floods() {
 		o := played(a)
 		if strings.HasPrefix(a.Name, "heads of ") {
-			o.line = 224 * mib // HTTP may hold 128
+			o.line = 96 * mib // 64 connections have room for a megabyte of fields each
 		}
 		attacks = append(attacks, o)
 	}

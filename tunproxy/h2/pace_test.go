@@ -266,10 +266,11 @@ func TestTurnsOfMany(t *testing.T) {
 // their bytes; an ordinary head counts as before.
 func TestTurnsOfFields(t *testing.T) {
 	const acceptEncoding = 0x80 | 16 // 60 bytes of a list
-	for _, c := range []struct{ fields, least, most int }{{10, 25, 32}, {30, 20, 32}, {200, 1, 2}, {500, 1, 1}} {
+	for _, c := range []struct{ fields, least, most int }{{10, 50, 64}, {30, 40, 64}, {200, 2, 2}, {500, 1, 1}} {
 		p := rawClient(t, quiet(), nil)
 		var b []byte
-		for i := range 40 {
+		requests := min(70, 2*maxLong/fieldCost/c.fields/3)
+		for i := range requests {
 			block := append(p.block(getFields...), bytes.Repeat([]byte{acceptEncoding}, c.fields)...)
 			b = frame.AppendHeaders(b, uint32(1+2*i), block, true, frame.MinMaxSize)
 		}
@@ -278,8 +279,8 @@ func TestTurnsOfFields(t *testing.T) {
 		if n := len(p.got); n < c.least || n > c.most {
 			t.Errorf("%d requests of %d fields in one turn, want %d to %d", n, c.fields, c.least, c.most)
 		}
-		if p.loop.Run(t); len(p.got) != 40 || len(p.closed) > 0 {
-			t.Errorf("%d of 40 requests arrived: %v", len(p.got), p.closed)
+		if p.loop.Run(t); len(p.got) != requests || len(p.closed) > 0 {
+			t.Errorf("%d of %d requests arrived: %v", len(p.got), requests, p.closed)
 		}
 	}
 }

@@ -15,13 +15,14 @@ import (
 const readsPerPass = 16
 
 // framesPerPass is the same for frames, of which 64 KiB can hold seven thousand:
-// those take a millisecond or ten, five hundred 100 to 200 microseconds, and so
-// do a sixteenth as many requests, 16 KiB of header blocks, 17 KiB of what they
-// decode to (a byte may stand for a field of 4 KiB), or a head of 250 fields: one
+// those take a millisecond or ten, a thousand a few hundred microseconds, and so
+// do a sixteenth as many requests, 32 KiB of header blocks, 34 KiB of what they
+// decode to (a byte may stand for a field of 4 KiB), or a head of 500 fields: one
 // is decoded, judged, copied, looked at and encoded in 200 to 300 ns. Eight
-// connections with 16 streams each see a few dozen frames at a time.
+// connections with 16 streams each see a few dozen frames at a time, and the one
+// between two sidecars that carries them all has room for one of each.
 const (
-	framesPerPass = 512
+	framesPerPass = 1024
 	headersFrames = 15 // besides the one that it is
 	headersBytes  = 32 // are as much as another frame
 	listFree      = 2 << 10

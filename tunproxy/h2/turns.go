@@ -4,7 +4,7 @@ package h2
 // turn, in frames as framesPerPass has them: with a turn for each, a thousand
 // connections would keep the loop for a thousand turns. Whatever comes or goes
 // meanwhile waits for the pass to end, a request twice on its way and its response
-// twice: two turns are a quarter of a millisecond.
+// twice: two turns are half a millisecond.
 // Half of that is for who had a turn before, or waited for one: they come first in a
 // pass, and whoever has little to say behind them.
 const (

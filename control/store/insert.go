@@ -52,6 +52,11 @@ func (s *Store) Insert(id string, base map[string]string, at time.Time, page []b
 	t := s.target(id)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if err := s.disk.room(); err != nil {
+		s.failed(err)
+		t.last = 0 // what comes next was counted meanwhile
+		return fmt.Errorf("keep the page of %s: %w", id, err)
+	}
 	now := at.UnixMilli()
 	app := s.db.Appender(context.Background()) //nolint:contextcheck // it uses none
 	if !maps.Equal(t.labels, base) {

@@ -69,11 +69,18 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
+// Check says what is wrong with it.
+func (c Config) Check() error {
+	_, err := c.withDefaults()
+	return err
+}
+
 // Store is the database and its engine.
 type Store struct {
 	cfg       Config
 	db        *tsdb.DB
 	engine    *promql.Engine
+	disk      *disk
 	temporary bool
 	running   chan struct{} // one for each query that runs
 	admitted  chan struct{} // one for each that runs or waits
@@ -102,6 +109,7 @@ func Open(cfg Config) (*Store, error) {
 		}
 		s.temporary = true
 	}
+	s.disk = newDisk(s.cfg)
 	if err := s.open(); err != nil {
 		if s.temporary {
 			err = errors.Join(err, os.RemoveAll(s.cfg.Dir))
@@ -120,8 +128,10 @@ func (s *Store) open() (err error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("open the metrics store in %s: %w: %s", s.cfg.Dir, err, remedy(err))
 	}
-	if s.db, err = s.openAt(dir); err == nil {
-		return nil
+	if err = s.disk.room(); err == nil {
+		if s.db, err = s.openAt(dir); err == nil {
+			return nil
+		}
 	}
 	if !damaged(err) {
 		return fmt.Errorf("open the metrics store in %s: %w: %s", s.cfg.Dir, err, remedy(err))

@@ -18,11 +18,16 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tunmesh/tunmesh/control/metrics"
+	"github.com/tunmesh/tunmesh/internal/nettest"
 )
 
 func TestMain(m *testing.M) {
-	// A database that cannot be opened leaves the writer of its log behind.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/prometheus/prometheus/tsdb/wlog.(*WL).run"))
+	// Mounts of these tests end with their process.
+	os.Exit(nettest.Contain(func() int {
+		// A database that cannot be opened leaves the writer of its log behind.
+		goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/prometheus/prometheus/tsdb/wlog.(*WL).run"))
+		return 0 // it has ended the process
+	}))
 }
 
 func open(t *testing.T, cfg Config) *Store {

@@ -28,7 +28,7 @@ const (
 type figures struct {
 	window  *metrics.Window
 	scraper *metrics.Scraper
-	store   *store.Store    // nil: with remote, and where nobody asks
+	store   *store.Store    // nil: with remote, where nobody asks, and where there is no disk for it
 	remote  *store.External // nil: with store
 	lost    string          // why the store is not where it should be, "" where it is
 }
@@ -40,6 +40,7 @@ type figuresConfig struct {
 	store      *store.Config // nil: nothing but the window
 	prometheus string        // URL; "" = none
 	others     func() []metrics.Other
+	dial       func(ctx context.Context, network, address string) (net.Conn, error) // nil: TCP; tests have another
 }
 
 func newFigures(cfg figuresConfig) (_ *figures, err error) {
@@ -47,7 +48,7 @@ func newFigures(cfg figuresConfig) (_ *figures, err error) {
 	if f.window, err = metrics.NewWindow(cfg.common.Window); err != nil {
 		return nil, err
 	}
-	scrape := metrics.Config{Catalog: cfg.catalog, Window: f.window, Interval: cfg.common.ScrapeInterval, Logger: cfg.common.Logger}
+	scrape := metrics.Config{Catalog: cfg.catalog, Window: f.window, Interval: cfg.common.ScrapeInterval, Dial: cfg.dial, Logger: cfg.common.Logger}
 	switch {
 	case cfg.prometheus != "":
 		if f.remote, err = store.NewExternal(cfg.prometheus); err != nil {
@@ -57,7 +58,9 @@ func newFigures(cfg figuresConfig) (_ *figures, err error) {
 		if err := f.open(*cfg.store, cfg.common); err != nil {
 			return nil, err
 		}
-		scrape.Keeper, scrape.Others = f.store, cfg.others
+		if f.store != nil {
+			scrape.Keeper, scrape.Others = f.store, cfg.others
+		}
 	}
 	if f.scraper, err = metrics.NewScraper(scrape); err != nil {
 		return nil, err
@@ -65,18 +68,29 @@ func newFigures(cfg figuresConfig) (_ *figures, err error) {
 	return f, nil
 }
 
-// open opens the store. One that cannot be opened is replaced by a temporary one:
-// people see what happens from now on, and are told.
+// open opens the store. One that cannot be opened is replaced by a temporary one, or
+// by none: people see what happens from now on, and are told. Traffic does not depend
+// on a disk, nor does what is in one process with the store.
 func (f *figures) open(cfg store.Config, common Config) (err error) {
-	cfg.Logger = common.Logger
-	if f.store, err = store.Open(cfg); err == nil || cfg.Dir == "" {
+	if err := cfg.Check(); err != nil {
 		return err
 	}
-	f.lost = err.Error()
-	common.Logger.Error("figures are kept in a temporary folder until the next start", "err", err)
-	cfg.Dir = ""
-	f.store, err = store.Open(cfg)
-	return err
+	cfg.Logger = common.Logger
+	if f.store, err = store.Open(cfg); err == nil {
+		return nil
+	}
+	f.store, f.lost = nil, err.Error()
+	if cfg.Dir != "" {
+		cfg.Dir = ""
+		common.Logger.Error("figures are kept in a temporary folder until the next start", "err", err)
+		if f.store, err = store.Open(cfg); err == nil {
+			return nil
+		}
+		f.store = nil
+		f.lost += "; " + err.Error()
+	}
+	common.Logger.Error("figures of the last minute are all that is known until the next start", "err", err)
+	return nil
 }
 
 // querier is what stat asks.
@@ -149,6 +163,9 @@ func (f *figures) meters() []prometheus.Collector {
 		gauge("metrics_window_series", "Series of sidecars in memory.", func() float64 { _, n, _ := f.window.Size(); return float64(n) }),
 		counter("metrics_window_dropped_total", "Samples beyond the bound of series.", func() float64 { _, _, n := f.window.Size(); return float64(n) }),
 	}
+	if f.store != nil || f.lost != "" {
+		list = append(list, gauge("metrics_store_healthy", "1 while figures are kept where they should be.", func() float64 { return truth(f.problem() == "") }))
+	}
 	if f.store == nil {
 		return list
 	}
@@ -157,7 +174,6 @@ func (f *figures) meters() []prometheus.Collector {
 		counter("metrics_store_dropped_total", "Samples beyond the store's bound of series.", func() float64 { _, n, _ := f.store.Size(); return float64(n) }),
 		counter("metrics_store_refused_total", "Samples that the store did not take because of their time.", func() float64 { _, _, n := f.store.Size(); return float64(n) }),
 		gauge("metrics_store_bytes", "What the store takes of its disk.", func() float64 { n, _ := f.store.Bytes(); return float64(n) }),
-		gauge("metrics_store_healthy", "1 while figures are kept where they should be.", func() float64 { return truth(f.problem() == "") }),
 	)
 }
 

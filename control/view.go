@@ -153,7 +153,7 @@ func NewView(cfg ViewConfig) (_ *View, err error) {
 	if v.source, err = kube.NewSource(kube.SourceConfig{Client: cfg.Client, Catalog: v.catalog, Logger: v.log, Lag: m.lag}); err != nil {
 		return nil, err
 	}
-	if v.figures, err = newFigures(figuresConfig{common, v.catalog, &cfg.Store, cfg.Prometheus, v.pages}); err != nil {
+	if v.figures, err = newFigures(figuresConfig{common: common, catalog: v.catalog, store: &cfg.Store, prometheus: cfg.Prometheus, others: v.pages}); err != nil {
 		return nil, err
 	}
 	defer func() {

@@ -102,7 +102,13 @@ func (b *bench) increase(metric string, window time.Duration, ms ...Matcher) flo
 	return list[0].Value
 }
 
-func sample(v float64, kv ...string) Scraped { return Scraped{"m", labels(kv...), v} }
+func sample(v float64, kv ...string) Scraped {
+	text := "m{"
+	for i := 0; i < len(kv); i += 2 {
+		text += fmt.Sprintf("%s=%q,", kv[i], kv[i+1])
+	}
+	return Scraped{[]byte(text + "}"), v}
+}
 
 func TestIncrease(t *testing.T) {
 	long := time.Unix(1600000000, 0) // began long ago
@@ -153,7 +159,7 @@ func TestIncrease(t *testing.T) {
 		if got := b.increase("m", 10*time.Second); got != 10 {
 			t.Errorf("ten seconds: %v", got)
 		}
-		if n := len(b.sources["a"].series[seriesKey("m", nil)].points); n > 62 {
+		if n := len(b.sources["a"].series["m{}"].points); n > 62 {
 			t.Errorf("%d points are kept of a minute", n)
 		}
 	})
@@ -163,7 +169,7 @@ func TestIncrease(t *testing.T) {
 		for range 50 {
 			b.scrape(time.Second, long, sample(9))
 		}
-		if n := len(b.sources["a"].series[seriesKey("m", nil)].points); n != 3 {
+		if n := len(b.sources["a"].series["m{}"].points); n != 3 {
 			t.Errorf("%d points", n)
 		}
 		if got := b.increase("m", time.Minute); got != 8 {
@@ -248,7 +254,7 @@ something_else 1
 `
 
 func TestParse(t *testing.T) {
-	samples, began, err := parse(strings.NewReader(page))
+	samples, began, err := parse([]byte(page))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,14 +263,37 @@ func TestParse(t *testing.T) {
 	}
 	got := map[string]float64{}
 	for _, s := range samples {
-		got[s.Name+" "+s.Labels["le"]] = s.Value
+		r := newSeries(string(s.Series))
+		if r == nil {
+			t.Fatalf("%s is no series", s.Series)
+		}
+		got[r.name+" "+r.label("le")] = s.Value
 	}
 	want := map[string]float64{"response_total ": 7, "response_latency_ms_bucket 1": 3, "response_latency_ms_bucket +Inf": 7, "tcp_open_connections ": 2}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("samples %v, want %v", got, want)
 	}
-	if _, _, err := parse(strings.NewReader("no metrics {")); err == nil {
-		t.Error("junk was accepted")
+	for _, junk := range []string{
+		"no metrics {", "a", "a{", `a{b}`, `a{b="c} 1`, `a{b="c"`, `a{b="c"d="e"} 1`, `a{="c"} 1`, `a{b="c"}1`, "a one", "a 1 soon", "{} 1", "1a 1", `a{b="c\`, "response_total",
+	} {
+		if _, _, err := parse([]byte("ok 1\n" + junk + "\n")); err == nil || !strings.Contains(err.Error(), "line 2") {
+			t.Errorf("%q: %v", junk, err)
+		}
+	}
+}
+
+func TestSeriesAreReadAsTheyAreWritten(t *testing.T) {
+	page := "response_total{a=\"x\\\"y}\\\\z\\n\",le=\"0.5\",} 1 1700000000000\r\n\n  # a comment\nresponse_total\t+Inf\nresponse_total{} 2\nresponse_total{a=\"NaN\"} NaN"
+	samples, _, err := parse([]byte(page))
+	if err != nil || len(samples) != 3 {
+		t.Fatalf("%d samples, %v", len(samples), err)
+	}
+	r := newSeries(string(samples[0].Series))
+	if r == nil || r.label("a") != "x\"y}\\z\n" || r.le != 0.5 || r.label("b") != "" || samples[0].Value != 1 {
+		t.Errorf("%+v", r)
+	}
+	if !math.IsInf(samples[1].Value, 1) || string(samples[1].Series) != "response_total" || string(samples[2].Series) != "response_total{}" {
+		t.Errorf("%s %v, %s", samples[1].Series, samples[1].Value, samples[2].Series)
 	}
 }
 
@@ -272,7 +301,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(page))
 	f.Add([]byte("response_total NaN\nprocess_start_time_seconds 1e300\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		samples, began, err := parse(strings.NewReader(string(data)))
+		samples, began, err := parse(data)
 		if err != nil {
 			return
 		}
@@ -281,6 +310,9 @@ func FuzzParse(f *testing.F) {
 			t.Fatal(err)
 		}
 		w.Insert("a", nil, time.Now(), began, samples)
+		if _, _, dropped := w.Size(); dropped > 0 && len(samples) < maxSeries {
+			t.Fatalf("%d samples were read and are no series", dropped)
+		}
 		if _, err := w.Quantiles(t.Context(), ResponseLatency, []float64{0.5}, nil, nil, time.Minute); err != nil {
 			t.Fatal(err)
 		}

@@ -1,21 +1,20 @@
 package metrics
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
-	"io"
 	"math"
 	"strconv"
+	"strings"
 	"time"
-
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 )
 
 // Names of what is kept of a scrape; the rest is read and let go.
 const (
 	ResponseTotal      = "response_total"
-	ResponseLatency    = "response_latency_ms" // a histogram
+	ResponseLatency    = "response_latency_ms" // a histogram, of which the buckets are kept
+	latencyBucket      = ResponseLatency + "_bucket"
 	TCPOpenTotal       = "tcp_open_total"
 	TCPOpenConnections = "tcp_open_connections"
 	TCPReadBytes       = "tcp_read_bytes_total"
@@ -35,69 +34,114 @@ const (
 
 func kept(name string) bool {
 	switch name {
-	case ResponseTotal, ResponseLatency, TCPOpenTotal, TCPOpenConnections, TCPReadBytes, TCPWriteBytes, BuildInfo, CertExpiration,
+	case ResponseTotal, latencyBucket, TCPOpenTotal, TCPOpenConnections, TCPReadBytes, TCPWriteBytes, BuildInfo, CertExpiration,
 		RetryRequests, BalancerEndpoints, BreakerShut, HTTPDenied, TCPDenied, HandshakeFailures, OutboundHTTPErrors, OutboundTCPErrors:
 		return true
 	}
 	return false
 }
 
-// parse reads the text exposition format. began is when the process started,
-// zero if it does not say.
-func parse(r io.Reader) (samples []Scraped, began time.Time, err error) {
-	parser := expfmt.NewTextParser(model.LegacyValidation)
-	families, err := parser.TextToMetricFamilies(r)
-	if err != nil {
-		return nil, time.Time{}, fmt.Errorf("parse metrics: %w", err)
-	}
-	for name, f := range families {
-		if name == processStart && len(f.GetMetric()) == 1 {
-			if v := value(f.GetMetric()[0]); v > 0 && !math.IsInf(v, 0) {
-				began = time.UnixMilli(int64(v * 1000))
-			}
-		}
-		if !kept(name) {
+// parse reads a page in the text exposition format. The samples borrow it. began is
+// when the process started, zero if it does not say.
+func parse(page []byte) (samples []Scraped, began time.Time, err error) {
+	for n := 1; len(page) > 0; n++ {
+		var text []byte
+		text, page, _ = bytes.Cut(page, []byte{'\n'})
+		text = bytes.TrimSpace(text)
+		if len(text) == 0 || text[0] == '#' {
 			continue
 		}
-		for _, m := range f.GetMetric() {
-			samples = appendMetric(samples, name, m)
+		series, name, v, err := sampleOf(text)
+		if err != nil {
+			return nil, time.Time{}, fmt.Errorf("parse metrics: line %d: %w", n, err)
+		}
+		if string(name) == processStart && v > 0 && !math.IsInf(v, 0) {
+			began = time.UnixMilli(int64(v * 1000))
+		}
+		if kept(string(name)) && !math.IsNaN(v) {
+			samples = append(samples, Scraped{series, v})
 		}
 	}
 	return samples, began, nil
 }
 
-func appendMetric(samples []Scraped, name string, m *dto.Metric) []Scraped {
-	labels := make(map[string]string, len(m.GetLabel())+1)
-	for _, l := range m.GetLabel() {
-		labels[l.GetName()] = l.GetValue()
+// sampleOf reads one line.
+func sampleOf(text []byte) (series, name []byte, value float64, err error) {
+	end, err := readSeries(text, nil)
+	if err != nil {
+		return nil, nil, 0, err
 	}
-	h := m.GetHistogram()
-	if h == nil {
-		if v := value(m); !math.IsNaN(v) {
-			samples = append(samples, Scraped{name, labels, v})
+	series, name = text[:end], text[:nameEnd(text)]
+	fields := text[end:]
+	if len(fields) == 0 || fields[0] != ' ' && fields[0] != '\t' {
+		return nil, nil, 0, errors.New("no value")
+	}
+	fields = bytes.TrimLeft(fields, " \t")
+	number, stamp, _ := bytes.Cut(fields, []byte{' '})
+	if value, err = strconv.ParseFloat(string(number), 64); err != nil {
+		return nil, nil, 0, fmt.Errorf("value %.40q: %w", number, errors.Unwrap(err))
+	}
+	if stamp = bytes.TrimSpace(stamp); len(stamp) > 0 {
+		if _, err := strconv.ParseInt(string(stamp), 10, 64); err != nil {
+			return nil, nil, 0, fmt.Errorf("time %.40q: %w", stamp, errors.Unwrap(err))
 		}
-		return samples
 	}
-	for _, b := range h.GetBucket() {
-		with := make(map[string]string, len(labels)+1)
-		for k, v := range labels {
-			with[k] = v
-		}
-		with["le"] = strconv.FormatFloat(b.GetUpperBound(), 'g', -1, 64)
-		samples = append(samples, Scraped{name + "_bucket", with, float64(b.GetCumulativeCount())})
-	}
-	return samples
+	return series, name, value, nil
 }
 
-// value of a metric that is not a histogram.
-func value(m *dto.Metric) float64 {
-	switch {
-	case m.Counter != nil:
-		return m.Counter.GetValue()
-	case m.Gauge != nil:
-		return m.Gauge.GetValue()
-	case m.Untyped != nil:
-		return m.Untyped.GetValue()
+// nameEnd is where the name at the beginning of a text ends.
+func nameEnd[T string | []byte](text T) int {
+	for i := range len(text) {
+		if c := text[i]; c != '_' && c != ':' && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9' || i == 0) {
+			return i
+		}
 	}
-	return math.NaN()
+	return len(text)
+}
+
+// readSeries reads a name and labels, calls each for every label with its value as it
+// is written, and returns where they end.
+func readSeries[T string | []byte](text T, each func(name, value T)) (end int, err error) {
+	if end = nameEnd(text); end == 0 {
+		return 0, errors.New("no name")
+	}
+	if end == len(text) || text[end] != '{' {
+		return end, nil
+	}
+	for end++; ; {
+		if end < len(text) && text[end] == '}' {
+			return end + 1, nil
+		}
+		begin := end
+		end += nameEnd(text[end:])
+		name := text[begin:end]
+		if len(name) == 0 || end+1 >= len(text) || text[end] != '=' || text[end+1] != '"' {
+			return 0, errors.New("a label that is none")
+		}
+		end += 2
+		for begin = end; end < len(text) && text[end] != '"'; end++ {
+			if text[end] == '\\' {
+				end++ // what is escaped
+			}
+		}
+		if end >= len(text) {
+			return 0, errors.New("a label that does not end")
+		}
+		if each != nil {
+			each(name, text[begin:end])
+		}
+		if end++; end < len(text) && text[end] == ',' {
+			end++
+		} else if end >= len(text) || text[end] != '}' {
+			return 0, errors.New("labels that do not end")
+		}
+	}
+}
+
+// unescape is a label's value.
+func unescape(written string) string {
+	if !strings.Contains(written, `\`) {
+		return written
+	}
+	return strings.NewReplacer(`\\`, `\`, `\"`, `"`, `\n`, "\n").Replace(written)
 }

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"regexp"
@@ -21,6 +22,9 @@ type PromQL interface {
 	// Since is the time of the oldest sample; zero where that is not known.
 	Since() time.Time
 }
+
+// ErrCost is a query that would cost too much; errors of PromQL wrap it.
+var ErrCost = errors.New("the query costs too much")
 
 // Range is a span of time, both ends included.
 type Range struct {

@@ -289,7 +289,7 @@ func (s *Scraper) scrape(ctx context.Context, a *aim, page *bytes.Buffer) error 
 		return fmt.Errorf("scrape %s: a page of more than %d bytes", a.who, maxPage)
 	}
 	if !a.other {
-		samples, began, err := parse(bytes.NewReader(page.Bytes()))
+		samples, began, err := parse(page.Bytes())
 		if err != nil {
 			return fmt.Errorf("scrape %s: %w", a.who, err)
 		}

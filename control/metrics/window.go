@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -35,14 +36,17 @@ type source struct {
 	labels map[string]string
 	first  time.Time // when it was first scraped
 	last   time.Time
-	gap    time.Duration // between the last two scrapes
-	series map[string]*series
-	byName map[string]map[string]*series
+	gap    time.Duration      // between the last two scrapes
+	series map[string]*series // by name and labels as its page has them
+	byName map[string][]*series
 }
 
-// series is one counter or gauge.
+// series is one counter or gauge. A large mesh has half a million: its strings are
+// parts of one.
 type series struct {
-	labels map[string]string
+	name   string
+	labels []pair
+	le     float64 // of a histogram's bucket
 	// born: the sidecar was scraped before without this series, or has just
 	// begun, so the counter was 0 then.
 	born bool
@@ -51,15 +55,18 @@ type series struct {
 	points []point
 }
 
+type pair struct{ name, value string }
+
 type point struct {
-	at    time.Time
+	at    int64 // nanoseconds since 1970
 	value float64
 }
 
 // Scraped is one sample of a scrape.
 type Scraped struct {
-	Name   string
-	Labels map[string]string // borrowed no longer than Insert; kept if new
+	// Series is the name and the labels as the page has them, borrowed no longer than
+	// Insert.
+	Series []byte
 	Value  float64
 }
 
@@ -82,7 +89,7 @@ func (w *Window) Insert(id string, labels map[string]string, at, began time.Time
 	defer w.mu.Unlock()
 	s := w.sources[id]
 	if s == nil {
-		s = &source{first: at, series: map[string]*series{}, byName: map[string]map[string]*series{}}
+		s = &source{first: at, series: map[string]*series{}, byName: map[string][]*series{}}
 		w.sources[id] = s
 	}
 	fresh := s.first.Equal(at)
@@ -99,41 +106,44 @@ func (w *Window) Insert(id string, labels map[string]string, at, began time.Time
 		s.first = began
 	}
 	for _, x := range samples {
-		key := seriesKey(x.Name, x.Labels)
-		r := s.series[key]
+		r := s.series[string(x.Series)]
 		if r == nil {
 			if len(s.series) >= maxSeries {
 				w.dropped++
 				continue
 			}
-			r = &series{labels: maps.Clone(x.Labels), born: !fresh || young}
-			s.series[key] = r
-			named := s.byName[x.Name]
-			if named == nil {
-				named = map[string]*series{}
-				s.byName[x.Name] = named
+			text := string(x.Series)
+			if r = newSeries(text); r == nil {
+				w.dropped++
+				continue
 			}
-			named[key] = r
+			r.born = !fresh || young
+			s.series[text] = r
+			s.byName[r.name] = append(s.byName[r.name], r)
 		}
-		r.add(point{at, x.Value}, at.Add(-w.length))
+		r.add(point{at.UnixNano(), x.Value}, at.Add(-w.length).UnixNano())
 	}
 }
 
-// seriesKey is the same for the same name and labels.
-func seriesKey(name string, labels map[string]string) string {
-	var b strings.Builder
-	b.WriteString(name)
-	for _, k := range slices.Sorted(maps.Keys(labels)) {
-		b.WriteByte(0)
-		b.WriteString(k)
-		b.WriteByte(1)
-		b.WriteString(labels[k])
+// newSeries is an empty series of that name and labels; nil: it is none.
+func newSeries(text string) *series {
+	r := &series{labels: make([]pair, 0, strings.Count(text, `="`))}
+	end, err := readSeries(text, func(name, value string) {
+		p := pair{name, unescape(value)}
+		if name == "le" {
+			r.le, _ = strconv.ParseFloat(p.value, 64)
+		}
+		r.labels = append(r.labels, p)
+	})
+	if err != nil || end != len(text) {
+		return nil
 	}
-	return b.String()
+	r.name = text[:nameEnd(text)]
+	return r
 }
 
 // add appends a point and lets go of those before horizon but the last.
-func (r *series) add(p point, horizon time.Time) {
+func (r *series) add(p point, horizon int64) {
 	n := len(r.points)
 	if n >= 2 && r.points[n-1].value == p.value && r.points[n-2].value == p.value {
 		r.points[n-1].at = p.at
@@ -141,7 +151,7 @@ func (r *series) add(p point, horizon time.Time) {
 		r.points = append(r.points, p)
 	}
 	drop := 0
-	for drop+1 < len(r.points) && !r.points[drop+1].at.After(horizon) {
+	for drop+1 < len(r.points) && r.points[drop+1].at <= horizon {
 		drop++
 	}
 	if drop > 0 {
@@ -152,9 +162,9 @@ func (r *series) add(p point, horizon time.Time) {
 
 // increase is how much the counter grew after from. A value below the one
 // before it says that the counter began again at 0.
-func (r *series) increase(from time.Time) float64 {
+func (r *series) increase(from int64) float64 {
 	i := 0
-	for i+1 < len(r.points) && !r.points[i+1].at.After(from) {
+	for i+1 < len(r.points) && r.points[i+1].at <= from {
 		i++
 	}
 	points := r.points[i:]
@@ -162,7 +172,7 @@ func (r *series) increase(from time.Time) float64 {
 		return 0
 	}
 	sum := 0.0
-	if r.born && i == 0 && points[0].at.After(from) {
+	if r.born && i == 0 && points[0].at > from {
 		sum = points[0].value
 	}
 	for j := 1; j < len(points); j++ {
@@ -185,17 +195,13 @@ func (w *Window) Forget() {
 			delete(w.sources, id)
 			continue
 		}
-		for key, r := range s.series {
-			if r.points[len(r.points)-1].at.Before(horizon) {
-				delete(s.series, key)
-			}
-		}
+		gone := func(r *series) bool { return r.points[len(r.points)-1].at < horizon.UnixNano() }
 		for name, named := range s.byName {
-			maps.DeleteFunc(named, func(k string, _ *series) bool { return s.series[k] == nil })
-			if len(named) == 0 {
+			if s.byName[name] = slices.DeleteFunc(named, gone); len(s.byName[name]) == 0 {
 				delete(s.byName, name)
 			}
 		}
+		maps.DeleteFunc(s.series, func(_ string, r *series) bool { return gone(r) })
 	}
 }
 
@@ -210,21 +216,37 @@ func (w *Window) Size() (sources, series int, dropped uint64) {
 	return len(w.sources), series, w.dropped
 }
 
-// label finds a label among the source's, then the series' own.
-func label(s *source, r *series, name string) string {
-	if v, ok := s.labels[name]; ok {
-		return v
+// label finds a label, "" where there is none.
+func (r *series) label(name string) string {
+	for i := range r.labels {
+		if r.labels[i].name == name {
+			return r.labels[i].value
+		}
 	}
-	return r.labels[name]
+	return ""
 }
 
-func match(s *source, r *series, ms []Matcher) bool {
+func (r *series) match(ms []Matcher) bool {
 	for _, m := range ms {
-		if slices.Contains(m.Values, label(s, r, m.Name)) == m.Not {
+		if slices.Contains(m.Values, r.label(m.Name)) == m.Not {
 			return false
 		}
 	}
 	return true
+}
+
+// undecided are the matchers that the source's labels, which win, do not decide; ok is
+// false where they decide that nothing matches.
+func (s *source) undecided(ms, into []Matcher) (rest []Matcher, ok bool) {
+	for _, m := range ms {
+		v, has := s.labels[m.Name]
+		if !has {
+			into = append(into, m)
+		} else if slices.Contains(m.Values, v) == m.Not {
+			return nil, false
+		}
+	}
+	return into, true
 }
 
 // group collects values by labels.
@@ -232,43 +254,71 @@ type group struct {
 	labels  map[string]string
 	value   float64
 	first   time.Time // of the source that is watched for longest
-	buckets []bucket
+	buckets []bucket  // by their bounds
+}
+
+// count adds to a bucket.
+func (g *group) count(le, n float64) {
+	i, found := slices.BinarySearchFunc(g.buckets, le, func(b bucket, le float64) int { return cmp.Compare(b.le, le) })
+	if !found {
+		g.buckets = slices.Insert(g.buckets, i, bucket{le: le})
+	}
+	g.buckets[i].count += n
 }
 
 // collect calls f for each series that matches, with its group.
 func (w *Window) collect(metric string, ms []Matcher, by []string, f func(*group, *source, *series)) []*group {
 	groups := map[string]*group{}
-	var order []string
+	var rest []Matcher
+	var key []byte
+	values := make([]string, len(by))
 	for _, s := range w.sources {
-		for _, r := range s.byName[metric] {
-			if !match(s, r, ms) {
+		list := s.byName[metric]
+		if len(list) == 0 {
+			continue
+		}
+		var ok bool
+		if rest, ok = s.undecided(ms, rest[:0]); !ok {
+			continue
+		}
+		whole := true // the source alone says which group it is
+		for _, name := range by {
+			_, has := s.labels[name]
+			whole = whole && has
+		}
+		var g *group
+		for _, r := range list {
+			if !r.match(rest) {
 				continue
 			}
-			var key strings.Builder
-			for _, name := range by {
-				key.WriteString(label(s, r, name))
-				key.WriteByte(0)
-			}
-			g := groups[key.String()]
-			if g == nil {
-				g = &group{labels: map[string]string{}, first: s.first}
-				for _, name := range by {
-					if v := label(s, r, name); v != "" {
-						g.labels[name] = v
+			if g == nil || !whole {
+				key = key[:0]
+				for i, name := range by {
+					v, has := s.labels[name]
+					if !has {
+						v = r.label(name)
 					}
+					values[i] = v
+					key = append(append(key, v...), 0)
 				}
-				groups[key.String()] = g
-				order = append(order, key.String())
-			}
-			if s.first.Before(g.first) {
-				g.first = s.first
+				if g = groups[string(key)]; g == nil {
+					g = &group{labels: map[string]string{}, first: s.first}
+					for i, name := range by {
+						if values[i] != "" {
+							g.labels[name] = values[i]
+						}
+					}
+					groups[string(key)] = g
+				}
+				if s.first.Before(g.first) {
+					g.first = s.first
+				}
 			}
 			f(g, s, r)
 		}
 	}
-	slices.Sort(order)
-	list := make([]*group, 0, len(order))
-	for _, k := range order {
+	list := make([]*group, 0, len(groups))
+	for _, k := range slices.Sorted(maps.Keys(groups)) {
 		list = append(list, groups[k])
 	}
 	return list
@@ -283,7 +333,7 @@ func (w *Window) Increase(_ context.Context, metric string, ms []Matcher, by []s
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	now := w.now()
-	groups := w.collect(metric, ms, by, func(g *group, _ *source, r *series) { g.value += r.increase(from) })
+	groups := w.collect(metric, ms, by, func(g *group, _ *source, r *series) { g.value += r.increase(from.UnixNano()) })
 	list := make([]Sample, 0, len(groups))
 	for _, g := range groups {
 		list = append(list, Sample{Labels: g.labels, Value: g.value, Covered: min(window, now.Sub(g.first))})
@@ -297,7 +347,7 @@ func (w *Window) Sum(_ context.Context, metric string, ms []Matcher, by []string
 	defer w.mu.RUnlock()
 	now := w.now()
 	groups := w.collect(metric, ms, by, func(g *group, s *source, r *series) {
-		if p := r.points[len(r.points)-1]; now.Sub(p.at) < max(stale, 3*s.gap) {
+		if p := r.points[len(r.points)-1]; time.Duration(now.UnixNano()-p.at) < max(stale, 3*s.gap) {
 			g.value += p.value
 		}
 	})
@@ -317,11 +367,7 @@ func (w *Window) Quantiles(_ context.Context, metric string, qs []float64, ms []
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	groups := w.collect(metric+"_bucket", ms, by, func(g *group, _ *source, r *series) {
-		le, err := strconv.ParseFloat(r.labels["le"], 64)
-		if err != nil {
-			return
-		}
-		g.buckets = append(g.buckets, bucket{le, r.increase(from)})
+		g.count(r.le, r.increase(from.UnixNano()))
 	})
 	out := make([][]Sample, len(qs))
 	for i, q := range qs {

@@ -20,7 +20,7 @@ var (
 	// ErrBad is a query that is none, or that would cost too much whatever the data.
 	ErrBad = errors.New("bad query")
 	// ErrCost is a query that would have cost too much.
-	ErrCost = errors.New("the query costs too much")
+	ErrCost = metrics.ErrCost
 	// ErrBusy: too many queries run and wait.
 	ErrBusy = errors.New("too many queries at once")
 	// ErrTimeout is a query that took too long.

@@ -2,6 +2,7 @@ package query
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -98,7 +99,7 @@ func (s *Server) Series(ctx context.Context, req *api.StatRequest, step time.Dur
 		rows[r.row()] = &answer.Rows[i]
 	}
 	if err := s.fillSeries(ctx, q, over, rows); err != nil {
-		return nil, err
+		return nil, status.Error(codes.Unavailable, err.Error())
 	}
 	return answer, nil
 }
@@ -122,7 +123,7 @@ func (s *Server) fillSeries(ctx context.Context, q question, over metrics.Range,
 	ask := func(query string, put func(r *SeriesRow, m model.Metric, i int, v float64)) error {
 		all, err := s.series.Range(ctx, query, over)
 		if err != nil {
-			return status.Errorf(codes.Unavailable, "series: %v", err)
+			return fmt.Errorf("series: %w", err)
 		}
 		for _, x := range all {
 			r := rows[rowKey{string(x.Metric[model.LabelName(q.by[0])]), string(x.Metric[model.LabelName(q.by[len(q.by)-1])])}]
@@ -161,7 +162,11 @@ func (s *Server) fillSeries(ctx context.Context, q question, over metrics.Range,
 		"0.99": func(r *SeriesRow) []Number { return r.LatencyP99 },
 	} {
 		query := fmt.Sprintf("histogram_quantile(%s, sum(rate(%s_bucket%s[%s])) by (le,%s))", p, metrics.ResponseLatency, selector, rate, by)
-		if err := ask(query, func(r *SeriesRow, _ model.Metric, i int, v float64) { list(r)[i] = Number(v) }); err != nil {
+		err := ask(query, func(r *SeriesRow, _ model.Metric, i int, v float64) { list(r)[i] = Number(v) })
+		if errors.Is(err, metrics.ErrCost) {
+			return nil // a large mesh has no latencies of all over a long time, and the rest all the same
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -27,7 +27,7 @@ import (
 const (
 	DefaultRetention = 24 * time.Hour
 	DefaultMaxBytes  = 2 << 30
-	DefaultMaxSeries = 150_000
+	DefaultMaxSeries = 600_000
 )
 
 // blockRange is the time that one block has. What is newer is in memory, up to one
@@ -48,7 +48,7 @@ type Config struct {
 	// MaxBytes is how much of the disk they may take; the oldest go first. What is not
 	// a block yet counts, and goes last. 0 = DefaultMaxBytes.
 	MaxBytes int64
-	// MaxSeries bounds the series in memory, some 3 KB each; 0 = DefaultMaxSeries.
+	// MaxSeries bounds the series in memory, some 1.5 KB each; 0 = DefaultMaxSeries.
 	// Samples of more are dropped and counted.
 	MaxSeries int
 	// Limits of queries; the zero value of each is its default.

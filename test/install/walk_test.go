@@ -65,6 +65,7 @@ func testWalk(w *walk) {
 		t.Errorf("%d identities of 4:\n%s", n, out)
 	}
 	w.sidecars()
+	w.eyes()
 	pods := w.restarts()
 
 	w.run("change.sh")
@@ -109,6 +110,8 @@ func warned(out string) bool {
 // testReplicas: each replica is on a node of its own, and all may be lost at once.
 func testReplicas(w *walk) {
 	out := w.run("apart.sh")
+	w.emptyEyes()
+	out += w.run("spread.sh")
 	if n := strings.Count(out, "\nStatus check results are √\n"); n != 2 || warned(out) {
 		w.t.Errorf("%d of 2 checks are well:\n%s", n, out)
 	}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,6 +25,10 @@ func (c *cluster) get(ctx context.Context, p *corev1.Pod, port, path string) ([]
 	defer cancel()
 	out, err := c.kube.CoreV1().Pods(p.Namespace).ProxyGet("http", p.Name, port, path, nil).DoRaw(ctx)
 	if err != nil {
+		var why metav1.Status // which client-go does not read of what is not an object
+		if json.Unmarshal(out, &why) == nil && why.Kind == "Status" && why.Message != "" {
+			err = errors.New(why.Message)
+		}
 		return nil, fmt.Errorf("ask pod %s/%s for %s: %w", p.Namespace, p.Name, path, err)
 	}
 	return out, nil

@@ -61,7 +61,7 @@ func refused() []eyes.Question {
 		no(viewer, "meshctl why deploy/web mesh-control.tunmesh:8086 -n emojivoto", `get.* "?pods/stat"?.* in (the )?namespace "?tunmesh`),
 		no(viewer, "meshctl tap deploy/voting -n emojivoto", `watch.* "?deployments/tap"?`),
 		no(viewer, "meshctl top deploy/voting -n emojivoto", `watch.* "?deployments/tap"?`),
-		no(viewer, "meshctl identity -n emojivoto", `get.* "pods/proxy"`),
+		{Line: "meshctl identity -n emojivoto --as=" + viewer, Exit: 1, Err: `^meshctl: ask pod emojivoto/\S+ for certificate: `},
 		no(viewer, "kubectl get --raw '"+eyes.API+"/prometheus/api/v1/query?query=up'", `get.* "?prometheus/v1"?`),
 		no(tapper, "meshctl tap deploy/voting -n emojivoto -o json", `watch.* "?deployments/tap/headers"?`),
 		{Line: "meshctl tap deploy/voting -n emojivoto --as=" + tapper, Lasts: true, Out: []string{`^req .*:path=/emojivoto`}},

@@ -9,10 +9,10 @@ import (
 
 const (
 	// surgePatience is how long a side's queue may hold packets without being found
-	// empty once before the loop counts as behind. It is as long as clients wait
-	// before they ask again: who all come back at once after a restart, and are served
-	// within that, would only lose by being turned away.
-	surgePatience = time.Second
+	// empty once before the loop counts as behind. It is half of what clients wait
+	// before they ask again: who all come back at once after a restart would only lose
+	// by being turned away earlier. A flood keeps others waiting so long when it begins.
+	surgePatience = 500 * time.Millisecond
 	// surgeEvery is how often the bound is looked at.
 	surgeEvery = 100 * time.Millisecond
 	// surgeLeast is how many SYNs of a side may begin a connection in that time

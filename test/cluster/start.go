@@ -53,7 +53,7 @@ func (c *Cluster) Kubectl(tb testing.TB, args ...string) string {
 // Apply applies manifests.
 func (c *Cluster) Apply(tb testing.TB, yaml string) {
 	tb.Helper()
-	c.kubectl(tb, yaml, "apply", "-f", "-")
+	c.kubectl(tb, "---\n"+yaml, "apply", "-f", "-") // else the kubectl of 1.32 takes what begins with { for JSON
 }
 
 func (c *Cluster) kubectl(tb testing.TB, in string, args ...string) string {

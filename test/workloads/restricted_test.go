@@ -30,7 +30,7 @@ kubectl -n emojivoto rollout status deploy --timeout=3m
 meshctl check --proxy -n emojivoto
 until meshctl -n emojivoto diagnostics proxy-metrics deploy/voting | grep 'request_total{direction="inbound".*tls="true".*client_id="web.emojivoto'; do sleep 1; done
 `)
-	if _, err := m.Run(m.t.Context(), strings.NewReader(`{apiVersion: v1, kind: Pod, metadata: {name: lax, namespace: emojivoto}, spec: {containers: [{name: app, image: `+cluster.TestImage+`}]}}`), "apply", "-f", "-"); err == nil || !strings.Contains(err.Error(), "PodSecurity") {
+	if _, err := m.Run(m.t.Context(), strings.NewReader("---\n"+`{apiVersion: v1, kind: Pod, metadata: {name: lax, namespace: emojivoto}, spec: {containers: [{name: app, image: `+cluster.TestImage+`}]}}`), "apply", "-f", "-"); err == nil || !strings.Contains(err.Error(), "PodSecurity") {
 		m.t.Errorf("the namespace is not restricted: %v", err)
 	}
 	var list struct{ Items []placed }

@@ -131,17 +131,24 @@ replace (
 	}
 }
 
-// The committed go.mod must be of the default release: other releases are
-// derived at each build, and nothing vouches that the default was not.
-func TestDefaultRelease(t *testing.T) {
-	raw, err := os.ReadFile("../modules/kubernetes/go.mod")
-	if err != nil {
-		t.Fatal(err)
-	}
-	release := Kubernetes()[0]
-	for _, want := range []string{"k8s.io/kubernetes v" + release + "\n", "k8s.io/api => k8s.io/api v0" + strings.TrimPrefix(release, "1") + "\n"} {
-		if !strings.Contains(string(raw), want) {
-			t.Errorf("%q is not in ../modules/kubernetes/go.mod", want)
+// The committed files must be those of the range's ends: other releases are derived
+// at each build, and nothing vouches that these were not.
+func TestEndsOfTheRange(t *testing.T) {
+	all := Kubernetes()
+	for name, release := range map[string]string{"go": all[0], all[len(all)-1]: all[len(all)-1]} {
+		var text string
+		for _, ending := range []string{".mod", ".sum"} {
+			raw, err := os.ReadFile(filepath.Join("../modules/kubernetes", name+ending))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text += string(raw)
+		}
+		staged := "v0" + strings.TrimPrefix(release, "1")
+		for _, want := range []string{"k8s.io/kubernetes v" + release + "\n", "k8s.io/api => k8s.io/api " + staged + "\n", "k8s.io/kubernetes v" + release + " h1:", "k8s.io/api " + staged + " h1:"} {
+			if !strings.Contains(text, want) {
+				t.Errorf("%q is not in ../modules/kubernetes/%s.mod and .sum", want, name)
+			}
 		}
 	}
 }

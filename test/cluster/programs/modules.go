@@ -17,10 +17,11 @@ func static() (env, flags []string) {
 	return []string{"CGO_ENABLED=0"}, []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w"}
 }
 
-// folder reads the files of a module of ../modules: they are part of its key.
-func (b *builder) folder(name string) (dir string, text []string) {
+// folder reads the files of a module of ../modules: they are part of its key. mod is
+// "go" for go.mod and go.sum, or what others are named by.
+func (b *builder) folder(name, mod string) (dir string, text []string) {
 	dir = filepath.Join(b.root, "test/cluster/modules", name)
-	for _, f := range []string{"main.go", "go.mod", "go.sum"} {
+	for _, f := range []string{"main.go", mod + ".mod", mod + ".sum"} {
 		raw, _ := os.ReadFile(filepath.Join(dir, f)) // the build says what is missing
 		text = append(text, string(raw))
 	}
@@ -28,11 +29,16 @@ func (b *builder) folder(name string) (dir string, text []string) {
 }
 
 // kubernetes builds the module of ../modules/kubernetes. Its go.mod is that of the
-// default release; for another one, a go.mod is made in the same way in the
-// cache: what Kubernetes replaces by folders of its repository is published
-// under the version 0.minor.patch.
+// default release; the oldest has its own beside it, named by the release, so that
+// sums in this repository vouch for both ends of the range. For another one, a go.mod
+// is made in the same way in the cache: what Kubernetes replaces by folders of its
+// repository is published under the version 0.minor.patch.
 func (b *builder) kubernetes(release string) program {
-	dir, text := b.folder("kubernetes")
+	mod := "go"
+	if release != Kubernetes()[0] {
+		mod = release
+	}
+	dir, text := b.folder("kubernetes", mod)
 	ld := "-s -w"
 	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
 		minor := strings.TrimPrefix(Minor(release), "1.")
@@ -44,12 +50,16 @@ func (b *builder) kubernetes(release string) program {
 		name: "kubernetes", title: "Kubernetes " + release, key: append(text, release, ld),
 		build: func(ctx context.Context, to string) error {
 			args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=" + ld, "-o", filepath.Join(to, "kubernetes")}
-			if !strings.Contains(text[1], "k8s.io/kubernetes v"+release+"\n") {
-				mod := filepath.Join(to, "go.mod")
-				if err := b.modfile(ctx, release, mod); err != nil {
+			switch {
+			case mod == "go":
+			case text[1] != "":
+				args = append(args, "-modfile="+filepath.Join(dir, mod+".mod"))
+			default:
+				made := filepath.Join(to, "go.mod")
+				if err := b.modfile(ctx, release, made); err != nil {
 					return err
 				}
-				args = append(args, "-mod=mod", "-modfile="+mod)
+				args = append(args, "-mod=mod", "-modfile="+made)
 			}
 			_, err := b.run(ctx, dir, []string{"CGO_ENABLED=0"}, append(args, ".")...)
 			return err
@@ -99,7 +109,7 @@ func gomod(theirs, release string) (string, error) {
 }
 
 func (b *builder) coredns() program {
-	dir, text := b.folder("coredns")
+	dir, text := b.folder("coredns", "go")
 	env, flags := static()
 	return program{
 		name: "coredns", title: "CoreDNS", key: append(text, flags...),

@@ -9,7 +9,7 @@ import (
 // Kubernetes names the releases that a cluster can be built from: the last
 // patch release of each minor version that the module proxy has whole. The
 // first is the default: the newest that the Go of this project builds.
-func Kubernetes() []string { return []string{"1.36.4", "1.35.4", "1.34.4", "1.33.13", "1.32.13"} }
+func Kubernetes() []string { return []string{"1.36.4", "1.35.4", "1.34.4", "1.33.13", "1.32.6"} }
 
 // Versions of what stands beside Kubernetes. They come from the module proxy
 // as they are, so that go.sum's database vouches for them.

@@ -11,7 +11,7 @@ func TestRelease(t *testing.T) {
 	newest := programs.Kubernetes()[0]
 	for in, want := range map[string]string{
 		"": newest, programs.Minor(newest): newest, "v" + newest: newest,
-		"1.34.2": "1.34.2", "v1.32": "1.32.13",
+		"1.34.2": "1.34.2", "v1.32": "1.32.6",
 	} {
 		if got, err := programs.Release(in); err != nil || got != want {
 			t.Errorf("Release(%q) = %q, %v; want %q", in, got, err, want)

@@ -58,11 +58,22 @@ func command(name string) *cobra.Command {
 	case "kube-scheduler":
 		return scheduler.NewSchedulerCommand()
 	case "kubelet":
-		return kubelet.NewKubeletCommand(context.Background())
+		return made(kubelet.NewKubeletCommand)
 	case "kube-proxy":
 		return kubeproxy.NewProxyCommand()
 	case "kubectl":
 		return kubectl.NewDefaultKubectlCommand()
+	}
+	return nil
+}
+
+// made calls what makes a command: releases before 1.33 give it no context.
+func made(by any) *cobra.Command {
+	switch by := by.(type) {
+	case func() *cobra.Command:
+		return by()
+	case func(context.Context) *cobra.Command:
+		return by(context.Background())
 	}
 	return nil
 }

@@ -145,6 +145,22 @@ func (a *Authority) AnchorsPEM() []byte {
 	return b
 }
 
+// HasAnchors says whether a text has the trust anchors in force and no others, in
+// whatever order and however it is written.
+func (a *Authority) HasAnchors(pem []byte) bool {
+	list, err := certificates(pem)
+	if err != nil {
+		return false
+	}
+	among := func(c *x509.Certificate, all []*x509.Certificate) bool { return slices.ContainsFunc(all, c.Equal) }
+	for _, c := range list {
+		if !among(c, a.anchors) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(a.anchors, func(c *x509.Certificate) bool { return !among(c, list) })
+}
+
 // verifies says whether the anchors in force verify a chain, DER, leaf first.
 func (a *Authority) verifies(chain [][]byte, now time.Time) bool {
 	intermediates := x509.NewCertPool()

@@ -18,6 +18,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -411,4 +412,34 @@ func FuzzCheckCSR(f *testing.F) {
 			t.Fatal("accepted without a key")
 		}
 	})
+}
+
+// Anchors are the same however somebody writes them.
+func TestHasAnchors(t *testing.T) {
+	now := time.Now()
+	one, key, err := NewAnchor("cluster.local", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, _, err := NewAnchor("cluster.local", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, certKey, err := NewIssuer(one, key, "cluster.local", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := NewAuthority(slices.Concat(one, two), cert, certKey, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]bool{
+		string(a.AnchorsPEM()): true, "# ours\n" + string(two) + strings.TrimSpace(string(one)): true,
+		string(one): false, string(two): false, "": false, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n": false,
+		string(slices.Concat(one, two, cert)): false,
+	} {
+		if got := a.HasAnchors([]byte(text)); got != want {
+			t.Errorf("%t, want %t, for\n%s", got, want, text)
+		}
+	}
 }

@@ -66,6 +66,7 @@ func testWalk(w *walk) {
 	}
 	w.sidecars()
 	w.eyes()
+	w.run("look.sh")
 	pods := w.restarts()
 
 	w.run("change.sh")

@@ -9,4 +9,4 @@ meshctl diagnostics controller-metrics | grep certificate_authority_healthy
 
 # As a plugin of kubectl.
 ln -s "$(command -v meshctl)" kubectl-mesh
-PATH=$PWD:$PATH kubectl mesh version
+PATH=$PWD:$PATH kubectl mesh check

@@ -62,6 +62,10 @@ emoji   apex   leaf-1     500m   100.00%   2.0rps         123ms         123ms   
 NAME    MESHED   SUCCESS      RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99   TCP_CONN    TLS
 emoji        -   100.00%   2.0rps         123ms         123ms         123ms          -   100%
 `)
+	golden(t, "an authority that a hostile client made up", stat(t, render.StatOptions{}, kind("authority", func(r *query.StatRow) { r.Name = "<b>\x1b[2J" })), `
+NAME         MESHED   SUCCESS      RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99   TCP_CONN    TLS
+<b>\x1b[2J        -   100.00%   2.0rps         123ms         123ms         123ms          -   100%
+`)
 }
 
 // A table that is too wide for the terminal is drawn tighter.

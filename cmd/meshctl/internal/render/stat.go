@@ -35,9 +35,9 @@ func Stat(w io.Writer, rows []*query.StatRow, o StatOptions) error {
 		return err
 	}
 	kinds := slices.Collect(ofOneKind(rows))
-	names := func(r *query.StatRow) string { return r.GetName() }
+	names := func(r *query.StatRow) string { return clean(r.GetName()) } // an authority is what a client says
 	if len(kinds) > 1 {
-		names = func(r *query.StatRow) string { return shortKind(r.GetKind()) + "/" + r.GetName() }
+		names = func(r *query.StatRow) string { return shortKind(r.GetKind()) + "/" + clean(r.GetName()) }
 	}
 	least := []int{0}
 	if o.Namespace {

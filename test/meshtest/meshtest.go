@@ -10,6 +10,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -281,6 +284,31 @@ func (m *Mesh) Command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(string(m.bin), "meshctl"), args...)
 	cmd.Env = append(os.Environ(), "TUNMESH_LOCAL="+m.Name, "NO_COLOR=1")
 	return cmd
+}
+
+// Shell is a line of bash, not yet started, whose meshctl is on this mesh.
+func (m *Mesh) Shell(ctx context.Context, line string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "bash", "-c", line)
+	cmd.Env = append(os.Environ(), "TUNMESH_LOCAL="+m.Name, "NO_COLOR=1", "PATH="+string(m.bin)+":"+os.Getenv("PATH"))
+	return cmd
+}
+
+// View asks the console's API of this mesh.
+func (m *Mesh) View(t *testing.T, path string) []byte {
+	t.Helper()
+	client := http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join("/run/tunmesh-local", m.Name, "view.sock"))
+	}}}
+	resp, err := client.Get("http://view/apis/view.tunmesh.io/v1alpha1/" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s: %v: %s", path, resp.Status, err, body)
+	}
+	return body
 }
 
 func (m *Mesh) run(limit time.Duration, args ...string) ([]byte, error) {

@@ -18,7 +18,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	root := &cobra.Command{Use: "testapp", SilenceUsage: true}
-	root.AddCommand(serveCommand(), grpcCommand(), httpCommand(), dialCommand(), bannerCommand(), uploadCommand(), udpCommand(), idleCommand(), sayCommand(), loadCommand(), tlsCommand(), trickleCommand())
+	root.AddCommand(serveCommand(), grpcCommand(), httpCommand(), dialCommand(), bannerCommand(), uploadCommand(), udpCommand(), idleCommand(), sayCommand(), loadCommand(), measureCommand(), tlsCommand(), trickleCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		stop()
 		os.Exit(1) //nolint:gocritic // stop has run

@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -131,7 +132,13 @@ func serveHTTP(ctx context.Context, port int, conf *tls.Config, delay time.Durat
 		Addr: fmt.Sprintf(":%d", port), TLSConfig: conf, ReadHeaderTimeout: time.Minute,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			time.Sleep(delay)
+			if d, err := time.ParseDuration(r.FormValue("delay")); err == nil {
+				time.Sleep(d)
+			}
 			w.Header().Set("Content-Type", "application/json")
+			if code, err := strconv.Atoi(r.FormValue("status")); err == nil {
+				w.WriteHeader(code)
+			}
 			n, _ := io.Copy(io.Discard, r.Body)
 			fmt.Fprintf(w, `{"pod":%q,"peer":%q,"proto":%q,"path":%q,"host":%q,"body":%d}`+"\n", host, r.RemoteAddr, r.Proto, r.URL.RequestURI(), r.Host, n)
 		}),

@@ -118,7 +118,19 @@ func carries(p *peer.Peer, s peer.Sidecar, k load.Kind, canary []byte) error {
 	if err := signal(unix.SIGSTOP); err != nil {
 		return err
 	}
-	err := echoesWithin(p.From, k, p.At(k), canary, 300*time.Millisecond)
+	// A signal is not there at once: what runs on another processor goes on until it is.
+	err := eventually(func() error {
+		for _, pid := range pids {
+			if !proc.Stopped(pid) {
+				return fmt.Errorf("process %d of the %s's side does not stop", pid, s.Side)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = echoesWithin(p.From, k, p.At(k), canary, 300*time.Millisecond)
 	if cont := signal(unix.SIGCONT); cont != nil {
 		return cont
 	}

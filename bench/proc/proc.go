@@ -124,6 +124,23 @@ func (p *Process) Running() bool {
 	return !strings.HasPrefix(rest, "Z")
 }
 
+// Stopped reports whether no thread of a process runs: it was sent SIGSTOP, and has
+// noticed, or has ended.
+func Stopped(pid int) bool {
+	all, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, path := range all {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			continue // the thread has ended
+		}
+		_, rest, _ := strings.Cut(string(raw), ") ")
+		if !strings.HasPrefix(rest, "T") && !strings.HasPrefix(rest, "Z") {
+			return false
+		}
+	}
+	return true
+}
+
 // Output is the process's standard output.
 func (p *Process) Output() io.Reader { return p.output }
 

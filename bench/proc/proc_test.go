@@ -3,6 +3,7 @@ package proc_test
 import (
 	"fmt"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -51,5 +52,24 @@ func TestCPU(t *testing.T) {
 	}
 	if r, a := proc.RSS(os.Getpid()); r <= 0 || a <= 0 || a > r {
 		t.Errorf("memory: %d, of it anonymous %d", r, a)
+	}
+}
+
+func TestStopped(t *testing.T) {
+	p, err := proc.Run(proc.Spec{Path: "/bin/sleep", Args: []string{"60"}, Silent: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Stop()
+	if proc.Stopped(p.PID()) {
+		t.Error("it was not told to stop")
+	}
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); !proc.Stopped(p.PID()); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it does not stop")
+		}
 	}
 }

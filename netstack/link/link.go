@@ -55,6 +55,10 @@ type Counters struct {
 	AcksMerged         atomic.Uint64 // bare ACKs that a later packet replaced
 }
 
+// Watcher hears of a packet on the loop that has it. It borrows the parts, which
+// are the packet one after the other, and must not block.
+type Watcher func(sent bool, parts [][]byte, size int)
+
 // Link is one side's device of one loop, as gVisor's link endpoint and queueing
 // discipline in one.
 type Link struct {
@@ -63,6 +67,9 @@ type Link struct {
 	// size may be why nobody acknowledges it. It is called from inside the stack
 	// and only borrows the packet.
 	Stalled func(*stack.PacketBuffer)
+	// Watch, while it points to something, hears of every packet that is read from
+	// the device or written to it. It may be changed from any goroutine.
+	Watch atomic.Pointer[Watcher]
 	// Chunks is what large packets are read into.
 	Chunks chunk.Source
 
@@ -106,6 +113,9 @@ func (l *Link) Read() error {
 	l.size = n
 	l.Counters.RxPackets.Add(1)
 	l.Counters.RxBytes.Add(uint64(n))
+	if w := l.Watch.Load(); w != nil {
+		(*w)(false, [][]byte{l.Head(), l.rest(n)}, n)
+	}
 	return nil
 }
 
@@ -184,6 +194,9 @@ func (l *Link) write(h *tun.Header, parts [][]byte, size int) error {
 	}
 	l.Counters.TxPackets.Add(1)
 	l.Counters.TxBytes.Add(uint64(size))
+	if w := l.Watch.Load(); w != nil {
+		(*w)(true, parts, size)
+	}
 	return nil
 }
 

@@ -302,3 +302,39 @@ func TestWriteErrorsAreCounted(t *testing.T) {
 		t.Errorf("gone: %v", b.l.Gone())
 	}
 }
+
+// A watcher sees what is read and written, and nobody else pays for it.
+func TestWatch(t *testing.T) {
+	b := newBench(t)
+	var seen []string
+	w := link.Watcher(func(sent bool, parts [][]byte, size int) {
+		all := slices.Concat(parts...)
+		if len(all) != size {
+			t.Errorf("%d bytes of %d", len(all), size)
+		}
+		seen = append(seen, string(all[:2])+map[bool]string{true: " out", false: " in"}[sent])
+	})
+	big := append([]byte("cd"), make([]byte, 9000)...)
+	turn := func(p []byte) {
+		b.packet = p
+		if err := b.l.Read(); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.l.Forward(b.l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	turn([]byte("ab"))
+	b.l.Watch.Store(&w)
+	turn([]byte("ab"))
+	turn(big)
+	b.l.Watch.Store(nil)
+	turn([]byte("ef"))
+	if want := []string{"ab in", "ab out", "cd in", "cd out"}; !slices.Equal(seen, want) {
+		t.Errorf("%q", seen)
+	}
+	small := []byte("gh")
+	if n := testing.AllocsPerRun(100, func() { b.sizes, b.headers = b.sizes[:0], b.headers[:0]; turn(small) }); n > 2 { // the test's own device concatenates, and Forward has parts
+		t.Errorf("%v allocations for a packet that nobody watches", n)
+	}
+}

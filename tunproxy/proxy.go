@@ -127,6 +127,9 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, fmt.Errorf("make a sidecar: %w", err)
 	}
 	p.observers = p.watchers()
+	if cfg.Tap != nil {
+		cfg.Tap.SetPackets(tap.Packets{Watch: p.watchPackets, Connections: func() int { return int(p.stack.Counters().TCP.Established) }})
+	}
 	cfg.Metrics.Registry.Collect(p.collect)
 	for _, l := range p.stack.Loops() {
 		w := newWorker(p, l)

@@ -3,6 +3,7 @@ package tunproxy
 import (
 	"maps"
 
+	"github.com/tunmesh/tunmesh/internal/aio"
 	"github.com/tunmesh/tunmesh/tunproxy/exchange"
 	"github.com/tunmesh/tunmesh/tunproxy/flow"
 	"github.com/tunmesh/tunmesh/tunproxy/message"
@@ -92,4 +93,14 @@ func tlsOf(p flow.Peer) string {
 		return p.Reason.String()
 	}
 	return p.TLSLabel()
+}
+
+// watchPackets shows packets of both sides; the app's are those that it sends and
+// gets, as they were before encryption and are after.
+func (p *Proxy) watchPackets(f func(app, sent bool, parts [][]byte, size int)) {
+	if f == nil {
+		p.stack.Watch(nil)
+		return
+	}
+	p.stack.Watch(func(side aio.Side, sent bool, parts [][]byte, size int) { f(side == aio.App, sent, parts, size) })
 }

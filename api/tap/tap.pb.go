@@ -31,6 +31,7 @@ type FromProxy struct {
 	//	*FromProxy_Event
 	//	*FromProxy_Lost
 	//	*FromProxy_Connections
+	//	*FromProxy_Packets
 	Message       isFromProxy_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -109,6 +110,15 @@ func (x *FromProxy) GetConnections() *Connections {
 	return nil
 }
 
+func (x *FromProxy) GetPackets() *Packets {
+	if x != nil {
+		if x, ok := x.Message.(*FromProxy_Packets); ok {
+			return x.Packets
+		}
+	}
+	return nil
+}
+
 type isFromProxy_Message interface {
 	isFromProxy_Message()
 }
@@ -129,6 +139,10 @@ type FromProxy_Connections struct {
 	Connections *Connections `protobuf:"bytes,8,opt,name=connections,proto3,oneof"` // part of an answer to Command.ask
 }
 
+type FromProxy_Packets struct {
+	Packets *Packets `protobuf:"bytes,4,opt,name=packets,proto3,oneof"` // of a Command with a capture
+}
+
 func (*FromProxy_Hello) isFromProxy_Message() {}
 
 func (*FromProxy_Event) isFromProxy_Message() {}
@@ -136,6 +150,8 @@ func (*FromProxy_Event) isFromProxy_Message() {}
 func (*FromProxy_Lost) isFromProxy_Message() {}
 
 func (*FromProxy_Connections) isFromProxy_Message() {}
+
+func (*FromProxy_Packets) isFromProxy_Message() {}
 
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -188,6 +204,9 @@ type Command struct {
 	Match   *Match                 `protobuf:"bytes,2,opt,name=match,proto3" json:"match,omitempty"`
 	MaxRps  uint32                 `protobuf:"varint,3,opt,name=max_rps,json=maxRps,proto3" json:"max_rps,omitempty"` // requests per second, sampled; 0 ends the tap
 	Headers bool                   `protobuf:"varint,4,opt,name=headers,proto3" json:"headers,omitempty"`             // include header fields
+	// Packets instead of requests: match and max_rps are nothing to it. It ends as
+	// any tap does, by a Command without.
+	Capture *Capture `protobuf:"bytes,5,opt,name=capture,proto3" json:"capture,omitempty"`
 	// With it the Command is about no tap: the other fields are unset.
 	Ask           *Ask `protobuf:"bytes,8,opt,name=ask,proto3" json:"ask,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -250,6 +269,13 @@ func (x *Command) GetHeaders() bool {
 		return x.Headers
 	}
 	return false
+}
+
+func (x *Command) GetCapture() *Capture {
+	if x != nil {
+		return x.Capture
+	}
+	return nil
 }
 
 func (x *Command) GetAsk() *Ask {
@@ -531,6 +557,197 @@ func (x *Connection) GetLabels() map[string]string {
 	return nil
 }
 
+// Capture asks for the packets of both sides of the sidecar.
+type Capture struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SnapLength    uint32                 `protobuf:"varint,1,opt,name=snap_length,json=snapLength,proto3" json:"snap_length,omitempty"` // bytes of a packet that are kept; 0 = all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Capture) Reset() {
+	*x = Capture{}
+	mi := &file_tap_tap_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Capture) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Capture) ProtoMessage() {}
+
+func (x *Capture) ProtoReflect() protoreflect.Message {
+	mi := &file_tap_tap_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Capture.ProtoReflect.Descriptor instead.
+func (*Capture) Descriptor() ([]byte, []int) {
+	return file_tap_tap_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Capture) GetSnapLength() uint32 {
+	if x != nil {
+		return x.SnapLength
+	}
+	return 0
+}
+
+// Packets are some packets of a capture, in order of time. The first message
+// comes at once and may have none.
+type Packets struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tap           uint64                 `protobuf:"varint,1,opt,name=tap,proto3" json:"tap,omitempty"`
+	Packets       []*Packet              `protobuf:"bytes,2,rep,name=packets,proto3" json:"packets,omitempty"`
+	Lost          uint64                 `protobuf:"varint,3,opt,name=lost,proto3" json:"lost,omitempty"`               // that the capture missed since the last message
+	Connections   uint32                 `protobuf:"varint,4,opt,name=connections,proto3" json:"connections,omitempty"` // first message: TCP connections that are older than the capture
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Packets) Reset() {
+	*x = Packets{}
+	mi := &file_tap_tap_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Packets) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Packets) ProtoMessage() {}
+
+func (x *Packets) ProtoReflect() protoreflect.Message {
+	mi := &file_tap_tap_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Packets.ProtoReflect.Descriptor instead.
+func (*Packets) Descriptor() ([]byte, []int) {
+	return file_tap_tap_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Packets) GetTap() uint64 {
+	if x != nil {
+		return x.Tap
+	}
+	return 0
+}
+
+func (x *Packets) GetPackets() []*Packet {
+	if x != nil {
+		return x.Packets
+	}
+	return nil
+}
+
+func (x *Packets) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+func (x *Packets) GetConnections() uint32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+type Packet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UnixNano      int64                  `protobuf:"varint,1,opt,name=unix_nano,json=unixNano,proto3" json:"unix_nano,omitempty"`
+	App           bool                   `protobuf:"varint,2,opt,name=app,proto3" json:"app,omitempty"`       // the app's side, decrypted; else the wire's
+	Sent          bool                   `protobuf:"varint,3,opt,name=sent,proto3" json:"sent,omitempty"`     // by the sidecar; else read by it
+	Length        uint32                 `protobuf:"varint,4,opt,name=length,proto3" json:"length,omitempty"` // before it was cut
+	Data          []byte                 `protobuf:"bytes,5,opt,name=data,proto3" json:"data,omitempty"`      // an IP packet; longer than the MTU where the kernel cuts it up
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Packet) Reset() {
+	*x = Packet{}
+	mi := &file_tap_tap_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Packet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Packet) ProtoMessage() {}
+
+func (x *Packet) ProtoReflect() protoreflect.Message {
+	mi := &file_tap_tap_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Packet.ProtoReflect.Descriptor instead.
+func (*Packet) Descriptor() ([]byte, []int) {
+	return file_tap_tap_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Packet) GetUnixNano() int64 {
+	if x != nil {
+		return x.UnixNano
+	}
+	return 0
+}
+
+func (x *Packet) GetApp() bool {
+	if x != nil {
+		return x.App
+	}
+	return false
+}
+
+func (x *Packet) GetSent() bool {
+	if x != nil {
+		return x.Sent
+	}
+	return false
+}
+
+func (x *Packet) GetLength() uint32 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+func (x *Packet) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 // Match is a conjunction; unset fields match everything.
 type Match struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -548,7 +765,7 @@ type Match struct {
 
 func (x *Match) Reset() {
 	*x = Match{}
-	mi := &file_tap_tap_proto_msgTypes[6]
+	mi := &file_tap_tap_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -560,7 +777,7 @@ func (x *Match) String() string {
 func (*Match) ProtoMessage() {}
 
 func (x *Match) ProtoReflect() protoreflect.Message {
-	mi := &file_tap_tap_proto_msgTypes[6]
+	mi := &file_tap_tap_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -573,7 +790,7 @@ func (x *Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Match.ProtoReflect.Descriptor instead.
 func (*Match) Descriptor() ([]byte, []int) {
-	return file_tap_tap_proto_rawDescGZIP(), []int{6}
+	return file_tap_tap_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Match) GetMethod() string {
@@ -628,7 +845,7 @@ type Lost struct {
 
 func (x *Lost) Reset() {
 	*x = Lost{}
-	mi := &file_tap_tap_proto_msgTypes[7]
+	mi := &file_tap_tap_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -640,7 +857,7 @@ func (x *Lost) String() string {
 func (*Lost) ProtoMessage() {}
 
 func (x *Lost) ProtoReflect() protoreflect.Message {
-	mi := &file_tap_tap_proto_msgTypes[7]
+	mi := &file_tap_tap_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -653,7 +870,7 @@ func (x *Lost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lost.ProtoReflect.Descriptor instead.
 func (*Lost) Descriptor() ([]byte, []int) {
-	return file_tap_tap_proto_rawDescGZIP(), []int{7}
+	return file_tap_tap_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Lost) GetTap() uint64 {
@@ -680,7 +897,7 @@ type Field struct {
 
 func (x *Field) Reset() {
 	*x = Field{}
-	mi := &file_tap_tap_proto_msgTypes[8]
+	mi := &file_tap_tap_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +909,7 @@ func (x *Field) String() string {
 func (*Field) ProtoMessage() {}
 
 func (x *Field) ProtoReflect() protoreflect.Message {
-	mi := &file_tap_tap_proto_msgTypes[8]
+	mi := &file_tap_tap_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +922,7 @@ func (x *Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Field.ProtoReflect.Descriptor instead.
 func (*Field) Descriptor() ([]byte, []int) {
-	return file_tap_tap_proto_rawDescGZIP(), []int{8}
+	return file_tap_tap_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Field) GetName() string {
@@ -733,7 +950,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_tap_tap_proto_msgTypes[9]
+	mi := &file_tap_tap_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +962,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_tap_tap_proto_msgTypes[9]
+	mi := &file_tap_tap_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +975,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_tap_tap_proto_rawDescGZIP(), []int{9}
+	return file_tap_tap_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Peer) GetIp() string {
@@ -805,7 +1022,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_tap_tap_proto_msgTypes[10]
+	mi := &file_tap_tap_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -817,7 +1034,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_tap_tap_proto_msgTypes[10]
+	mi := &file_tap_tap_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -830,7 +1047,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_tap_tap_proto_rawDescGZIP(), []int{10}
+	return file_tap_tap_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Event) GetTap() uint64 {
@@ -965,7 +1182,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_tap_tap_proto_msgTypes[11]
+	mi := &file_tap_tap_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1194,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_tap_tap_proto_msgTypes[11]
+	mi := &file_tap_tap_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,7 +1207,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_tap_tap_proto_rawDescGZIP(), []int{11}
+	return file_tap_tap_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Request) GetMethod() string {
@@ -1039,7 +1256,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_tap_tap_proto_msgTypes[12]
+	mi := &file_tap_tap_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1268,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_tap_tap_proto_msgTypes[12]
+	mi := &file_tap_tap_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1281,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_tap_tap_proto_rawDescGZIP(), []int{12}
+	return file_tap_tap_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Response) GetSinceRequestUs() uint64 {
@@ -1104,7 +1321,7 @@ type End struct {
 
 func (x *End) Reset() {
 	*x = End{}
-	mi := &file_tap_tap_proto_msgTypes[13]
+	mi := &file_tap_tap_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1333,7 @@ func (x *End) String() string {
 func (*End) ProtoMessage() {}
 
 func (x *End) ProtoReflect() protoreflect.Message {
-	mi := &file_tap_tap_proto_msgTypes[13]
+	mi := &file_tap_tap_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,7 +1346,7 @@ func (x *End) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use End.ProtoReflect.Descriptor instead.
 func (*End) Descriptor() ([]byte, []int) {
-	return file_tap_tap_proto_rawDescGZIP(), []int{13}
+	return file_tap_tap_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *End) GetSinceRequestUs() uint64 {
@@ -1178,20 +1395,22 @@ var File_tap_tap_proto protoreflect.FileDescriptor
 
 const file_tap_tap_proto_rawDesc = "" +
 	"\n" +
-	"\rtap/tap.proto\x12\x0etunmesh.tap.v1\"\xe1\x01\n" +
+	"\rtap/tap.proto\x12\x0etunmesh.tap.v1\"\x96\x02\n" +
 	"\tFromProxy\x12-\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.tunmesh.tap.v1.HelloH\x00R\x05hello\x12-\n" +
 	"\x05event\x18\x02 \x01(\v2\x15.tunmesh.tap.v1.EventH\x00R\x05event\x12*\n" +
 	"\x04lost\x18\x03 \x01(\v2\x14.tunmesh.tap.v1.LostH\x00R\x04lost\x12?\n" +
-	"\vconnections\x18\b \x01(\v2\x1b.tunmesh.tap.v1.ConnectionsH\x00R\vconnectionsB\t\n" +
+	"\vconnections\x18\b \x01(\v2\x1b.tunmesh.tap.v1.ConnectionsH\x00R\vconnections\x123\n" +
+	"\apackets\x18\x04 \x01(\v2\x17.tunmesh.tap.v1.PacketsH\x00R\apacketsB\t\n" +
 	"\amessage\"\x19\n" +
 	"\x05Hello\x12\x10\n" +
-	"\x03pod\x18\x01 \x01(\tR\x03pod\"\xa2\x01\n" +
+	"\x03pod\x18\x01 \x01(\tR\x03pod\"\xd5\x01\n" +
 	"\aCommand\x12\x10\n" +
 	"\x03tap\x18\x01 \x01(\x04R\x03tap\x12+\n" +
 	"\x05match\x18\x02 \x01(\v2\x15.tunmesh.tap.v1.MatchR\x05match\x12\x17\n" +
 	"\amax_rps\x18\x03 \x01(\rR\x06maxRps\x12\x18\n" +
-	"\aheaders\x18\x04 \x01(\bR\aheaders\x12%\n" +
+	"\aheaders\x18\x04 \x01(\bR\aheaders\x121\n" +
+	"\acapture\x18\x05 \x01(\v2\x17.tunmesh.tap.v1.CaptureR\acapture\x12%\n" +
 	"\x03ask\x18\b \x01(\v2\x13.tunmesh.tap.v1.AskR\x03ask\"+\n" +
 	"\x03Ask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
@@ -1221,7 +1440,21 @@ const file_tap_tap_proto_rawDesc = "" +
 	"\x06labels\x18\x0e \x03(\v2&.tunmesh.tap.v1.Connection.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xaa\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"*\n" +
+	"\aCapture\x12\x1f\n" +
+	"\vsnap_length\x18\x01 \x01(\rR\n" +
+	"snapLength\"\x83\x01\n" +
+	"\aPackets\x12\x10\n" +
+	"\x03tap\x18\x01 \x01(\x04R\x03tap\x120\n" +
+	"\apackets\x18\x02 \x03(\v2\x16.tunmesh.tap.v1.PacketR\apackets\x12\x12\n" +
+	"\x04lost\x18\x03 \x01(\x04R\x04lost\x12 \n" +
+	"\vconnections\x18\x04 \x01(\rR\vconnections\"w\n" +
+	"\x06Packet\x12\x1b\n" +
+	"\tunix_nano\x18\x01 \x01(\x03R\bunixNano\x12\x10\n" +
+	"\x03app\x18\x02 \x01(\bR\x03app\x12\x12\n" +
+	"\x04sent\x18\x03 \x01(\bR\x04sent\x12\x16\n" +
+	"\x06length\x18\x04 \x01(\rR\x06length\x12\x12\n" +
+	"\x04data\x18\x05 \x01(\fR\x04data\"\xaa\x01\n" +
 	"\x05Match\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x16\n" +
 	"\x06scheme\x18\x02 \x01(\tR\x06scheme\x12\x1c\n" +
@@ -1297,7 +1530,7 @@ func file_tap_tap_proto_rawDescGZIP() []byte {
 	return file_tap_tap_proto_rawDescData
 }
 
-var file_tap_tap_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_tap_tap_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_tap_tap_proto_goTypes = []any{
 	(*FromProxy)(nil),   // 0: tunmesh.tap.v1.FromProxy
 	(*Hello)(nil),       // 1: tunmesh.tap.v1.Hello
@@ -1305,44 +1538,50 @@ var file_tap_tap_proto_goTypes = []any{
 	(*Ask)(nil),         // 3: tunmesh.tap.v1.Ask
 	(*Connections)(nil), // 4: tunmesh.tap.v1.Connections
 	(*Connection)(nil),  // 5: tunmesh.tap.v1.Connection
-	(*Match)(nil),       // 6: tunmesh.tap.v1.Match
-	(*Lost)(nil),        // 7: tunmesh.tap.v1.Lost
-	(*Field)(nil),       // 8: tunmesh.tap.v1.Field
-	(*Peer)(nil),        // 9: tunmesh.tap.v1.Peer
-	(*Event)(nil),       // 10: tunmesh.tap.v1.Event
-	(*Request)(nil),     // 11: tunmesh.tap.v1.Request
-	(*Response)(nil),    // 12: tunmesh.tap.v1.Response
-	(*End)(nil),         // 13: tunmesh.tap.v1.End
-	nil,                 // 14: tunmesh.tap.v1.Connection.LabelsEntry
-	nil,                 // 15: tunmesh.tap.v1.Peer.LabelsEntry
-	nil,                 // 16: tunmesh.tap.v1.Event.RouteEntry
+	(*Capture)(nil),     // 6: tunmesh.tap.v1.Capture
+	(*Packets)(nil),     // 7: tunmesh.tap.v1.Packets
+	(*Packet)(nil),      // 8: tunmesh.tap.v1.Packet
+	(*Match)(nil),       // 9: tunmesh.tap.v1.Match
+	(*Lost)(nil),        // 10: tunmesh.tap.v1.Lost
+	(*Field)(nil),       // 11: tunmesh.tap.v1.Field
+	(*Peer)(nil),        // 12: tunmesh.tap.v1.Peer
+	(*Event)(nil),       // 13: tunmesh.tap.v1.Event
+	(*Request)(nil),     // 14: tunmesh.tap.v1.Request
+	(*Response)(nil),    // 15: tunmesh.tap.v1.Response
+	(*End)(nil),         // 16: tunmesh.tap.v1.End
+	nil,                 // 17: tunmesh.tap.v1.Connection.LabelsEntry
+	nil,                 // 18: tunmesh.tap.v1.Peer.LabelsEntry
+	nil,                 // 19: tunmesh.tap.v1.Event.RouteEntry
 }
 var file_tap_tap_proto_depIdxs = []int32{
 	1,  // 0: tunmesh.tap.v1.FromProxy.hello:type_name -> tunmesh.tap.v1.Hello
-	10, // 1: tunmesh.tap.v1.FromProxy.event:type_name -> tunmesh.tap.v1.Event
-	7,  // 2: tunmesh.tap.v1.FromProxy.lost:type_name -> tunmesh.tap.v1.Lost
+	13, // 1: tunmesh.tap.v1.FromProxy.event:type_name -> tunmesh.tap.v1.Event
+	10, // 2: tunmesh.tap.v1.FromProxy.lost:type_name -> tunmesh.tap.v1.Lost
 	4,  // 3: tunmesh.tap.v1.FromProxy.connections:type_name -> tunmesh.tap.v1.Connections
-	6,  // 4: tunmesh.tap.v1.Command.match:type_name -> tunmesh.tap.v1.Match
-	3,  // 5: tunmesh.tap.v1.Command.ask:type_name -> tunmesh.tap.v1.Ask
-	5,  // 6: tunmesh.tap.v1.Connections.connections:type_name -> tunmesh.tap.v1.Connection
-	14, // 7: tunmesh.tap.v1.Connection.labels:type_name -> tunmesh.tap.v1.Connection.LabelsEntry
-	15, // 8: tunmesh.tap.v1.Peer.labels:type_name -> tunmesh.tap.v1.Peer.LabelsEntry
-	9,  // 9: tunmesh.tap.v1.Event.source:type_name -> tunmesh.tap.v1.Peer
-	9,  // 10: tunmesh.tap.v1.Event.destination:type_name -> tunmesh.tap.v1.Peer
-	16, // 11: tunmesh.tap.v1.Event.route:type_name -> tunmesh.tap.v1.Event.RouteEntry
-	11, // 12: tunmesh.tap.v1.Event.request:type_name -> tunmesh.tap.v1.Request
-	12, // 13: tunmesh.tap.v1.Event.response:type_name -> tunmesh.tap.v1.Response
-	13, // 14: tunmesh.tap.v1.Event.end:type_name -> tunmesh.tap.v1.End
-	8,  // 15: tunmesh.tap.v1.Request.headers:type_name -> tunmesh.tap.v1.Field
-	8,  // 16: tunmesh.tap.v1.Response.headers:type_name -> tunmesh.tap.v1.Field
-	8,  // 17: tunmesh.tap.v1.End.trailers:type_name -> tunmesh.tap.v1.Field
-	0,  // 18: tunmesh.tap.v1.Tap.Attach:input_type -> tunmesh.tap.v1.FromProxy
-	2,  // 19: tunmesh.tap.v1.Tap.Attach:output_type -> tunmesh.tap.v1.Command
-	19, // [19:20] is the sub-list for method output_type
-	18, // [18:19] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	7,  // 4: tunmesh.tap.v1.FromProxy.packets:type_name -> tunmesh.tap.v1.Packets
+	9,  // 5: tunmesh.tap.v1.Command.match:type_name -> tunmesh.tap.v1.Match
+	6,  // 6: tunmesh.tap.v1.Command.capture:type_name -> tunmesh.tap.v1.Capture
+	3,  // 7: tunmesh.tap.v1.Command.ask:type_name -> tunmesh.tap.v1.Ask
+	5,  // 8: tunmesh.tap.v1.Connections.connections:type_name -> tunmesh.tap.v1.Connection
+	17, // 9: tunmesh.tap.v1.Connection.labels:type_name -> tunmesh.tap.v1.Connection.LabelsEntry
+	8,  // 10: tunmesh.tap.v1.Packets.packets:type_name -> tunmesh.tap.v1.Packet
+	18, // 11: tunmesh.tap.v1.Peer.labels:type_name -> tunmesh.tap.v1.Peer.LabelsEntry
+	12, // 12: tunmesh.tap.v1.Event.source:type_name -> tunmesh.tap.v1.Peer
+	12, // 13: tunmesh.tap.v1.Event.destination:type_name -> tunmesh.tap.v1.Peer
+	19, // 14: tunmesh.tap.v1.Event.route:type_name -> tunmesh.tap.v1.Event.RouteEntry
+	14, // 15: tunmesh.tap.v1.Event.request:type_name -> tunmesh.tap.v1.Request
+	15, // 16: tunmesh.tap.v1.Event.response:type_name -> tunmesh.tap.v1.Response
+	16, // 17: tunmesh.tap.v1.Event.end:type_name -> tunmesh.tap.v1.End
+	11, // 18: tunmesh.tap.v1.Request.headers:type_name -> tunmesh.tap.v1.Field
+	11, // 19: tunmesh.tap.v1.Response.headers:type_name -> tunmesh.tap.v1.Field
+	11, // 20: tunmesh.tap.v1.End.trailers:type_name -> tunmesh.tap.v1.Field
+	0,  // 21: tunmesh.tap.v1.Tap.Attach:input_type -> tunmesh.tap.v1.FromProxy
+	2,  // 22: tunmesh.tap.v1.Tap.Attach:output_type -> tunmesh.tap.v1.Command
+	22, // [22:23] is the sub-list for method output_type
+	21, // [21:22] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_tap_tap_proto_init() }
@@ -1355,20 +1594,21 @@ func file_tap_tap_proto_init() {
 		(*FromProxy_Event)(nil),
 		(*FromProxy_Lost)(nil),
 		(*FromProxy_Connections)(nil),
+		(*FromProxy_Packets)(nil),
 	}
-	file_tap_tap_proto_msgTypes[10].OneofWrappers = []any{
+	file_tap_tap_proto_msgTypes[13].OneofWrappers = []any{
 		(*Event_Request)(nil),
 		(*Event_Response)(nil),
 		(*Event_End)(nil),
 	}
-	file_tap_tap_proto_msgTypes[13].OneofWrappers = []any{}
+	file_tap_tap_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tap_tap_proto_rawDesc), len(file_tap_tap_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -115,7 +115,7 @@ func assemble(o options, m *handover.Message, h *handover.Handover, level *slog.
 	if err := store.Update(anchors, nil); err != nil {
 		return nil, fmt.Errorf("trust anchors from the agent: %w", err)
 	}
-	hub, err := tap.New(tap.Config{Pod: pod, Logger: log, Connections: func(ctx context.Context, limit int) ([]wire.Connection, int) {
+	hub, err := tap.New(tap.Config{Pod: pod, Logger: log, Own: m.Control, Connections: func(ctx context.Context, limit int) ([]wire.Connection, int) {
 		return s.proxy.Connections(ctx, limit)
 	}})
 	if err != nil {

@@ -103,6 +103,9 @@ func (h *Hub) answer(ctx context.Context, s *rpc.Stream, q wire.Ask) error {
 // send empties all queues into the stream; it waits when the stream is slow,
 // and the queues then fill up and lose, while traffic goes on.
 func (h *Hub) send(ctx context.Context, s *rpc.Stream) error {
+	if err := h.sendPackets(ctx, s); err != nil {
+		return err
+	}
 	p := h.taps.Load()
 	if p == nil {
 		return nil
@@ -152,6 +155,28 @@ func (h *Hub) tell(ctx context.Context, s *rpc.Stream) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// sendPackets empties what captures wait with, in turn, so that none keeps others
+// waiting, nor requests for longer than a message of each.
+func (h *Hub) sendPackets(ctx context.Context, s *rpc.Stream) error {
+	p := h.captures.Load()
+	if p == nil {
+		return nil
+	}
+	var buf []byte
+	for _, c := range *p {
+		m, ok := c.take()
+		if !ok {
+			continue
+		}
+		buf = (&wire.FromProxy{Packets: &m}).Append(buf[:0])
+		if err := s.Send(ctx, buf, false); err != nil {
+			return err
+		}
+		signal(h.full) // there may be more
 	}
 	return nil
 }

@@ -31,6 +31,9 @@ type Config struct {
 	// Connections lists the sidecar's connections, and says how many there are, when
 	// the control plane asks; nil: there are none to tell of.
 	Connections func(ctx context.Context, limit int) ([]wire.Connection, int)
+	// Own is the control plane's address. What goes there and comes from there is
+	// in no capture, which would be of itself.
+	Own netip.AddrPort
 }
 
 // A Hub is what all requests of a sidecar pass. Its methods are safe from any
@@ -42,9 +45,12 @@ type Hub struct {
 	taps atomic.Pointer[[]*tap] // nil while nobody watches
 	all  limit                  // of what is followed, whoever watches
 
-	mu   sync.Mutex    // of changes to taps
+	mu   sync.Mutex    // of changes to taps and captures
 	wake chan struct{} // 1 slot: some queue is not empty
 	full chan struct{} // 1 slot: some queue is half full
+
+	captures atomic.Pointer[[]*capture] // nil while nobody captures
+	packets  Packets                    // set before anything runs
 }
 
 // New makes a Hub that nobody watches.
@@ -129,6 +135,9 @@ func (h *Hub) set(c *wire.Command) error {
 	if p := h.taps.Load(); p != nil {
 		old = *p
 	}
+	if done, err := h.capture(c); done {
+		return err
+	}
 	t := &tap{id: c.Tap, headers: c.Headers, limit: &limit{}, queue: &queue{max: h.cfg.Queue}}
 	next := slices.DeleteFunc(slices.Clone(old), func(was *tap) bool {
 		if was.id == c.Tap {
@@ -160,6 +169,7 @@ func (h *Hub) reset() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.taps.Store(nil)
+	h.uncapture()
 }
 
 // push queues an event for t, or counts it as lost.

@@ -34,6 +34,7 @@ type plane struct {
 
 	mu     sync.Mutex
 	events []*api.Event
+	packs  []*api.Packets
 	lost   map[uint64]uint64
 	told   int // messages about losses
 
@@ -69,6 +70,9 @@ func (p *plane) Attach(s api.Tap_AttachServer) error {
 			}
 			if c := m.GetConnections(); c != nil {
 				p.connections = append(p.connections, c)
+			}
+			if x := m.GetPackets(); x != nil {
+				p.packs = append(p.packs, x)
 			}
 			if l := m.GetLost(); l != nil {
 				p.lost[l.GetTap()] += l.GetEvents()
@@ -109,6 +113,7 @@ type world struct {
 	hub   *tap.Hub
 	plane *plane
 	ended chan error
+	once  sync.Once
 	now   time.Time
 	mu    sync.Mutex
 }
@@ -145,7 +150,7 @@ func newWorld(t *testing.T, reading bool) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w.hub, err = tap.New(tap.Config{Pod: "prod/web-1", Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), MaxTaps: 3, MaxRPS: 2500, Queue: 100, Now: w.clock, Connections: many}); err != nil {
+	if w.hub, err = tap.New(tap.Config{Pod: "prod/web-1", Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), MaxTaps: 3, MaxRPS: 2500, Queue: 100, Now: w.clock, Connections: many, Own: netip.MustParseAddrPort("10.9.9.9:8086")}); err != nil {
 		t.Fatal(err)
 	}
 	c := rpc.New(nc, rpc.Config{Authority: "x"})
@@ -154,7 +159,7 @@ func newWorld(t *testing.T, reading bool) *world {
 	wg.Go(func() { w.ended <- w.hub.Attach(ctx, c) })
 	t.Cleanup(func() {
 		if !reading {
-			close(w.plane.read)
+			w.open()
 		}
 		cancel()
 		srv.Stop()
@@ -165,6 +170,9 @@ func newWorld(t *testing.T, reading bool) *world {
 	}
 	return w
 }
+
+// open lets the plane read.
+func (w *world) open() { w.once.Do(func() { close(w.plane.read) }) }
 
 func (w *world) eventually(what string, cond func() bool) {
 	w.t.Helper()

@@ -7,10 +7,10 @@ const MethodAttachTap = "/tunmesh.tap.v1.Tap/Attach"
 
 // FromProxy is tunmesh.tap.v1.FromProxy: one of its fields is set.
 type FromProxy struct {
-	Hello *Hello
-	Event *Event
-	Lost  *Lost
-
+	Hello       *Hello
+	Event       *Event
+	Lost        *Lost
+	Packets     *Packets
 	Connections *Connections
 }
 
@@ -25,6 +25,8 @@ func (m *FromProxy) Append(b []byte) []byte {
 		return appendMessage(b, 3, m.Lost)
 	case m.Connections != nil:
 		return appendMessage(b, 8, m.Connections)
+	case m.Packets != nil:
+		return appendMessage(b, 4, m.Packets)
 	}
 	return b
 }
@@ -94,6 +96,7 @@ type Command struct {
 	MaxRPS  uint32
 	Headers bool
 	Ask     *Ask
+	Capture *Capture // nil: requests
 }
 
 // Decode replaces m.
@@ -117,6 +120,11 @@ func (m *Command) Decode(b []byte) error {
 				m.Ask = &Ask{}
 			}
 			return f.message(m.Ask.merge)
+		case 5:
+			if m.Capture == nil {
+				m.Capture = &Capture{}
+			}
+			return f.message(m.Capture.merge)
 		}
 		return nil
 	})
@@ -132,6 +140,57 @@ func (m *Ask) merge(b []byte) error {
 		}
 		return nil
 	})
+}
+
+// Capture is tunmesh.tap.v1.Capture.
+type Capture struct{ SnapLength uint32 }
+
+func (m *Capture) merge(b []byte) error {
+	return each("Capture", b, func(f field) error {
+		if f.num == 1 {
+			return f.u32(&m.SnapLength)
+		}
+		return nil
+	})
+}
+
+// Packets is tunmesh.tap.v1.Packets.
+type Packets struct {
+	Tap, Lost   uint64
+	Connections uint32
+	Packets     []Packet
+}
+
+// Append encodes m.
+func (m *Packets) Append(b []byte) []byte {
+	b = appendUint(b, 1, m.Tap)
+	for i := range m.Packets {
+		b = appendMessage(b, 2, &m.Packets[i])
+	}
+	return appendUint(appendUint(b, 3, m.Lost), 4, uint64(m.Connections))
+}
+
+// Packet is tunmesh.tap.v1.Packet.
+type Packet struct {
+	UnixNano  int64
+	App, Sent bool
+	Length    uint32
+	Data      []byte
+}
+
+// Append encodes m.
+func (m *Packet) Append(b []byte) []byte {
+	b = appendUint(b, 1, uint64(m.UnixNano)) //nolint:gosec // two's complement on the wire
+	b = appendUint(b, 2, bit(m.App))
+	b = appendUint(b, 3, bit(m.Sent))
+	return appendBytes(appendUint(b, 4, uint64(m.Length)), 5, m.Data)
+}
+
+func bit(v bool) uint64 {
+	if v {
+		return 1
+	}
+	return 0
 }
 
 // Match is tunmesh.tap.v1.Match.

@@ -14,8 +14,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	queryapi "github.com/tunmesh/tunmesh/api/query"
+	tapapi "github.com/tunmesh/tunmesh/api/tap"
 	"github.com/tunmesh/tunmesh/control/catalog"
 	"github.com/tunmesh/tunmesh/control/console"
 	"github.com/tunmesh/tunmesh/control/extension"
@@ -128,6 +130,7 @@ type View struct {
 	source  *kube.Source
 	figures *figures
 	member  *replicas.Member
+	events  *kube.Events
 	api     *extension.Server
 	service *kube.APIService
 	bearers *kube.Bearers
@@ -173,9 +176,10 @@ func NewView(cfg ViewConfig) (_ *View, err error) {
 	if err != nil {
 		return nil, err
 	}
+	v.events = kube.NewEvents(cfg.Client, ViewAccount, v.log)
 	v.api, err = extension.New(extension.Config{
 		Backend: &viewBackend{Server: q, all: replicas.NewSet(v.member, v.replicas, v.log)}, Console: page, PromQL: v.figures.api(),
-		Authorize: v.may, Authenticate: v.who, Logger: v.log,
+		Authorize: v.may, Authenticate: v.who, Captured: v.captured, Logger: v.log,
 	})
 	if err != nil {
 		return nil, err
@@ -227,6 +231,7 @@ func (v *View) Run(ctx context.Context) error {
 	g.Go(func() error { return v.source.Run(ctx) })
 	g.Go(func() error { return v.figures.run(ctx) })
 	g.Go(func() error { return v.member.Run(ctx) })
+	g.Go(func() error { return v.events.Run(ctx) })
 	g.Go(func() error { return v.keeper.Run(ctx) })
 	g.Go(func() error { v.watchRegistration(ctx); return nil })
 	g.Go(func() error {
@@ -291,6 +296,15 @@ func (v *View) may(ctx context.Context, a extension.Attributes) (bool, string, e
 func (v *View) who(ctx context.Context, token string) (extension.User, error) {
 	s, err := v.bearers.Subject(ctx, token)
 	return extension.User{Name: s.Name, Groups: s.Groups, Extra: s.Extra}, err
+}
+
+// captured has an event written at the pod whose packets somebody captures.
+func (v *View) captured(user, namespace, name string) {
+	about := corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: namespace, Name: name}
+	if p, ok := v.catalog.Pod(catalog.Key{Namespace: namespace, Name: name}); ok {
+		about.UID = types.UID(p.UID)
+	}
+	v.events.Warn(about, "PacketsCaptured", fmt.Sprintf("%s captures this pod's packets, decrypted, since %s", user, time.Now().UTC().Format(time.RFC3339Nano)))
 }
 
 // replicas lists where the control plane's processes are.
@@ -367,6 +381,11 @@ func (b *viewBackend) Taps(ctx context.Context, req *queryapi.TapsRequest) (*que
 		attached(r, connected)
 	}
 	return b.Server.TapsOf(req, func(k catalog.Key) bool { return connected[k] })
+}
+
+// Record implements extension.Backend.
+func (b *viewBackend) Record(ctx context.Context, req *queryapi.CaptureRequest, send func(*tapapi.Packets) error) error {
+	return b.all.Record(ctx, req, send)
 }
 
 // Why implements extension.Backend.

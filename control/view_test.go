@@ -85,15 +85,21 @@ func (s *apiServer) allow(r *http.Request) (resource string, ok bool) {
 	case verb == "list" && len(parts) > 1:
 		verb = "get"
 	}
-	key := strings.TrimSpace(fmt.Sprint(verb, " ", resource, " ", name, " ", namespace))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok = s.rights[key]; ok {
-		s.rights[key] = true
-	} else if !slices.Contains(s.denied, key) {
+	// A right that names no object is for all, and one that names no namespace for
+	// those of all.
+	for _, of := range [][2]string{{name, namespace}, {"", namespace}, {name, ""}, {"", ""}} {
+		key := strings.TrimSpace(fmt.Sprint(verb, " ", resource, " ", of[0], " ", of[1]))
+		if _, ok = s.rights[key]; ok {
+			s.rights[key] = true
+			return resource, true
+		}
+	}
+	if key := strings.TrimSpace(fmt.Sprint(verb, " ", resource, " ", name, " ", namespace)); !slices.Contains(s.denied, key) {
 		s.denied = append(s.denied, key)
 	}
-	return resource, ok
+	return resource, false
 }
 
 func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -120,6 +126,10 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(http.StatusCreated, map[string]any{"kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "status": map[string]any{"allowed": true, "reason": "so it is"}})
 	case resource == "tokenreviews":
 		answer(http.StatusCreated, map[string]any{"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "status": map[string]any{"authenticated": true, "user": map[string]any{"username": "bob", "groups": []string{"ops"}, "extra": map[string]any{"k": []string{"v"}}}}})
+	case resource == "events" && r.Method == http.MethodPost: // another one wrote it
+		status(http.StatusConflict, "AlreadyExists")
+	case resource == "events":
+		answer(http.StatusOK, map[string]any{"kind": "Event", "apiVersion": "v1", "metadata": map[string]any{"name": "x", "namespace": "a", "resourceVersion": "1"}})
 	case resource == "apiservices":
 		answer(http.StatusOK, map[string]any{"kind": "APIService", "apiVersion": "apiregistration.k8s.io/v1", "spec": map[string]any{}})
 	default:
@@ -192,6 +202,7 @@ func TestViewRightsAreEnoughAndNotTooMany(t *testing.T) {
 	if u, err := v.who(ctx, "token"); err != nil || u.Name != "bob" || len(u.Groups) != 1 || len(u.Extra["k"]) != 1 {
 		t.Errorf("%+v %v", u, err)
 	}
+	v.captured("ann", "a", "web-1")
 	for end := time.Now().Add(60 * time.Second); (len(s.unused()) > 0 || v.Ready() != nil) && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}

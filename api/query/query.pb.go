@@ -2013,6 +2013,66 @@ func (x *Reason) GetText() string {
 	return ""
 }
 
+type CaptureRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Pod           string                 `protobuf:"bytes,2,opt,name=pod,proto3" json:"pod,omitempty"`
+	SnapLength    uint32                 `protobuf:"varint,3,opt,name=snap_length,json=snapLength,proto3" json:"snap_length,omitempty"` // bytes of a packet that are kept; 0 = all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureRequest) Reset() {
+	*x = CaptureRequest{}
+	mi := &file_query_query_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureRequest) ProtoMessage() {}
+
+func (x *CaptureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureRequest.ProtoReflect.Descriptor instead.
+func (*CaptureRequest) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *CaptureRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *CaptureRequest) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *CaptureRequest) GetSnapLength() uint32 {
+	if x != nil {
+		return x.SnapLength
+	}
+	return 0
+}
+
 type HealthRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2021,7 +2081,7 @@ type HealthRequest struct {
 
 func (x *HealthRequest) Reset() {
 	*x = HealthRequest{}
-	mi := &file_query_query_proto_msgTypes[24]
+	mi := &file_query_query_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2033,7 +2093,7 @@ func (x *HealthRequest) String() string {
 func (*HealthRequest) ProtoMessage() {}
 
 func (x *HealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_query_query_proto_msgTypes[24]
+	mi := &file_query_query_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2046,7 +2106,7 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
-	return file_query_query_proto_rawDescGZIP(), []int{24}
+	return file_query_query_proto_rawDescGZIP(), []int{25}
 }
 
 type HealthResponse struct {
@@ -2060,7 +2120,7 @@ type HealthResponse struct {
 
 func (x *HealthResponse) Reset() {
 	*x = HealthResponse{}
-	mi := &file_query_query_proto_msgTypes[25]
+	mi := &file_query_query_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2072,7 +2132,7 @@ func (x *HealthResponse) String() string {
 func (*HealthResponse) ProtoMessage() {}
 
 func (x *HealthResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_query_proto_msgTypes[25]
+	mi := &file_query_query_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2085,7 +2145,7 @@ func (x *HealthResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthResponse.ProtoReflect.Descriptor instead.
 func (*HealthResponse) Descriptor() ([]byte, []int) {
-	return file_query_query_proto_rawDescGZIP(), []int{25}
+	return file_query_query_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HealthResponse) GetVersion() string {
@@ -2123,7 +2183,7 @@ type ProxyHealth struct {
 
 func (x *ProxyHealth) Reset() {
 	*x = ProxyHealth{}
-	mi := &file_query_query_proto_msgTypes[26]
+	mi := &file_query_query_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2195,7 @@ func (x *ProxyHealth) String() string {
 func (*ProxyHealth) ProtoMessage() {}
 
 func (x *ProxyHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_query_query_proto_msgTypes[26]
+	mi := &file_query_query_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2208,7 @@ func (x *ProxyHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyHealth.ProtoReflect.Descriptor instead.
 func (*ProxyHealth) Descriptor() ([]byte, []int) {
-	return file_query_query_proto_rawDescGZIP(), []int{26}
+	return file_query_query_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ProxyHealth) GetNamespace() string {
@@ -2204,7 +2264,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_query_query_proto_msgTypes[27]
+	mi := &file_query_query_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2216,7 +2276,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_query_query_proto_msgTypes[27]
+	mi := &file_query_query_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2229,7 +2289,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_query_query_proto_rawDescGZIP(), []int{27}
+	return file_query_query_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Certificate) GetName() string {
@@ -2424,7 +2484,12 @@ const file_query_query_proto_rawDesc = "" +
 	"\x10MARK_UNSPECIFIED\x10\x00\x12\x06\n" +
 	"\x02OK\x10\x01\x12\b\n" +
 	"\x04NOTE\x10\x02\x12\a\n" +
-	"\x03BAD\x10\x03\"\x0f\n" +
+	"\x03BAD\x10\x03\"a\n" +
+	"\x0eCaptureRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x1f\n" +
+	"\vsnap_length\x18\x03 \x01(\rR\n" +
+	"snapLength\"\x0f\n" +
 	"\rHealthRequest\"\xa6\x01\n" +
 	"\x0eHealthResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x127\n" +
@@ -2440,7 +2505,7 @@ const file_query_query_proto_rawDesc = "" +
 	"\vCertificate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12$\n" +
-	"\x0enot_after_unix\x18\x03 \x01(\x03R\fnotAfterUnix2\xa5\x05\n" +
+	"\x0enot_after_unix\x18\x03 \x01(\x03R\fnotAfterUnix2\xed\x05\n" +
 	"\x05Query\x12E\n" +
 	"\x04Stat\x12\x1d.tunmesh.query.v1.StatRequest\x1a\x1e.tunmesh.query.v1.StatResponse\x12C\n" +
 	"\x03Tap\x12\x1c.tunmesh.query.v1.TapRequest\x1a\x1c.tunmesh.query.v1.TapMessage0\x01\x12T\n" +
@@ -2449,7 +2514,8 @@ const file_query_query_proto_rawDesc = "" +
 	"\x05Edges\x12\x1e.tunmesh.query.v1.EdgesRequest\x1a\x1f.tunmesh.query.v1.EdgesResponse\x12K\n" +
 	"\x06Routes\x12\x1f.tunmesh.query.v1.RoutesRequest\x1a .tunmesh.query.v1.RoutesResponse\x12E\n" +
 	"\x04Taps\x12\x1d.tunmesh.query.v1.TapsRequest\x1a\x1e.tunmesh.query.v1.TapsResponse\x12B\n" +
-	"\x03Why\x12\x1c.tunmesh.query.v1.WhyRequest\x1a\x1d.tunmesh.query.v1.WhyResponse\x12K\n" +
+	"\x03Why\x12\x1c.tunmesh.query.v1.WhyRequest\x1a\x1d.tunmesh.query.v1.WhyResponse\x12F\n" +
+	"\aCapture\x12 .tunmesh.query.v1.CaptureRequest\x1a\x17.tunmesh.tap.v1.Packets0\x01\x12K\n" +
 	"\x06Health\x12\x1f.tunmesh.query.v1.HealthRequest\x1a .tunmesh.query.v1.HealthResponseB&Z$github.com/tunmesh/tunmesh/api/queryb\x06proto3"
 
 var (
@@ -2465,7 +2531,7 @@ func file_query_query_proto_rawDescGZIP() []byte {
 }
 
 var file_query_query_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_query_query_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_query_query_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_query_query_proto_goTypes = []any{
 	(TapsRow_State)(0),           // 0: tunmesh.query.v1.TapsRow.State
 	(WhyResponse_Verdict)(0),     // 1: tunmesh.query.v1.WhyResponse.Verdict
@@ -2494,15 +2560,17 @@ var file_query_query_proto_goTypes = []any{
 	(*WhyRequest)(nil),           // 24: tunmesh.query.v1.WhyRequest
 	(*WhyResponse)(nil),          // 25: tunmesh.query.v1.WhyResponse
 	(*Reason)(nil),               // 26: tunmesh.query.v1.Reason
-	(*HealthRequest)(nil),        // 27: tunmesh.query.v1.HealthRequest
-	(*HealthResponse)(nil),       // 28: tunmesh.query.v1.HealthResponse
-	(*ProxyHealth)(nil),          // 29: tunmesh.query.v1.ProxyHealth
-	(*Certificate)(nil),          // 30: tunmesh.query.v1.Certificate
-	nil,                          // 31: tunmesh.query.v1.EndpointRow.LabelsEntry
-	(*tap.Match)(nil),            // 32: tunmesh.tap.v1.Match
-	(*tap.Event)(nil),            // 33: tunmesh.tap.v1.Event
-	(*policy.InboundPolicy)(nil), // 34: tunmesh.policy.v1.InboundPolicy
-	(*destination.Target)(nil),   // 35: tunmesh.destination.v1.Target
+	(*CaptureRequest)(nil),       // 27: tunmesh.query.v1.CaptureRequest
+	(*HealthRequest)(nil),        // 28: tunmesh.query.v1.HealthRequest
+	(*HealthResponse)(nil),       // 29: tunmesh.query.v1.HealthResponse
+	(*ProxyHealth)(nil),          // 30: tunmesh.query.v1.ProxyHealth
+	(*Certificate)(nil),          // 31: tunmesh.query.v1.Certificate
+	nil,                          // 32: tunmesh.query.v1.EndpointRow.LabelsEntry
+	(*tap.Match)(nil),            // 33: tunmesh.tap.v1.Match
+	(*tap.Event)(nil),            // 34: tunmesh.tap.v1.Event
+	(*policy.InboundPolicy)(nil), // 35: tunmesh.policy.v1.InboundPolicy
+	(*destination.Target)(nil),   // 36: tunmesh.destination.v1.Target
+	(*tap.Packets)(nil),          // 37: tunmesh.tap.v1.Packets
 }
 var file_query_query_proto_depIdxs = []int32{
 	3,  // 0: tunmesh.query.v1.StatRequest.resource:type_name -> tunmesh.query.v1.Selector
@@ -2511,13 +2579,13 @@ var file_query_query_proto_depIdxs = []int32{
 	6,  // 3: tunmesh.query.v1.StatResponse.rows:type_name -> tunmesh.query.v1.StatRow
 	3,  // 4: tunmesh.query.v1.TapRequest.resource:type_name -> tunmesh.query.v1.Selector
 	3,  // 5: tunmesh.query.v1.TapRequest.to:type_name -> tunmesh.query.v1.Selector
-	32, // 6: tunmesh.query.v1.TapRequest.match:type_name -> tunmesh.tap.v1.Match
-	33, // 7: tunmesh.query.v1.TapMessage.event:type_name -> tunmesh.tap.v1.Event
+	33, // 6: tunmesh.query.v1.TapRequest.match:type_name -> tunmesh.tap.v1.Match
+	34, // 7: tunmesh.query.v1.TapMessage.event:type_name -> tunmesh.tap.v1.Event
 	11, // 8: tunmesh.query.v1.EndpointsResponse.rows:type_name -> tunmesh.query.v1.EndpointRow
-	31, // 9: tunmesh.query.v1.EndpointRow.labels:type_name -> tunmesh.query.v1.EndpointRow.LabelsEntry
+	32, // 9: tunmesh.query.v1.EndpointRow.labels:type_name -> tunmesh.query.v1.EndpointRow.LabelsEntry
 	3,  // 10: tunmesh.query.v1.PolicyRequest.resource:type_name -> tunmesh.query.v1.Selector
-	34, // 11: tunmesh.query.v1.PolicyResponse.inbound:type_name -> tunmesh.policy.v1.InboundPolicy
-	35, // 12: tunmesh.query.v1.PolicyResponse.outbound:type_name -> tunmesh.destination.v1.Target
+	35, // 11: tunmesh.query.v1.PolicyResponse.inbound:type_name -> tunmesh.policy.v1.InboundPolicy
+	36, // 12: tunmesh.query.v1.PolicyResponse.outbound:type_name -> tunmesh.destination.v1.Target
 	3,  // 13: tunmesh.query.v1.EdgesRequest.resource:type_name -> tunmesh.query.v1.Selector
 	16, // 14: tunmesh.query.v1.EdgesResponse.edges:type_name -> tunmesh.query.v1.Edge
 	17, // 15: tunmesh.query.v1.Edge.src:type_name -> tunmesh.query.v1.EdgeEnd
@@ -2533,8 +2601,8 @@ var file_query_query_proto_depIdxs = []int32{
 	1,  // 25: tunmesh.query.v1.WhyResponse.verdict:type_name -> tunmesh.query.v1.WhyResponse.Verdict
 	26, // 26: tunmesh.query.v1.WhyResponse.reasons:type_name -> tunmesh.query.v1.Reason
 	2,  // 27: tunmesh.query.v1.Reason.mark:type_name -> tunmesh.query.v1.Reason.Mark
-	29, // 28: tunmesh.query.v1.HealthResponse.proxies:type_name -> tunmesh.query.v1.ProxyHealth
-	30, // 29: tunmesh.query.v1.HealthResponse.certificates:type_name -> tunmesh.query.v1.Certificate
+	30, // 28: tunmesh.query.v1.HealthResponse.proxies:type_name -> tunmesh.query.v1.ProxyHealth
+	31, // 29: tunmesh.query.v1.HealthResponse.certificates:type_name -> tunmesh.query.v1.Certificate
 	4,  // 30: tunmesh.query.v1.Query.Stat:input_type -> tunmesh.query.v1.StatRequest
 	7,  // 31: tunmesh.query.v1.Query.Tap:input_type -> tunmesh.query.v1.TapRequest
 	9,  // 32: tunmesh.query.v1.Query.Endpoints:input_type -> tunmesh.query.v1.EndpointsRequest
@@ -2543,18 +2611,20 @@ var file_query_query_proto_depIdxs = []int32{
 	18, // 35: tunmesh.query.v1.Query.Routes:input_type -> tunmesh.query.v1.RoutesRequest
 	21, // 36: tunmesh.query.v1.Query.Taps:input_type -> tunmesh.query.v1.TapsRequest
 	24, // 37: tunmesh.query.v1.Query.Why:input_type -> tunmesh.query.v1.WhyRequest
-	27, // 38: tunmesh.query.v1.Query.Health:input_type -> tunmesh.query.v1.HealthRequest
-	5,  // 39: tunmesh.query.v1.Query.Stat:output_type -> tunmesh.query.v1.StatResponse
-	8,  // 40: tunmesh.query.v1.Query.Tap:output_type -> tunmesh.query.v1.TapMessage
-	10, // 41: tunmesh.query.v1.Query.Endpoints:output_type -> tunmesh.query.v1.EndpointsResponse
-	13, // 42: tunmesh.query.v1.Query.Policy:output_type -> tunmesh.query.v1.PolicyResponse
-	15, // 43: tunmesh.query.v1.Query.Edges:output_type -> tunmesh.query.v1.EdgesResponse
-	19, // 44: tunmesh.query.v1.Query.Routes:output_type -> tunmesh.query.v1.RoutesResponse
-	22, // 45: tunmesh.query.v1.Query.Taps:output_type -> tunmesh.query.v1.TapsResponse
-	25, // 46: tunmesh.query.v1.Query.Why:output_type -> tunmesh.query.v1.WhyResponse
-	28, // 47: tunmesh.query.v1.Query.Health:output_type -> tunmesh.query.v1.HealthResponse
-	39, // [39:48] is the sub-list for method output_type
-	30, // [30:39] is the sub-list for method input_type
+	27, // 38: tunmesh.query.v1.Query.Capture:input_type -> tunmesh.query.v1.CaptureRequest
+	28, // 39: tunmesh.query.v1.Query.Health:input_type -> tunmesh.query.v1.HealthRequest
+	5,  // 40: tunmesh.query.v1.Query.Stat:output_type -> tunmesh.query.v1.StatResponse
+	8,  // 41: tunmesh.query.v1.Query.Tap:output_type -> tunmesh.query.v1.TapMessage
+	10, // 42: tunmesh.query.v1.Query.Endpoints:output_type -> tunmesh.query.v1.EndpointsResponse
+	13, // 43: tunmesh.query.v1.Query.Policy:output_type -> tunmesh.query.v1.PolicyResponse
+	15, // 44: tunmesh.query.v1.Query.Edges:output_type -> tunmesh.query.v1.EdgesResponse
+	19, // 45: tunmesh.query.v1.Query.Routes:output_type -> tunmesh.query.v1.RoutesResponse
+	22, // 46: tunmesh.query.v1.Query.Taps:output_type -> tunmesh.query.v1.TapsResponse
+	25, // 47: tunmesh.query.v1.Query.Why:output_type -> tunmesh.query.v1.WhyResponse
+	37, // 48: tunmesh.query.v1.Query.Capture:output_type -> tunmesh.tap.v1.Packets
+	29, // 49: tunmesh.query.v1.Query.Health:output_type -> tunmesh.query.v1.HealthResponse
+	40, // [40:50] is the sub-list for method output_type
+	30, // [30:40] is the sub-list for method input_type
 	30, // [30:30] is the sub-list for extension type_name
 	30, // [30:30] is the sub-list for extension extendee
 	0,  // [0:30] is the sub-list for field type_name
@@ -2580,7 +2650,7 @@ func file_query_query_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_query_query_proto_rawDesc), len(file_query_query_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   29,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -11,6 +11,7 @@ package query
 
 import (
 	context "context"
+	tap "github.com/tunmesh/tunmesh/api/tap"
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
@@ -30,6 +31,7 @@ const (
 	Query_Routes_FullMethodName    = "/tunmesh.query.v1.Query/Routes"
 	Query_Taps_FullMethodName      = "/tunmesh.query.v1.Query/Taps"
 	Query_Why_FullMethodName       = "/tunmesh.query.v1.Query/Why"
+	Query_Capture_FullMethodName   = "/tunmesh.query.v1.Query/Capture"
 	Query_Health_FullMethodName    = "/tunmesh.query.v1.Query/Health"
 )
 
@@ -59,6 +61,10 @@ type QueryClient interface {
 	// Why explains what would happen to a connection. NOT_FOUND: there is no such
 	// client; that nobody is at the other end is an answer.
 	Why(ctx context.Context, in *WhyRequest, opts ...grpc.CallOption) (*WhyResponse, error)
+	// Capture streams a pod's packets until the caller leaves. NOT_FOUND: there is
+	// no such pod; FAILED_PRECONDITION: it has no sidecar, forbids taps, or is not
+	// connected.
+	Capture(ctx context.Context, in *CaptureRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[tap.Packets], error)
 	// Version and health of the control plane and its proxies.
 	Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthResponse, error)
 }
@@ -160,6 +166,25 @@ func (c *queryClient) Why(ctx context.Context, in *WhyRequest, opts ...grpc.Call
 	return out, nil
 }
 
+func (c *queryClient) Capture(ctx context.Context, in *CaptureRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[tap.Packets], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Query_ServiceDesc.Streams[1], Query_Capture_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CaptureRequest, tap.Packets]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Query_CaptureClient = grpc.ServerStreamingClient[tap.Packets]
+
 func (c *queryClient) Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(HealthResponse)
@@ -196,6 +221,10 @@ type QueryServer interface {
 	// Why explains what would happen to a connection. NOT_FOUND: there is no such
 	// client; that nobody is at the other end is an answer.
 	Why(context.Context, *WhyRequest) (*WhyResponse, error)
+	// Capture streams a pod's packets until the caller leaves. NOT_FOUND: there is
+	// no such pod; FAILED_PRECONDITION: it has no sidecar, forbids taps, or is not
+	// connected.
+	Capture(*CaptureRequest, grpc.ServerStreamingServer[tap.Packets]) error
 	// Version and health of the control plane and its proxies.
 	Health(context.Context, *HealthRequest) (*HealthResponse, error)
 	mustEmbedUnimplementedQueryServer()
@@ -231,6 +260,9 @@ func (UnimplementedQueryServer) Taps(context.Context, *TapsRequest) (*TapsRespon
 }
 func (UnimplementedQueryServer) Why(context.Context, *WhyRequest) (*WhyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Why not implemented")
+}
+func (UnimplementedQueryServer) Capture(*CaptureRequest, grpc.ServerStreamingServer[tap.Packets]) error {
+	return status.Error(codes.Unimplemented, "method Capture not implemented")
 }
 func (UnimplementedQueryServer) Health(context.Context, *HealthRequest) (*HealthResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Health not implemented")
@@ -393,6 +425,17 @@ func _Query_Why_Handler(srv interface{}, ctx context.Context, dec func(interface
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Query_Capture_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CaptureRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(QueryServer).Capture(m, &grpc.GenericServerStream[CaptureRequest, tap.Packets]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Query_CaptureServer = grpc.ServerStreamingServer[tap.Packets]
+
 func _Query_Health_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(HealthRequest)
 	if err := dec(in); err != nil {
@@ -455,6 +498,11 @@ var Query_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Tap",
 			Handler:       _Query_Tap_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Capture",
+			Handler:       _Query_Capture_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -45,6 +45,7 @@ func apiResources() []metav1.APIResource {
 			metav1.APIResource{Name: r + "/" + subTap, Namespaced: true, Kind: "Tap", Verbs: metav1.Verbs{"get", "watch"}})
 	}
 	return append(list,
+		metav1.APIResource{Name: "pods/" + subPcap, Namespaced: true, Kind: "Pcap", Verbs: metav1.Verbs{"watch"}},
 		metav1.APIResource{Name: "services/" + subEndpoints, Namespaced: true, Kind: "Endpoints", Verbs: metav1.Verbs{"get"}},
 		metav1.APIResource{Name: "services/" + subPolicy, Namespaced: true, Kind: "Policy", Verbs: metav1.Verbs{"get"}},
 		metav1.APIResource{Name: "pods/" + subPolicy, Namespaced: true, Kind: "Policy", Verbs: metav1.Verbs{"get"}})

@@ -109,6 +109,13 @@ func (b *backend) Routes(_ context.Context, req *api.RoutesRequest) (*api.Routes
 	return &api.RoutesResponse{}, b.note("routes", req)
 }
 
+func (b *backend) Record(ctx context.Context, req *api.CaptureRequest, send func(*tapapi.Packets) error) error {
+	if err := b.note("pcap", req); err != nil {
+		return err
+	}
+	return send(&tapapi.Packets{Connections: 7})
+}
+
 func (b *backend) Taps(_ context.Context, req *api.TapsRequest) (*api.TapsResponse, error) {
 	return &api.TapsResponse{}, b.note("taps", req)
 }
@@ -356,6 +363,9 @@ func TestPaths(t *testing.T) {
 		{"POST", "", "", 405, "", ""},
 		{"GET", "/namespaces/a/pods/p/tap", "", 200, `taps resource:{kind:"pod" name:"p" namespace:"a"}`, "get a pods/tap p"},
 		{"POST", "/namespaces/a/pods/p/tap", "", 405, "", ""},
+		{"POST", "/watch/namespaces/a/pods/-/pcap", "", 404, "", ""},
+		{"POST", "/watch/namespaces/a/deployments/d/pcap", "", 404, "", ""},
+		{"GET", "/namespaces/a/pods/p/pcap", "", 404, "", ""},
 		{"GET", "/namespaces/a/deployments/-/edges?window=30&labelSelector=x", "", 200, `edges resource:{kind:"deployment" namespace:"a" label_selector:"x"} window_seconds:30`, "get a deployments/edges "},
 		{"GET", "/namespaces/-/namespaces/-/edges", "", 200, `edges resource:{kind:"namespace"}`, "get  namespaces/edges "},
 		{"GET", "/namespaces/a/pods/p/edges?window=x", "", 400, "", ""},
@@ -482,7 +492,7 @@ func TestDiscovery(t *testing.T) {
 	r.allow(func(Attributes) (bool, error) { return false, nil })
 	code, text := r.do(r.client, "GET", Base, "", ann, "system:kube-aggregator")
 	var list metav1.APIResourceList
-	if err := json.Unmarshal([]byte(text), &list); err != nil || code != 200 || list.GroupVersion != "view.tunmesh.io/v1alpha1" || len(list.APIResources) != 1+1+1+1+5*len(resources())+3 {
+	if err := json.Unmarshal([]byte(text), &list); err != nil || code != 200 || list.GroupVersion != "view.tunmesh.io/v1alpha1" || len(list.APIResources) != 1+1+1+1+5*len(resources())+4 {
 		t.Errorf("%d %s %v", code, text, err)
 	}
 	for _, path := range []string{"/apis", "/apis/" + Group} {
@@ -620,5 +630,38 @@ func TestWhyTellsOnlyOfWhatMayBeSeen(t *testing.T) {
 	}
 	if code, _ := r.do(r.client, "POST", Base+"/why", body+strings.Repeat(" ", maxBody), ann, "ann"); code != 400 {
 		t.Errorf("a body too long: %d", code)
+	}
+}
+
+// TestCapture: packets are for those who may see them, and each capture is told of.
+func TestCapture(t *testing.T) {
+	r := newRig(t)
+	var told []string
+	r.server.cfg.Captured = func(user, namespace, pod string) { told = append(told, user+" "+namespace+"/"+pod) }
+	code, text := r.do(r.client, "POST", Base+"/watch/namespaces/a/pods/p/pcap", `{"snapLength":96}`, ann, "ann")
+	if code != 200 || !strings.Contains(text, `"connections":7`) && !strings.Contains(text, `"connections": 7`) {
+		t.Errorf("%d %s", code, text)
+	}
+	if got := r.backend.last(); got != `pcap namespace:"a" pod:"p" snap_length:96` {
+		t.Error(got)
+	}
+	if a := r.attributes(); a[len(a)-1].Subresource != "pcap" || a[len(a)-1].Verb != "watch" {
+		t.Errorf("%+v", a)
+	}
+	if fmt.Sprint(told) != "[ann a/p]" {
+		t.Errorf("told: %v", told)
+	}
+	r.allow(func(a Attributes) (bool, error) { return a.Subresource != "pcap", nil })
+	for body, want := range map[string]int{"": 403, `{"pod":"q"}`: 403} {
+		if code, text := r.do(r.client, "POST", Base+"/watch/namespaces/a/pods/p/pcap", body, ann, "ann"); code != want {
+			t.Errorf("%d %s", code, text)
+		}
+	}
+	r.allow(func(Attributes) (bool, error) { return true, nil })
+	if code, text := r.do(r.client, "POST", Base+"/watch/namespaces/a/pods/p/pcap", `{"pod":"q"}`, ann, "ann"); code != 400 {
+		t.Errorf("another pod than the path's: %d %s", code, text)
+	}
+	if len(told) != 1 {
+		t.Errorf("told: %v", told)
 	}
 }

@@ -29,6 +29,7 @@ const (
 	subHeaders   = "tap/headers" // nobody asks for it by path: a tap that wants header fields
 	subEndpoints = "endpoints"
 	subPolicy    = "policy"
+	subPcap      = "pcap"
 	subEdges     = "edges"
 	subRoutes    = "routes"
 	health       = "health"
@@ -95,6 +96,8 @@ func parse(path string) (question, bool) {
 		return q, q.verb == "get"
 	case subTap:
 		return q, true
+	case subPcap:
+		return q, q.verb == "watch" && q.resource == "pods" && q.name != "" && q.namespace != ""
 	case subEndpoints:
 		return q, q.verb == "get" && q.resource == "services" && q.name != "" && q.namespace != ""
 	case subPolicy:

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	api "github.com/tunmesh/tunmesh/api/query"
+	tapapi "github.com/tunmesh/tunmesh/api/tap"
 	"github.com/tunmesh/tunmesh/control/store"
 )
 
@@ -47,6 +48,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, user User, q ques
 	}
 	if q.subresource == subSeries {
 		s.series(w, r, user, q, params)
+		return
+	}
+	if q.subresource == subPcap {
+		s.pcap(w, r, user, q)
 		return
 	}
 	m, err := s.ask(r, w, user, q, params)
@@ -264,7 +269,33 @@ func (s *Server) tap(w http.ResponseWriter, r *http.Request, user User, q questi
 		}
 	}
 	t := &tapWriter{w: w, c: http.NewResponseController(w)}
-	err := s.cfg.Backend.Watch(r.Context(), req, t.send)
+	err := s.cfg.Backend.Watch(r.Context(), req, func(m *api.TapMessage) error { return t.send(m) })
+	switch {
+	case !t.begun && err != nil:
+		fail(w, err)
+	case t.begun && err != nil && r.Context().Err() == nil && !errors.Is(err, errGone):
+		t.end(status.Convert(err))
+	}
+}
+
+// pcap streams packets as tap does events.
+func (s *Server) pcap(w http.ResponseWriter, r *http.Request, user User, q question) {
+	req := &api.CaptureRequest{}
+	if err := readBody(r, w, req); err != nil {
+		fail(w, err)
+		return
+	}
+	if req.GetNamespace() != "" || req.GetPod() != "" {
+		fail(w, status.Error(codes.InvalidArgument, "the request names a pod: the path does"))
+		return
+	}
+	req.Namespace, req.Pod = q.namespace, q.name
+	s.cfg.Logger.Warn("packets are captured", "pod", q.namespace+"/"+q.name, "user", user.Name)
+	if s.cfg.Captured != nil {
+		s.cfg.Captured(user.Name, q.namespace, q.name)
+	}
+	t := &tapWriter{w: w, c: http.NewResponseController(w)}
+	err := s.cfg.Backend.Record(r.Context(), req, func(m *tapapi.Packets) error { return t.send(m) })
 	switch {
 	case !t.begun && err != nil:
 		fail(w, err)
@@ -282,7 +313,7 @@ type tapWriter struct {
 	begun bool
 }
 
-func (t *tapWriter) send(m *api.TapMessage) error {
+func (t *tapWriter) send(m proto.Message) error {
 	if !t.begun {
 		t.begun = true
 		t.w.Header().Set("Content-Type", "application/json;stream=watch")

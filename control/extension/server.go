@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	api "github.com/tunmesh/tunmesh/api/query"
+	tapapi "github.com/tunmesh/tunmesh/api/tap"
 	"github.com/tunmesh/tunmesh/control/query"
 )
 
@@ -29,6 +30,9 @@ type Backend interface {
 	Taps(ctx context.Context, req *api.TapsRequest) (*api.TapsResponse, error)
 	Why(ctx context.Context, req *api.WhyRequest) (*api.WhyResponse, error)
 	Health(ctx context.Context, req *api.HealthRequest) (*api.HealthResponse, error)
+	// Record calls send for each message of a capture, one at a time, until ctx ends
+	// or send fails.
+	Record(ctx context.Context, req *api.CaptureRequest, send func(*tapapi.Packets) error) error
 	// Series answers with what a StatRequest asks for at each step of its window.
 	Series(ctx context.Context, req *api.StatRequest, step time.Duration) (*query.Series, error)
 	// Watch calls send for each message of a tap, one at a time, until ctx ends or
@@ -67,6 +71,9 @@ type Config struct {
 	// Authenticate lets those in who show a token; nil: nobody.
 	Authenticate Authenticator
 	Logger       *slog.Logger // nil = discard
+	// Captured is told whenever somebody begins to capture a pod's packets; nil:
+	// nobody is.
+	Captured func(user, namespace, pod string)
 }
 
 const (

@@ -42,6 +42,11 @@ const (
 	// maxEvent bounds one event in bytes, and with maxQueue a watch's memory: the
 	// largest header fields that servers commonly take are 64 KB.
 	maxEvent = 96 << 10
+	// maxCaptures bounds those of them that are of packets; maxPacks what waits for
+	// one, in messages of up to maxPack bytes each, and with it 8 MB of memory.
+	maxCaptures = 16
+	maxPacks    = 32
+	maxPack     = 256 << 10
 	// DefaultRPS is the limit where none is given.
 	DefaultRPS = 100
 	// maxRPS bounds what may be asked for.
@@ -245,6 +250,8 @@ func (h *Hub) receive(stream api.Tap_AttachServer, p *proxy, failed chan<- error
 		switch m := m.GetMessage().(type) {
 		case *api.FromProxy_Event:
 			h.deliver(p, m.Event)
+		case *api.FromProxy_Packets:
+			h.pack(p, m.Packets)
 		case *api.FromProxy_Lost:
 			if w := h.watch(m.Lost.GetTap()); w != nil {
 				w.lost.Add(min(m.Lost.GetEvents(), maxLost))
@@ -256,6 +263,34 @@ func (h *Hub) receive(stream api.Tap_AttachServer, p *proxy, failed chan<- error
 			return
 		}
 	}
+}
+
+// pack gives packets to their capture.
+func (h *Hub) pack(p *proxy, m *api.Packets) {
+	w := h.watch(m.GetTap())
+	if w == nil || w.packs == nil || !w.selects(p.pod.Key) {
+		return
+	}
+	n := min(m.GetLost(), maxLost) + uint64(len(m.GetPackets()))
+	if proto.Size(m) > maxPack {
+		w.lost.Add(n)
+		return
+	}
+	select {
+	case w.packs <- m:
+	default:
+		w.lost.Add(n)
+	}
+}
+
+// capturing is how many watches are of packets. Callers hold mu.
+func (h *Hub) capturing() (n int) {
+	for _, w := range h.watches {
+		if w.packs != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // maxLost bounds a sidecar's claim of losses, so that a sum cannot wrap.

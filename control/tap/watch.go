@@ -25,6 +25,8 @@ type Request struct {
 	Match   *api.Match // without peers; nil: everything
 	MaxRPS  uint32     // 0 = DefaultRPS
 	Headers bool
+	// Capture asks for packets instead of requests; nil: requests.
+	Capture *api.Capture
 }
 
 // Watch is a running tap.
@@ -33,6 +35,7 @@ type Watch struct {
 	id     uint64
 	req    Request
 	events chan *api.Event
+	packs  chan *api.Packets // of a capture
 	lost   atomic.Uint64
 
 	mu       sync.Mutex
@@ -57,10 +60,13 @@ func (h *Hub) Watch(req Request) (*Watch, error) {
 		hub: h, req: req, events: make(chan *api.Event, maxQueue),
 		gate: NewGate[catalog.Key](req.MaxRPS),
 	}
+	if req.Capture != nil {
+		w.packs = make(chan *api.Packets, maxPacks)
+	}
 	w.refresh()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.watches) >= maxWatches {
+	if len(h.watches) >= maxWatches || req.Capture != nil && h.capturing() >= maxCaptures {
 		return nil, ErrBusy
 	}
 	h.last++
@@ -72,6 +78,9 @@ func (h *Hub) Watch(req Request) (*Watch, error) {
 
 // Events delivers what is seen. It is never closed.
 func (w *Watch) Events() <-chan *api.Event { return w.events }
+
+// Packets delivers what a capture sees. It is never closed.
+func (w *Watch) Packets() <-chan *api.Packets { return w.packs }
 
 // TakeLost is the number of events that did not reach Events since it was last
 // asked: the limit, a full queue here or in a sidecar.
@@ -133,6 +142,9 @@ func (w *Watch) command(pod catalog.Key) *api.Command {
 	if !w.selected[pod] || w.peers != nil && len(w.peers) == 0 {
 		return nil
 	}
+	if w.req.Capture != nil {
+		return &api.Command{Tap: w.id, Capture: w.req.Capture}
+	}
 	m := proto.CloneOf(w.req.Match)
 	m.Peers = w.peers
 	return &api.Command{Tap: w.id, Match: m, MaxRps: w.req.MaxRPS, Headers: w.req.Headers}
@@ -158,4 +170,11 @@ func (w *Watch) forget(pod catalog.Key) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.gate.Forget(pod)
+}
+
+// selects reports whether a pod is one of the watch's.
+func (w *Watch) selects(pod catalog.Key) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.closed && w.selected[pod]
 }

@@ -1,0 +1,52 @@
+package replicas
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/netip"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	api "github.com/tunmesh/tunmesh/api/query"
+	tapapi "github.com/tunmesh/tunmesh/api/tap"
+)
+
+// Record opens a capture at the replica that has the pod's sidecar and calls send
+// for each message, until ctx ends or send fails. Its errors are gRPC statuses.
+func (s *Set) Record(ctx context.Context, req *api.CaptureRequest, send func(*tapapi.Packets) error) error {
+	err := status.Error(codes.Unavailable, "no replica of the control plane answers: there is none")
+	for _, at := range s.list() {
+		begun := false
+		err = s.record(ctx, at, req, func(m *tapapi.Packets) error { begun = true; return send(m) })
+		if begun || ctx.Err() != nil || status.Code(err) != codes.FailedPrecondition && status.Code(err) != codes.Unavailable {
+			return err
+		} // else another has it, or all say the same
+	}
+	return err
+}
+
+func (s *Set) record(ctx context.Context, at netip.AddrPort, req *api.CaptureRequest, send func(*tapapi.Packets) error) error {
+	conn, err := s.dial(at)
+	if err != nil {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	defer conn.Close()
+	stream, err := api.NewQueryClient(conn).Capture(ctx, req)
+	if err != nil {
+		return err
+	}
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return status.Error(codes.Unavailable, "the capture was cut off")
+		}
+		if err != nil {
+			return err
+		}
+		if err := send(m); err != nil {
+			return err
+		}
+	}
+}

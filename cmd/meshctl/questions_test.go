@@ -44,6 +44,12 @@ func TestExitCodesOfQuestions(t *testing.T) {
 		"--local no-such-mesh top deploy":    exitFailed,
 		"--local no-such-mesh why po/a b":    exitFailed,
 		"--local no-such-mesh endpoints a:1": exitFailed,
+		"tap deploy/web --pcap x":            exitUsage,
+		"tap po --pcap x":                    exitUsage,
+		"tap po/a --pcap x -o json":          exitUsage,
+		"tap po/a --pcap x --path /":         exitUsage,
+		"tap po/a po/b --pcap x":             exitUsage,
+		"tap po/a --pcap /no/such/dir/x":     exitFailed,
 	} {
 		code, _, errOut := meshctl(t, strings.Fields(line)...)
 		if code != want {

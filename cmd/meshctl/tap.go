@@ -22,6 +22,8 @@ type tapFlags struct {
 	to, toNamespace, output, labels string
 	match                           tap.Match
 	maxRPS                          float32
+	pcap                            string
+	snap                            uint32
 }
 
 func (a *app) tapCommand() *cobra.Command {
@@ -32,16 +34,24 @@ func (a *app) tapCommand() *cobra.Command {
 		Long: `Prints a line at each request (req), response (rsp) and end of a response (end)
 that the sidecars of a resource see. Nobody needs to be restarted for it, and a
 tap that nobody watches costs nothing. A reader too slow for the traffic loses
-events, and is told how many.`,
+events, and is told how many.
+
+With --pcap it writes a pod's packets for Wireshark or tshark: interface "app" has
+what the app sends and gets, decrypted, "wire" what is on the network. That needs
+a right of its own (watch of pods/pcap), and an event at the pod tells of it.`,
 		Example: `  meshctl tap deploy/web -n emojivoto
   meshctl tap deploy/web -n emojivoto --to svc/voting-svc --path /emojivoto.v1.VotingService/VoteDoughnut
   meshctl tap po web-1 web-2 -n emojivoto -o jsonpath='{.requestInitEvent.path}'
+  meshctl tap po/web-5d8c9 -n emojivoto --pcap - | tshark -r - -Y grpc
   meshctl tap ns/emojivoto -o json | jq .requestInitEvent.path`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			at, err := a.asked(cmd)
 			if err != nil {
 				return err
+			}
+			if f.pcap != "" {
+				return a.capture(cmd, &f, at, args)
 			}
 			show, err := f.show()
 			if err != nil {
@@ -68,6 +78,8 @@ events, and is told how many.`,
 		},
 	}
 	f.register(c)
+	c.Flags().StringVar(&f.pcap, "pcap", "", "write the packets of one pod to this file (-: to standard output) instead, as pcapng")
+	c.Flags().Uint32Var(&f.snap, "snap-length", 0, "bytes of each packet that --pcap keeps (0: all)")
 	c.Flags().StringVarP(&f.output, "output", "o", "", "wide: labels too; json: one document a line, with headers; jsonpath=…: parts of it")
 	return c
 }

@@ -388,6 +388,11 @@ func (b *viewBackend) Record(ctx context.Context, req *queryapi.CaptureRequest, 
 	return b.all.Record(ctx, req, send)
 }
 
+// Connections implements extension.Backend.
+func (b *viewBackend) Connections(ctx context.Context, req *queryapi.ConnectionsRequest) (*queryapi.ConnectionsResponse, error) {
+	return b.all.Connections(ctx, req)
+}
+
 // Why implements extension.Backend.
 func (b *viewBackend) Why(ctx context.Context, req *queryapi.WhyRequest) (*queryapi.WhyResponse, error) {
 	return b.Server.WhyTold(ctx, req, b.all.Policy)

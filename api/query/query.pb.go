@@ -2073,6 +2073,170 @@ func (x *CaptureRequest) GetSnapLength() uint32 {
 	return 0
 }
 
+type ConnectionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Pod           string                 `protobuf:"bytes,2,opt,name=pod,proto3" json:"pod,omitempty"`
+	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"` // of rows; 0, or too large: as many as a sidecar gives
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectionsRequest) Reset() {
+	*x = ConnectionsRequest{}
+	mi := &file_query_query_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectionsRequest) ProtoMessage() {}
+
+func (x *ConnectionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectionsRequest.ProtoReflect.Descriptor instead.
+func (*ConnectionsRequest) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ConnectionsRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ConnectionsRequest) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *ConnectionsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ConnectionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          []*ConnectionRow       `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`    // the oldest first
+	Total         uint64                 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"` // how many there are, given or not
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectionsResponse) Reset() {
+	*x = ConnectionsResponse{}
+	mi := &file_query_query_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectionsResponse) ProtoMessage() {}
+
+func (x *ConnectionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectionsResponse.ProtoReflect.Descriptor instead.
+func (*ConnectionsResponse) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ConnectionsResponse) GetRows() []*ConnectionRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *ConnectionsResponse) GetTotal() uint64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+type ConnectionRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Connection    *tap.Connection        `protobuf:"bytes,1,opt,name=connection,proto3" json:"connection,omitempty"`
+	Peer          string                 `protobuf:"bytes,2,opt,name=peer,proto3" json:"peer,omitempty"` // NAMESPACE/NAME of the pod at the other end; empty: none that is known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectionRow) Reset() {
+	*x = ConnectionRow{}
+	mi := &file_query_query_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectionRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectionRow) ProtoMessage() {}
+
+func (x *ConnectionRow) ProtoReflect() protoreflect.Message {
+	mi := &file_query_query_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectionRow.ProtoReflect.Descriptor instead.
+func (*ConnectionRow) Descriptor() ([]byte, []int) {
+	return file_query_query_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ConnectionRow) GetConnection() *tap.Connection {
+	if x != nil {
+		return x.Connection
+	}
+	return nil
+}
+
+func (x *ConnectionRow) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
 type HealthRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2081,7 +2245,7 @@ type HealthRequest struct {
 
 func (x *HealthRequest) Reset() {
 	*x = HealthRequest{}
-	mi := &file_query_query_proto_msgTypes[25]
+	mi := &file_query_query_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2257,7 @@ func (x *HealthRequest) String() string {
 func (*HealthRequest) ProtoMessage() {}
 
 func (x *HealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_query_query_proto_msgTypes[25]
+	mi := &file_query_query_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2270,7 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
-	return file_query_query_proto_rawDescGZIP(), []int{25}
+	return file_query_query_proto_rawDescGZIP(), []int{28}
 }
 
 type HealthResponse struct {
@@ -2120,7 +2284,7 @@ type HealthResponse struct {
 
 func (x *HealthResponse) Reset() {
 	*x = HealthResponse{}
-	mi := &file_query_query_proto_msgTypes[26]
+	mi := &file_query_query_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2132,7 +2296,7 @@ func (x *HealthResponse) String() string {
 func (*HealthResponse) ProtoMessage() {}
 
 func (x *HealthResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_query_query_proto_msgTypes[26]
+	mi := &file_query_query_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2145,7 +2309,7 @@ func (x *HealthResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthResponse.ProtoReflect.Descriptor instead.
 func (*HealthResponse) Descriptor() ([]byte, []int) {
-	return file_query_query_proto_rawDescGZIP(), []int{26}
+	return file_query_query_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *HealthResponse) GetVersion() string {
@@ -2183,7 +2347,7 @@ type ProxyHealth struct {
 
 func (x *ProxyHealth) Reset() {
 	*x = ProxyHealth{}
-	mi := &file_query_query_proto_msgTypes[27]
+	mi := &file_query_query_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2359,7 @@ func (x *ProxyHealth) String() string {
 func (*ProxyHealth) ProtoMessage() {}
 
 func (x *ProxyHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_query_query_proto_msgTypes[27]
+	mi := &file_query_query_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2208,7 +2372,7 @@ func (x *ProxyHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyHealth.ProtoReflect.Descriptor instead.
 func (*ProxyHealth) Descriptor() ([]byte, []int) {
-	return file_query_query_proto_rawDescGZIP(), []int{27}
+	return file_query_query_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ProxyHealth) GetNamespace() string {
@@ -2264,7 +2428,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_query_query_proto_msgTypes[28]
+	mi := &file_query_query_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2276,7 +2440,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_query_query_proto_msgTypes[28]
+	mi := &file_query_query_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +2453,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_query_query_proto_rawDescGZIP(), []int{28}
+	return file_query_query_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Certificate) GetName() string {
@@ -2489,7 +2653,19 @@ const file_query_query_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x1f\n" +
 	"\vsnap_length\x18\x03 \x01(\rR\n" +
-	"snapLength\"\x0f\n" +
+	"snapLength\"Z\n" +
+	"\x12ConnectionsRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"`\n" +
+	"\x13ConnectionsResponse\x123\n" +
+	"\x04rows\x18\x01 \x03(\v2\x1f.tunmesh.query.v1.ConnectionRowR\x04rows\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\x04R\x05total\"_\n" +
+	"\rConnectionRow\x12:\n" +
+	"\n" +
+	"connection\x18\x01 \x01(\v2\x1a.tunmesh.tap.v1.ConnectionR\n" +
+	"connection\x12\x12\n" +
+	"\x04peer\x18\x02 \x01(\tR\x04peer\"\x0f\n" +
 	"\rHealthRequest\"\xa6\x01\n" +
 	"\x0eHealthResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x127\n" +
@@ -2505,7 +2681,7 @@ const file_query_query_proto_rawDesc = "" +
 	"\vCertificate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12$\n" +
-	"\x0enot_after_unix\x18\x03 \x01(\x03R\fnotAfterUnix2\xed\x05\n" +
+	"\x0enot_after_unix\x18\x03 \x01(\x03R\fnotAfterUnix2\xc9\x06\n" +
 	"\x05Query\x12E\n" +
 	"\x04Stat\x12\x1d.tunmesh.query.v1.StatRequest\x1a\x1e.tunmesh.query.v1.StatResponse\x12C\n" +
 	"\x03Tap\x12\x1c.tunmesh.query.v1.TapRequest\x1a\x1c.tunmesh.query.v1.TapMessage0\x01\x12T\n" +
@@ -2515,7 +2691,8 @@ const file_query_query_proto_rawDesc = "" +
 	"\x06Routes\x12\x1f.tunmesh.query.v1.RoutesRequest\x1a .tunmesh.query.v1.RoutesResponse\x12E\n" +
 	"\x04Taps\x12\x1d.tunmesh.query.v1.TapsRequest\x1a\x1e.tunmesh.query.v1.TapsResponse\x12B\n" +
 	"\x03Why\x12\x1c.tunmesh.query.v1.WhyRequest\x1a\x1d.tunmesh.query.v1.WhyResponse\x12F\n" +
-	"\aCapture\x12 .tunmesh.query.v1.CaptureRequest\x1a\x17.tunmesh.tap.v1.Packets0\x01\x12K\n" +
+	"\aCapture\x12 .tunmesh.query.v1.CaptureRequest\x1a\x17.tunmesh.tap.v1.Packets0\x01\x12Z\n" +
+	"\vConnections\x12$.tunmesh.query.v1.ConnectionsRequest\x1a%.tunmesh.query.v1.ConnectionsResponse\x12K\n" +
 	"\x06Health\x12\x1f.tunmesh.query.v1.HealthRequest\x1a .tunmesh.query.v1.HealthResponseB&Z$github.com/tunmesh/tunmesh/api/queryb\x06proto3"
 
 var (
@@ -2531,7 +2708,7 @@ func file_query_query_proto_rawDescGZIP() []byte {
 }
 
 var file_query_query_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_query_query_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_query_query_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_query_query_proto_goTypes = []any{
 	(TapsRow_State)(0),           // 0: tunmesh.query.v1.TapsRow.State
 	(WhyResponse_Verdict)(0),     // 1: tunmesh.query.v1.WhyResponse.Verdict
@@ -2561,16 +2738,20 @@ var file_query_query_proto_goTypes = []any{
 	(*WhyResponse)(nil),          // 25: tunmesh.query.v1.WhyResponse
 	(*Reason)(nil),               // 26: tunmesh.query.v1.Reason
 	(*CaptureRequest)(nil),       // 27: tunmesh.query.v1.CaptureRequest
-	(*HealthRequest)(nil),        // 28: tunmesh.query.v1.HealthRequest
-	(*HealthResponse)(nil),       // 29: tunmesh.query.v1.HealthResponse
-	(*ProxyHealth)(nil),          // 30: tunmesh.query.v1.ProxyHealth
-	(*Certificate)(nil),          // 31: tunmesh.query.v1.Certificate
-	nil,                          // 32: tunmesh.query.v1.EndpointRow.LabelsEntry
-	(*tap.Match)(nil),            // 33: tunmesh.tap.v1.Match
-	(*tap.Event)(nil),            // 34: tunmesh.tap.v1.Event
-	(*policy.InboundPolicy)(nil), // 35: tunmesh.policy.v1.InboundPolicy
-	(*destination.Target)(nil),   // 36: tunmesh.destination.v1.Target
-	(*tap.Packets)(nil),          // 37: tunmesh.tap.v1.Packets
+	(*ConnectionsRequest)(nil),   // 28: tunmesh.query.v1.ConnectionsRequest
+	(*ConnectionsResponse)(nil),  // 29: tunmesh.query.v1.ConnectionsResponse
+	(*ConnectionRow)(nil),        // 30: tunmesh.query.v1.ConnectionRow
+	(*HealthRequest)(nil),        // 31: tunmesh.query.v1.HealthRequest
+	(*HealthResponse)(nil),       // 32: tunmesh.query.v1.HealthResponse
+	(*ProxyHealth)(nil),          // 33: tunmesh.query.v1.ProxyHealth
+	(*Certificate)(nil),          // 34: tunmesh.query.v1.Certificate
+	nil,                          // 35: tunmesh.query.v1.EndpointRow.LabelsEntry
+	(*tap.Match)(nil),            // 36: tunmesh.tap.v1.Match
+	(*tap.Event)(nil),            // 37: tunmesh.tap.v1.Event
+	(*policy.InboundPolicy)(nil), // 38: tunmesh.policy.v1.InboundPolicy
+	(*destination.Target)(nil),   // 39: tunmesh.destination.v1.Target
+	(*tap.Connection)(nil),       // 40: tunmesh.tap.v1.Connection
+	(*tap.Packets)(nil),          // 41: tunmesh.tap.v1.Packets
 }
 var file_query_query_proto_depIdxs = []int32{
 	3,  // 0: tunmesh.query.v1.StatRequest.resource:type_name -> tunmesh.query.v1.Selector
@@ -2579,13 +2760,13 @@ var file_query_query_proto_depIdxs = []int32{
 	6,  // 3: tunmesh.query.v1.StatResponse.rows:type_name -> tunmesh.query.v1.StatRow
 	3,  // 4: tunmesh.query.v1.TapRequest.resource:type_name -> tunmesh.query.v1.Selector
 	3,  // 5: tunmesh.query.v1.TapRequest.to:type_name -> tunmesh.query.v1.Selector
-	33, // 6: tunmesh.query.v1.TapRequest.match:type_name -> tunmesh.tap.v1.Match
-	34, // 7: tunmesh.query.v1.TapMessage.event:type_name -> tunmesh.tap.v1.Event
+	36, // 6: tunmesh.query.v1.TapRequest.match:type_name -> tunmesh.tap.v1.Match
+	37, // 7: tunmesh.query.v1.TapMessage.event:type_name -> tunmesh.tap.v1.Event
 	11, // 8: tunmesh.query.v1.EndpointsResponse.rows:type_name -> tunmesh.query.v1.EndpointRow
-	32, // 9: tunmesh.query.v1.EndpointRow.labels:type_name -> tunmesh.query.v1.EndpointRow.LabelsEntry
+	35, // 9: tunmesh.query.v1.EndpointRow.labels:type_name -> tunmesh.query.v1.EndpointRow.LabelsEntry
 	3,  // 10: tunmesh.query.v1.PolicyRequest.resource:type_name -> tunmesh.query.v1.Selector
-	35, // 11: tunmesh.query.v1.PolicyResponse.inbound:type_name -> tunmesh.policy.v1.InboundPolicy
-	36, // 12: tunmesh.query.v1.PolicyResponse.outbound:type_name -> tunmesh.destination.v1.Target
+	38, // 11: tunmesh.query.v1.PolicyResponse.inbound:type_name -> tunmesh.policy.v1.InboundPolicy
+	39, // 12: tunmesh.query.v1.PolicyResponse.outbound:type_name -> tunmesh.destination.v1.Target
 	3,  // 13: tunmesh.query.v1.EdgesRequest.resource:type_name -> tunmesh.query.v1.Selector
 	16, // 14: tunmesh.query.v1.EdgesResponse.edges:type_name -> tunmesh.query.v1.Edge
 	17, // 15: tunmesh.query.v1.Edge.src:type_name -> tunmesh.query.v1.EdgeEnd
@@ -2601,33 +2782,37 @@ var file_query_query_proto_depIdxs = []int32{
 	1,  // 25: tunmesh.query.v1.WhyResponse.verdict:type_name -> tunmesh.query.v1.WhyResponse.Verdict
 	26, // 26: tunmesh.query.v1.WhyResponse.reasons:type_name -> tunmesh.query.v1.Reason
 	2,  // 27: tunmesh.query.v1.Reason.mark:type_name -> tunmesh.query.v1.Reason.Mark
-	30, // 28: tunmesh.query.v1.HealthResponse.proxies:type_name -> tunmesh.query.v1.ProxyHealth
-	31, // 29: tunmesh.query.v1.HealthResponse.certificates:type_name -> tunmesh.query.v1.Certificate
-	4,  // 30: tunmesh.query.v1.Query.Stat:input_type -> tunmesh.query.v1.StatRequest
-	7,  // 31: tunmesh.query.v1.Query.Tap:input_type -> tunmesh.query.v1.TapRequest
-	9,  // 32: tunmesh.query.v1.Query.Endpoints:input_type -> tunmesh.query.v1.EndpointsRequest
-	12, // 33: tunmesh.query.v1.Query.Policy:input_type -> tunmesh.query.v1.PolicyRequest
-	14, // 34: tunmesh.query.v1.Query.Edges:input_type -> tunmesh.query.v1.EdgesRequest
-	18, // 35: tunmesh.query.v1.Query.Routes:input_type -> tunmesh.query.v1.RoutesRequest
-	21, // 36: tunmesh.query.v1.Query.Taps:input_type -> tunmesh.query.v1.TapsRequest
-	24, // 37: tunmesh.query.v1.Query.Why:input_type -> tunmesh.query.v1.WhyRequest
-	27, // 38: tunmesh.query.v1.Query.Capture:input_type -> tunmesh.query.v1.CaptureRequest
-	28, // 39: tunmesh.query.v1.Query.Health:input_type -> tunmesh.query.v1.HealthRequest
-	5,  // 40: tunmesh.query.v1.Query.Stat:output_type -> tunmesh.query.v1.StatResponse
-	8,  // 41: tunmesh.query.v1.Query.Tap:output_type -> tunmesh.query.v1.TapMessage
-	10, // 42: tunmesh.query.v1.Query.Endpoints:output_type -> tunmesh.query.v1.EndpointsResponse
-	13, // 43: tunmesh.query.v1.Query.Policy:output_type -> tunmesh.query.v1.PolicyResponse
-	15, // 44: tunmesh.query.v1.Query.Edges:output_type -> tunmesh.query.v1.EdgesResponse
-	19, // 45: tunmesh.query.v1.Query.Routes:output_type -> tunmesh.query.v1.RoutesResponse
-	22, // 46: tunmesh.query.v1.Query.Taps:output_type -> tunmesh.query.v1.TapsResponse
-	25, // 47: tunmesh.query.v1.Query.Why:output_type -> tunmesh.query.v1.WhyResponse
-	37, // 48: tunmesh.query.v1.Query.Capture:output_type -> tunmesh.tap.v1.Packets
-	29, // 49: tunmesh.query.v1.Query.Health:output_type -> tunmesh.query.v1.HealthResponse
-	40, // [40:50] is the sub-list for method output_type
-	30, // [30:40] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	30, // 28: tunmesh.query.v1.ConnectionsResponse.rows:type_name -> tunmesh.query.v1.ConnectionRow
+	40, // 29: tunmesh.query.v1.ConnectionRow.connection:type_name -> tunmesh.tap.v1.Connection
+	33, // 30: tunmesh.query.v1.HealthResponse.proxies:type_name -> tunmesh.query.v1.ProxyHealth
+	34, // 31: tunmesh.query.v1.HealthResponse.certificates:type_name -> tunmesh.query.v1.Certificate
+	4,  // 32: tunmesh.query.v1.Query.Stat:input_type -> tunmesh.query.v1.StatRequest
+	7,  // 33: tunmesh.query.v1.Query.Tap:input_type -> tunmesh.query.v1.TapRequest
+	9,  // 34: tunmesh.query.v1.Query.Endpoints:input_type -> tunmesh.query.v1.EndpointsRequest
+	12, // 35: tunmesh.query.v1.Query.Policy:input_type -> tunmesh.query.v1.PolicyRequest
+	14, // 36: tunmesh.query.v1.Query.Edges:input_type -> tunmesh.query.v1.EdgesRequest
+	18, // 37: tunmesh.query.v1.Query.Routes:input_type -> tunmesh.query.v1.RoutesRequest
+	21, // 38: tunmesh.query.v1.Query.Taps:input_type -> tunmesh.query.v1.TapsRequest
+	24, // 39: tunmesh.query.v1.Query.Why:input_type -> tunmesh.query.v1.WhyRequest
+	27, // 40: tunmesh.query.v1.Query.Capture:input_type -> tunmesh.query.v1.CaptureRequest
+	28, // 41: tunmesh.query.v1.Query.Connections:input_type -> tunmesh.query.v1.ConnectionsRequest
+	31, // 42: tunmesh.query.v1.Query.Health:input_type -> tunmesh.query.v1.HealthRequest
+	5,  // 43: tunmesh.query.v1.Query.Stat:output_type -> tunmesh.query.v1.StatResponse
+	8,  // 44: tunmesh.query.v1.Query.Tap:output_type -> tunmesh.query.v1.TapMessage
+	10, // 45: tunmesh.query.v1.Query.Endpoints:output_type -> tunmesh.query.v1.EndpointsResponse
+	13, // 46: tunmesh.query.v1.Query.Policy:output_type -> tunmesh.query.v1.PolicyResponse
+	15, // 47: tunmesh.query.v1.Query.Edges:output_type -> tunmesh.query.v1.EdgesResponse
+	19, // 48: tunmesh.query.v1.Query.Routes:output_type -> tunmesh.query.v1.RoutesResponse
+	22, // 49: tunmesh.query.v1.Query.Taps:output_type -> tunmesh.query.v1.TapsResponse
+	25, // 50: tunmesh.query.v1.Query.Why:output_type -> tunmesh.query.v1.WhyResponse
+	41, // 51: tunmesh.query.v1.Query.Capture:output_type -> tunmesh.tap.v1.Packets
+	29, // 52: tunmesh.query.v1.Query.Connections:output_type -> tunmesh.query.v1.ConnectionsResponse
+	32, // 53: tunmesh.query.v1.Query.Health:output_type -> tunmesh.query.v1.HealthResponse
+	43, // [43:54] is the sub-list for method output_type
+	32, // [32:43] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_query_query_proto_init() }
@@ -2650,7 +2835,7 @@ func file_query_query_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_query_query_proto_rawDesc), len(file_query_query_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   30,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,16 +23,17 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Query_Stat_FullMethodName      = "/tunmesh.query.v1.Query/Stat"
-	Query_Tap_FullMethodName       = "/tunmesh.query.v1.Query/Tap"
-	Query_Endpoints_FullMethodName = "/tunmesh.query.v1.Query/Endpoints"
-	Query_Policy_FullMethodName    = "/tunmesh.query.v1.Query/Policy"
-	Query_Edges_FullMethodName     = "/tunmesh.query.v1.Query/Edges"
-	Query_Routes_FullMethodName    = "/tunmesh.query.v1.Query/Routes"
-	Query_Taps_FullMethodName      = "/tunmesh.query.v1.Query/Taps"
-	Query_Why_FullMethodName       = "/tunmesh.query.v1.Query/Why"
-	Query_Capture_FullMethodName   = "/tunmesh.query.v1.Query/Capture"
-	Query_Health_FullMethodName    = "/tunmesh.query.v1.Query/Health"
+	Query_Stat_FullMethodName        = "/tunmesh.query.v1.Query/Stat"
+	Query_Tap_FullMethodName         = "/tunmesh.query.v1.Query/Tap"
+	Query_Endpoints_FullMethodName   = "/tunmesh.query.v1.Query/Endpoints"
+	Query_Policy_FullMethodName      = "/tunmesh.query.v1.Query/Policy"
+	Query_Edges_FullMethodName       = "/tunmesh.query.v1.Query/Edges"
+	Query_Routes_FullMethodName      = "/tunmesh.query.v1.Query/Routes"
+	Query_Taps_FullMethodName        = "/tunmesh.query.v1.Query/Taps"
+	Query_Why_FullMethodName         = "/tunmesh.query.v1.Query/Why"
+	Query_Capture_FullMethodName     = "/tunmesh.query.v1.Query/Capture"
+	Query_Connections_FullMethodName = "/tunmesh.query.v1.Query/Connections"
+	Query_Health_FullMethodName      = "/tunmesh.query.v1.Query/Health"
 )
 
 // QueryClient is the client API for Query service.
@@ -65,6 +66,9 @@ type QueryClient interface {
 	// no such pod; FAILED_PRECONDITION: it has no sidecar, forbids taps, or is not
 	// connected.
 	Capture(ctx context.Context, in *CaptureRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[tap.Packets], error)
+	// Connections asks a pod's sidecar for its connections with peers, as they are now.
+	// Its errors are those of Capture, and DEADLINE_EXCEEDED: the sidecar is silent.
+	Connections(ctx context.Context, in *ConnectionsRequest, opts ...grpc.CallOption) (*ConnectionsResponse, error)
 	// Version and health of the control plane and its proxies.
 	Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthResponse, error)
 }
@@ -185,6 +189,16 @@ func (c *queryClient) Capture(ctx context.Context, in *CaptureRequest, opts ...g
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Query_CaptureClient = grpc.ServerStreamingClient[tap.Packets]
 
+func (c *queryClient) Connections(ctx context.Context, in *ConnectionsRequest, opts ...grpc.CallOption) (*ConnectionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConnectionsResponse)
+	err := c.cc.Invoke(ctx, Query_Connections_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *queryClient) Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(HealthResponse)
@@ -225,6 +239,9 @@ type QueryServer interface {
 	// no such pod; FAILED_PRECONDITION: it has no sidecar, forbids taps, or is not
 	// connected.
 	Capture(*CaptureRequest, grpc.ServerStreamingServer[tap.Packets]) error
+	// Connections asks a pod's sidecar for its connections with peers, as they are now.
+	// Its errors are those of Capture, and DEADLINE_EXCEEDED: the sidecar is silent.
+	Connections(context.Context, *ConnectionsRequest) (*ConnectionsResponse, error)
 	// Version and health of the control plane and its proxies.
 	Health(context.Context, *HealthRequest) (*HealthResponse, error)
 	mustEmbedUnimplementedQueryServer()
@@ -263,6 +280,9 @@ func (UnimplementedQueryServer) Why(context.Context, *WhyRequest) (*WhyResponse,
 }
 func (UnimplementedQueryServer) Capture(*CaptureRequest, grpc.ServerStreamingServer[tap.Packets]) error {
 	return status.Error(codes.Unimplemented, "method Capture not implemented")
+}
+func (UnimplementedQueryServer) Connections(context.Context, *ConnectionsRequest) (*ConnectionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Connections not implemented")
 }
 func (UnimplementedQueryServer) Health(context.Context, *HealthRequest) (*HealthResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Health not implemented")
@@ -436,6 +456,24 @@ func _Query_Capture_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Query_CaptureServer = grpc.ServerStreamingServer[tap.Packets]
 
+func _Query_Connections_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConnectionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueryServer).Connections(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Query_Connections_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueryServer).Connections(ctx, req.(*ConnectionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Query_Health_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(HealthRequest)
 	if err := dec(in); err != nil {
@@ -488,6 +526,10 @@ var Query_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Why",
 			Handler:    _Query_Why_Handler,
+		},
+		{
+			MethodName: "Connections",
+			Handler:    _Query_Connections_Handler,
 		},
 		{
 			MethodName: "Health",

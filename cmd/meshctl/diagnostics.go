@@ -26,7 +26,7 @@ func (a *app) diagnosticsCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	c.AddCommand(a.controllerMetricsCommand(), a.proxyMetricsCommand(), a.endpointsCommand("meshctl diagnostics"), a.policyCommand())
+	c.AddCommand(a.controllerMetricsCommand(), a.proxyMetricsCommand(), a.endpointsCommand("meshctl diagnostics"), a.policyCommand(), a.connectionsCommand())
 	return c
 }
 

@@ -46,6 +46,7 @@ func apiResources() []metav1.APIResource {
 	}
 	return append(list,
 		metav1.APIResource{Name: "pods/" + subPcap, Namespaced: true, Kind: "Pcap", Verbs: metav1.Verbs{"watch"}},
+		metav1.APIResource{Name: "pods/" + subConns, Namespaced: true, Kind: "Connections", Verbs: metav1.Verbs{"get"}},
 		metav1.APIResource{Name: "services/" + subEndpoints, Namespaced: true, Kind: "Endpoints", Verbs: metav1.Verbs{"get"}},
 		metav1.APIResource{Name: "services/" + subPolicy, Namespaced: true, Kind: "Policy", Verbs: metav1.Verbs{"get"}},
 		metav1.APIResource{Name: "pods/" + subPolicy, Namespaced: true, Kind: "Policy", Verbs: metav1.Verbs{"get"}})

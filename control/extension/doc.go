@@ -8,6 +8,7 @@
 //	GET  …/namespaces/NS/RESOURCE/NAME/series?window=3600&step=60&to=…&from=…&labelSelector=…
 //	POST …/watch/namespaces/NS/RESOURCE/NAME/tap?labelSelector=…   (a query.TapRequest)
 //	POST …/watch/namespaces/NS/pods/NAME/pcap                       (a query.CaptureRequest)
+//	GET  …/namespaces/NS/pods/NAME/connections?limit=100
 //	GET  …/namespaces/NS/services/NAME/endpoints?port=80
 //	GET  …/namespaces/NS/pods/NAME/policy?port=80                    (or services)
 //	GET  …/namespaces/NS/RESOURCE/NAME/edges?window=60&labelSelector=…

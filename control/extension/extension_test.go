@@ -116,6 +116,10 @@ func (b *backend) Record(ctx context.Context, req *api.CaptureRequest, send func
 	return send(&tapapi.Packets{Connections: 7})
 }
 
+func (b *backend) Connections(_ context.Context, req *api.ConnectionsRequest) (*api.ConnectionsResponse, error) {
+	return &api.ConnectionsResponse{Total: 3}, b.note("connections", req)
+}
+
 func (b *backend) Taps(_ context.Context, req *api.TapsRequest) (*api.TapsResponse, error) {
 	return &api.TapsResponse{}, b.note("taps", req)
 }
@@ -366,6 +370,14 @@ func TestPaths(t *testing.T) {
 		{"POST", "/watch/namespaces/a/pods/-/pcap", "", 404, "", ""},
 		{"POST", "/watch/namespaces/a/deployments/d/pcap", "", 404, "", ""},
 		{"GET", "/namespaces/a/pods/p/pcap", "", 404, "", ""},
+		{"GET", "/namespaces/a/pods/p/connections?limit=7", "", 200, `connections namespace:"a" pod:"p" limit:7`, "get a pods/connections p"},
+		{"GET", "/namespaces/a/pods/p/connections", "", 200, `connections namespace:"a" pod:"p"`, "get a pods/connections p"},
+		{"GET", "/namespaces/a/pods/p/connections?limit=0", "", 400, "", ""},
+		{"GET", "/namespaces/a/pods/p/connections?port=80", "", 400, "", ""},
+		{"GET", "/namespaces/a/pods/-/connections", "", 404, "", ""},
+		{"GET", "/namespaces/-/pods/p/connections", "", 404, "", ""},
+		{"GET", "/namespaces/a/services/p/connections", "", 404, "", ""},
+		{"POST", "/namespaces/a/pods/p/connections", "", 405, "", ""},
 		{"GET", "/namespaces/a/deployments/-/edges?window=30&labelSelector=x", "", 200, `edges resource:{kind:"deployment" namespace:"a" label_selector:"x"} window_seconds:30`, "get a deployments/edges "},
 		{"GET", "/namespaces/-/namespaces/-/edges", "", 200, `edges resource:{kind:"namespace"}`, "get  namespaces/edges "},
 		{"GET", "/namespaces/a/pods/p/edges?window=x", "", 400, "", ""},
@@ -492,7 +504,7 @@ func TestDiscovery(t *testing.T) {
 	r.allow(func(Attributes) (bool, error) { return false, nil })
 	code, text := r.do(r.client, "GET", Base, "", ann, "system:kube-aggregator")
 	var list metav1.APIResourceList
-	if err := json.Unmarshal([]byte(text), &list); err != nil || code != 200 || list.GroupVersion != "view.tunmesh.io/v1alpha1" || len(list.APIResources) != 1+1+1+1+5*len(resources())+4 {
+	if err := json.Unmarshal([]byte(text), &list); err != nil || code != 200 || list.GroupVersion != "view.tunmesh.io/v1alpha1" || len(list.APIResources) != 1+1+1+1+5*len(resources())+5 {
 		t.Errorf("%d %s %v", code, text, err)
 	}
 	for _, path := range []string{"/apis", "/apis/" + Group} {

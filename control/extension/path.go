@@ -30,6 +30,7 @@ const (
 	subEndpoints = "endpoints"
 	subPolicy    = "policy"
 	subPcap      = "pcap"
+	subConns     = "connections"
 	subEdges     = "edges"
 	subRoutes    = "routes"
 	health       = "health"
@@ -98,6 +99,8 @@ func parse(path string) (question, bool) {
 		return q, true
 	case subPcap:
 		return q, q.verb == "watch" && q.resource == "pods" && q.name != "" && q.namespace != ""
+	case subConns:
+		return q, q.verb == "get" && q.resource == "pods" && q.name != "" && q.namespace != ""
 	case subEndpoints:
 		return q, q.verb == "get" && q.resource == "services" && q.name != "" && q.namespace != ""
 	case subPolicy:

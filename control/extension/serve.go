@@ -96,6 +96,8 @@ func (s *Server) ask(r *http.Request, w http.ResponseWriter, user User, q questi
 		return s.cfg.Backend.Endpoints(ctx, &api.EndpointsRequest{Authority: q.name + "." + q.namespace + ":" + params.Get("port")})
 	case subPolicy:
 		return s.policy(r, q, params)
+	case subConns:
+		return s.connections(r, q, params)
 	}
 	if q.resource == why {
 		return s.why(r, w, user)
@@ -160,7 +162,7 @@ func windowOf(params url.Values) (uint32, error) {
 
 // known refuses parameters that would do nothing.
 func known(params url.Values, sub string) error {
-	may := map[string][]string{subStat: {"window", "to", "from", "labelSelector"}, subSeries: {"window", "step", "to", "from", "labelSelector"}, subTap: {"labelSelector"}, subEndpoints: {"port"}, subPolicy: {"port"}, subEdges: {"window", "labelSelector"}, subRoutes: {"window", "labelSelector", "direction"}}[sub]
+	may := map[string][]string{subStat: {"window", "to", "from", "labelSelector"}, subSeries: {"window", "step", "to", "from", "labelSelector"}, subTap: {"labelSelector"}, subEndpoints: {"port"}, subPolicy: {"port"}, subConns: {"limit"}, subEdges: {"window", "labelSelector"}, subRoutes: {"window", "labelSelector", "direction"}}[sub]
 next:
 	for name, values := range params {
 		for _, m := range may {
@@ -246,6 +248,18 @@ func (s *Server) policy(r *http.Request, q question, params url.Values) (*api.Po
 		return nil, status.Errorf(codes.InvalidArgument, "port=%q: want a port's number", params.Get("port"))
 	}
 	return s.cfg.Backend.Policy(r.Context(), &api.PolicyRequest{Resource: q.selector(""), Port: uint32(port)})
+}
+
+// connections answers with what a pod's sidecar has open.
+func (s *Server) connections(r *http.Request, q question, params url.Values) (*api.ConnectionsResponse, error) {
+	limit := uint64(0)
+	if v := params.Get("limit"); v != "" {
+		var err error
+		if limit, err = strconv.ParseUint(v, 10, 32); err != nil || limit == 0 {
+			return nil, status.Errorf(codes.InvalidArgument, "limit=%q: want how many connections at most", v)
+		}
+	}
+	return s.cfg.Backend.Connections(r.Context(), &api.ConnectionsRequest{Namespace: q.namespace, Pod: q.name, Limit: uint32(limit)})
 }
 
 // tap streams messages, a JSON document to a line, until the watcher leaves.

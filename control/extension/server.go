@@ -30,6 +30,7 @@ type Backend interface {
 	Taps(ctx context.Context, req *api.TapsRequest) (*api.TapsResponse, error)
 	Why(ctx context.Context, req *api.WhyRequest) (*api.WhyResponse, error)
 	Health(ctx context.Context, req *api.HealthRequest) (*api.HealthResponse, error)
+	Connections(ctx context.Context, req *api.ConnectionsRequest) (*api.ConnectionsResponse, error)
 	// Record calls send for each message of a capture, one at a time, until ctx ends
 	// or send fails.
 	Record(ctx context.Context, req *api.CaptureRequest, send func(*tapapi.Packets) error) error

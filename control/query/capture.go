@@ -28,20 +28,9 @@ func (s *Server) Record(ctx context.Context, req *api.CaptureRequest, send func(
 	if s.tap == nil {
 		return status.Error(codes.Unimplemented, "capture: no sidecar is attached here")
 	}
-	k := catalog.Key{Namespace: req.GetNamespace(), Name: req.GetPod()}
-	if k.Namespace == "" {
-		k.Namespace = files.DefaultNamespace
-	}
-	p, ok := s.catalog.Pod(k)
-	switch {
-	case !ok:
-		return status.Errorf(codes.NotFound, "there is no pod %q in namespace %s", k.Name, k.Namespace)
-	case !p.Meshed:
-		return status.Errorf(codes.FailedPrecondition, "pod %s has no sidecar that would see its packets", k)
-	case p.Annotations[annotation.DisableTap] == "true":
-		return status.Errorf(codes.FailedPrecondition, "pod %s forbids taps by annotation %s", k, annotation.DisableTap)
-	case !s.tap.Attached(k):
-		return status.Errorf(codes.FailedPrecondition, "the sidecar of pod %s is not connected to the control plane", k)
+	k, err := s.watched(req.GetNamespace(), req.GetPod())
+	if err != nil {
+		return err
 	}
 	w, err := s.tap.Watch(tap.Request{
 		Pods:    func() []*catalog.Pod { return s.one(k) },
@@ -73,6 +62,26 @@ func (s *Server) Record(ctx context.Context, req *api.CaptureRequest, send func(
 			return err
 		}
 	}
+}
+
+// watched is a pod whose sidecar people may look into and can be asked now.
+func (s *Server) watched(namespace, name string) (catalog.Key, error) {
+	k := catalog.Key{Namespace: namespace, Name: name}
+	if k.Namespace == "" {
+		k.Namespace = files.DefaultNamespace
+	}
+	p, ok := s.catalog.Pod(k)
+	switch {
+	case !ok:
+		return k, status.Errorf(codes.NotFound, "there is no pod %q in namespace %s", k.Name, k.Namespace)
+	case !p.Meshed:
+		return k, status.Errorf(codes.FailedPrecondition, "pod %s has no sidecar that could be asked", k)
+	case p.Annotations[annotation.DisableTap] == "true":
+		return k, status.Errorf(codes.FailedPrecondition, "pod %s forbids taps by annotation %s", k, annotation.DisableTap)
+	case !s.tap.Attached(k):
+		return k, status.Errorf(codes.FailedPrecondition, "the sidecar of pod %s is not connected to the control plane", k)
+	}
+	return k, nil
 }
 
 // one is a pod, while it is there.

@@ -27,6 +27,31 @@ func (s *Set) Record(ctx context.Context, req *api.CaptureRequest, send func(*ta
 	return err
 }
 
+// Connections asks the replica that has the pod's sidecar. Its errors are gRPC
+// statuses.
+func (s *Set) Connections(ctx context.Context, req *api.ConnectionsRequest) (*api.ConnectionsResponse, error) {
+	err := status.Error(codes.Unavailable, "no replica of the control plane answers: there is none")
+	for _, at := range s.list() {
+		var resp *api.ConnectionsResponse
+		resp, err = s.connections(ctx, at, req)
+		if err == nil || ctx.Err() != nil || status.Code(err) != codes.FailedPrecondition && status.Code(err) != codes.Unavailable {
+			return resp, err
+		} // else another has it, or all say the same
+	}
+	return nil, err
+}
+
+func (s *Set) connections(ctx context.Context, at netip.AddrPort, req *api.ConnectionsRequest) (*api.ConnectionsResponse, error) {
+	conn, err := s.dial(at)
+	if err != nil {
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return api.NewQueryClient(conn).Connections(ctx, req)
+}
+
 func (s *Set) record(ctx context.Context, at netip.AddrPort, req *api.CaptureRequest, send func(*tapapi.Packets) error) error {
 	conn, err := s.dial(at)
 	if err != nil {

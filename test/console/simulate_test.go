@@ -162,6 +162,30 @@ func (m *mesh) Stat(_ context.Context, req *api.StatRequest) (*api.StatResponse,
 	return resp, nil
 }
 
+// Connections implements extension.Backend.
+func (m *mesh) Connections(_ context.Context, req *api.ConnectionsRequest) (*api.ConnectionsResponse, error) {
+	if len(m.now()) == 0 {
+		return nil, status.Errorf(codes.NotFound, "there is no pod %q in namespace %s", req.GetPod(), req.GetNamespace())
+	}
+	age := uint64(time.Since(m.began) / time.Microsecond) //nolint:gosec // it is past
+	resp := &api.ConnectionsResponse{Total: 1200}
+	for i, peer := range []string{"emojivoto/vote-bot-x1k2p", "emojivoto/emoji-0", "emojivoto/voting-0", ""} {
+		c := &tapapi.Connection{
+			Direction: "outbound", Protocol: "http/2", Local: "10.42.0.7:40000", Remote: fmt.Sprintf("10.42.0.%d:8080", 10+i),
+			AgeUs: age + uint64(4-i)*4321e6, RttUs: uint64(70 + i*900), BytesIn: age / 3, BytesOut: age / 7, Retransmits: uint64(i), //nolint:gosec // small
+			Labels: map[string]string{"tls": "true"},
+		}
+		if i == 0 {
+			c.Direction = "inbound"
+		}
+		if peer == "" {
+			c.Protocol, c.RttUs, c.Labels = "opaque", 0, map[string]string{"tls": "no_identity", "no_tls_reason": "not_provided_by_service_discovery"}
+		}
+		resp.Rows = append(resp.Rows, &api.ConnectionRow{Connection: c, Peer: peer})
+	}
+	return resp, nil
+}
+
 // Health implements extension.Backend.
 func (m *mesh) Health(context.Context, *api.HealthRequest) (*api.HealthResponse, error) {
 	day := 24 * time.Hour

@@ -122,6 +122,51 @@ vote-bot   web   emojivoto   emojivoto   √      $
 	}
 }
 
+func TestConnections(t *testing.T) {
+	r := &query.ConnectionsResponse{Total: 5, Rows: []*query.ConnectionRow{
+		{Peer: "emojivoto/vote-bot-1", Connection: &tap.Connection{Direction: "inbound", Protocol: "http/2", Local: "10.0.0.1:8080", Remote: "10.0.0.2:40000", AgeUs: 3 * 24 * 3600e6, RttUs: 85, BytesIn: 999, BytesOut: 1_250_000, Labels: map[string]string{"tls": "true"}}},
+		{Peer: "data/db-0", Connection: &tap.Connection{Direction: "outbound", Protocol: "opaque", Remote: "10.0.0.3:5432", AgeUs: 90e6, RttUs: 12345, Retransmits: 3, BytesIn: 2_000_000_000_000_000, Labels: map[string]string{"tls": "no_identity", "no_tls_reason": "not_provided_by_service_discovery"}}},
+		{Connection: &tap.Connection{Direction: "outbound", Protocol: "tls", Remote: "[2001:db8::1]:443", AgeUs: 1500e3}},
+	}}
+	golden(t, "table", text(t, func(b *strings.Builder) error { return render.Connections(b, r) }), `
+DIRECTION   PROTOCOL   PEER                   REMOTE              SECURED                              AGE      RTT   RETRANSMITS       READ   WRITTEN
+inbound     http/2     emojivoto/vote-bot-1   10.0.0.2:40000      √                                     3d     85µs             0       999B     1.2MB
+outbound    opaque     data/db-0              10.0.0.3:5432       not_provided_by_service_discovery    90s   12.3ms             3   2000.0TB        0B
+outbound    tls        -                      [2001:db8::1]:443   -                                   1.5s        -             0         0B        0B
+`)
+	golden(t, "none", text(t, func(b *strings.Builder) error { return render.Connections(b, nil) }), "No connections found.\n")
+	golden(t, "no JSON", text(t, func(b *strings.Builder) error { return render.ConnectionsJSON(b, nil) }), "{\n  \"connections\": [],\n  \"total\": 0\n}\n")
+	golden(t, "JSON", text(t, func(b *strings.Builder) error {
+		return render.ConnectionsJSON(b, &query.ConnectionsResponse{Rows: r.GetRows()[1:2], Total: 5})
+	}), `
+{
+  "connections": [
+    {
+      "direction": "outbound",
+      "protocol": "opaque",
+      "local": "",
+      "remote": "10.0.0.3:5432",
+      "peer": "data/db-0",
+      "age_seconds": 90,
+      "rtt_ms": 12.345,
+      "bytes_in": 2000000000000000,
+      "bytes_out": 0,
+      "retransmits": 3,
+      "timeouts": 0,
+      "out_of_order": 0,
+      "zero_windows": 0,
+      "dropped": 0,
+      "labels": {
+        "no_tls_reason": "not_provided_by_service_discovery",
+        "tls": "no_identity"
+      }
+    }
+  ],
+  "total": 5
+}
+`)
+}
+
 func TestRoutes(t *testing.T) {
 	in := []*query.RouteRow{
 		{Namespace: "a", Name: "web", Port: 8080, SuccessCount: 3, FailureCount: 1, Rps: 0.25, LatencyMsP50: 1, LatencyMsP95: 2, LatencyMsP99: 3},

@@ -165,6 +165,19 @@ func (c *Client) Why(ctx context.Context, req *query.WhyRequest, _ ...grpc.CallO
 	return resp, do(ctx, c.rest.Post().AbsPath(extension.Base, "why").SetHeader("Content-Type", "application/json").Body(raw), resp)
 }
 
+// Connections implements query.QueryClient.
+func (c *Client) Connections(ctx context.Context, req *query.ConnectionsRequest, _ ...grpc.CallOption) (*query.ConnectionsResponse, error) {
+	r, err := c.get(&query.Selector{Kind: "pod", Namespace: req.GetNamespace(), Name: req.GetPod()}, "connections", 0)
+	if err != nil {
+		return nil, err
+	}
+	if n := req.GetLimit(); n > 0 {
+		r.Param("limit", strconv.FormatUint(uint64(n), 10))
+	}
+	resp := &query.ConnectionsResponse{}
+	return resp, do(ctx, r, resp)
+}
+
 // get is a question about resources.
 func (c *Client) get(s *query.Selector, what string, window uint32) (*rest.Request, error) {
 	p, err := path(s)

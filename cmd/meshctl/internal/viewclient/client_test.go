@@ -111,6 +111,10 @@ func TestQuestions(t *testing.T) {
 	if r, err := c.Taps(ctx, &query.TapsRequest{Resource: &query.Selector{Kind: "pod", AllNamespaces: true}}); err != nil || r.GetRows()[0].GetState() != query.TapsRow_DISABLED || s.asked != "GET "+base+"/namespaces/-/pods/-/tap" {
 		t.Errorf("%v %v %s", r, err, s.asked)
 	}
+	s.answer = `{"rows":[{"connection":{"ageUs":"7"},"peer":"a/q"}],"total":"9"}`
+	if r, err := c.Connections(ctx, &query.ConnectionsRequest{Namespace: "a", Pod: "p", Limit: 3}); err != nil || r.GetRows()[0].GetConnection().GetAgeUs() != 7 || r.GetTotal() != 9 || s.asked != "GET "+base+"/namespaces/a/pods/p/connections?limit=3" {
+		t.Errorf("%v %v %s", r, err, s.asked)
+	}
 	s.answer = `{"verdict":"FAILS","reasons":[{"subject":"name","mark":"BAD","text":"no"}]}`
 	if r, err := c.Why(ctx, &query.WhyRequest{From: &query.Selector{Kind: "pod", Namespace: "a", Name: "p"}, ToHost: "x", Port: 80}); err != nil || r.GetVerdict() != query.WhyResponse_FAILS || s.asked != "POST "+base+"/why" || !strings.Contains(s.body, `"toHost":"x"`) && !strings.Contains(s.body, `"toHost": "x"`) {
 		t.Errorf("%v %v %s %s", r, err, s.asked, s.body)

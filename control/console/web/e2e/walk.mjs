@@ -73,7 +73,10 @@ async function shot(name) {
   if (OUT) await page.screenshot({ path: join(OUT, `${name}.png`) })
 }
 
-/** The pages, and what says that each has live data. */
+const ageOfConnections = () => page.locator('section[aria-label="Connections of the pod"] td[data-title="Age"]', { hasText: /\d/ }).first().waitFor({ timeout: patience })
+
+/** The pages, and what says that each has live data; those that are made of names
+ * which no real mesh has are left out of its walk. */
 const pages = [
   { path: '/', name: 'overview', live: () => page.locator('tbody tr').first().waitFor({ timeout: patience }) },
   { path: '/graph', name: 'topology', live: () => page.locator('.react-flow__node-card').first().waitFor({ timeout: patience }), empty: 'Nobody talks to anybody' },
@@ -81,6 +84,7 @@ const pages = [
   { path: '/tap?ns=emojivoto&kind=deployment&target=web&run=1', name: 'tap', live: () => page.locator('section[aria-label="Requests"] tbody tr').nth(2).waitFor({ timeout: patience }), empty: null },
   { path: '/top?ns=emojivoto&kind=deployment&target=web&run=1', name: 'top', live: () => page.locator('section[aria-label="Requests by path"] tbody tr').nth(1).waitFor({ timeout: patience }), empty: null },
   { path: '/connections', name: 'connections', live: () => page.locator('tbody tr').first().waitFor({ timeout: patience }), empty: 'There are no connections' },
+  { path: '/connections?pod=emojivoto/web-0', name: 'connections-pod', made: true, live: () => ageOfConnections(), empty: /there is no pod/ },
   { path: '/health', name: 'health', live: () => page.locator('.checks li').first().waitFor({ timeout: 90_000 }), empty: null },
   { path: '/certificates', name: 'certificates', live: () => page.locator('tbody tr').first().waitFor({ timeout: patience }), empty: 'No pod here has a sidecar' },
   {
@@ -299,7 +303,14 @@ async function walkLarge() {
 
 /** A real mesh with the sample. */
 async function walkLive() {
-  for (const p of pages)
+  await step('connections-pod: live', async () => {
+    await goto('/connections')
+    await page.locator('td[data-title="Pod"] a').first().click()
+    await ageOfConnections()
+    await accessible('connections-pod')
+    await shot('live-connections-pod')
+  })
+  for (const p of pages.filter((p) => !p.made))
     await step(`${p.name}: live`, async () => {
       await goto(p.path)
       await p.live()

@@ -273,6 +273,32 @@ export async function queryRange(q: string, seconds: number, step: number, signa
   return (r.data?.result ?? []).map((x) => ({ labels: x.metric, points: (x.values ?? []).map(([t, v]) => [t, Number(v)]) }))
 }
 
+/** A connection of a pod as it is now; counts are since its begin. */
+export interface Connection {
+  direction: string
+  protocol: string
+  local: string
+  remote: string
+  ageUs: string
+  bytesIn: string
+  bytesOut: string
+  rttUs: string
+  retransmits: string
+  labels?: Record<string, string>
+}
+
+export interface ConnectionRow {
+  connection: Connection
+  /** NAMESPACE/NAME of the pod at the other end, where it is known. */
+  peer: string
+}
+
+/** What a pod's sidecar has open, the oldest first, and how many there are. */
+export async function connections(namespace: string, pod: string, signal?: AbortSignal): Promise<{ rows: ConnectionRow[]; total: number }> {
+  const r = await get<{ rows?: ConnectionRow[]; total: string }>(`${where({ kind: 'pod', namespace, name: pod })}/connections`, {}, signal)
+  return { rows: r.rows ?? [], total: Number(r.total) }
+}
+
 export interface TapRequest {
   target: Target
   to?: Target

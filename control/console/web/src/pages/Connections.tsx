@@ -1,10 +1,10 @@
 // Connections by peer: what only a userspace stack can see.
 import { useMemo } from 'react'
-import { ALL, ApiError, query, type Sample, stat, type StatRow } from '../api'
-import { bytes, num, rate, us } from '../format'
+import { ALL, ApiError, type ConnectionRow, connections, query, type Sample, stat, type StatRow } from '../api'
+import { bytes, duration, num, rate, us, word } from '../format'
 import { rowKey, useLive } from '../live'
-import { type Column, Command, Empty, Failure, Loading, Lock, Search, Table, Tile } from '../parts'
-import { setParams, useLocation } from '../router'
+import { A, type Column, Command, Empty, Failure, Loading, Lock, Search, Table, Tile } from '../parts'
+import { link, setParams, useLocation } from '../router'
 import { useCommand, useScope } from '../scope'
 
 interface Row {
@@ -66,7 +66,81 @@ async function ask(ns: string, signal: AbortSignal): Promise<Row[]> {
   return [...rows.values()].filter((r) => r.open || r.opened || r.read || r.write)
 }
 
+/** A pod as a link to what it has open, one by one. */
+function PodLink({ namespace, name }: { namespace: string; name: string }) {
+  return (
+    <span className="who">
+      <A to={link('/connections', { pod: `${namespace}/${name}` })} title="Its connections, one by one">
+        {name}
+      </A>
+      <small>{namespace}</small>
+    </span>
+  )
+}
+
 export function Connections() {
+  const pod = useLocation().searchParams.get('pod')
+  const [namespace, name] = pod?.split('/') ?? []
+  return namespace && name ? <OfPod namespace={namespace} name={name} /> : <ByPeer />
+}
+
+/** What one pod's sidecar has open at this moment. */
+function OfPod({ namespace, name }: { namespace: string; name: string }) {
+  const command = useCommand()
+  const filter = useLocation().searchParams.get('q') ?? ''
+  const live = useLive(`connections/${namespace}/${name}`, (s) => connections(namespace, name, s), 5000)
+  const rows = useMemo(
+    () => (live.data?.rows ?? []).filter((r) => !filter || `${r.peer} ${r.connection.remote} ${r.connection.direction} ${r.connection.protocol}`.toLowerCase().includes(filter.toLowerCase())),
+    [live.data, filter],
+  )
+  const back = <A to={link('/connections')}>All connections</A>
+  if (!live.data)
+    return (
+      <>
+        <p>{back}</p>
+        {live.error ? <Failure error={live.error} what={`Connections of ${name}`} again={live.again} /> : <Loading what="connections" />}
+      </>
+    )
+  const age = (r: ConnectionRow) => num(r.connection.ageUs) / 1e6
+  const sum = (f: (r: ConnectionRow) => string) => rows.reduce((n, r) => n + num(f(r)), 0)
+  const columns: Column<ConnectionRow>[] = [
+    { id: 'peer', title: 'Peer', cell: (r) => <span className="who"><Lock secure={r.connection.labels?.tls === 'true'} reason={r.connection.labels?.no_tls_reason || r.connection.labels?.tls} />{r.peer || r.connection.remote}<small>{r.peer ? r.connection.remote : ''}</small></span>, sort: (r) => r.peer || r.connection.remote },
+    { id: 'dir', title: 'Direction', cell: (r) => `${r.connection.direction}, ${r.connection.protocol}`, sort: (r) => r.connection.direction + r.connection.protocol },
+    { id: 'age', title: 'Age', right: true, cell: (r) => duration(age(r)), sort: age },
+    { id: 'rtt', title: 'RTT', right: true, cell: (r) => (num(r.connection.rttUs) ? us(num(r.connection.rttUs)) : '–'), sort: (r) => num(r.connection.rttUs) || NaN },
+    { id: 'again', title: 'Retransmits', right: true, cell: (r) => num(r.connection.retransmits), sort: (r) => num(r.connection.retransmits) },
+    { id: 'read', title: 'Read', right: true, cell: (r) => bytes(num(r.connection.bytesIn)), sort: (r) => num(r.connection.bytesIn) },
+    { id: 'write', title: 'Written', right: true, cell: (r) => bytes(num(r.connection.bytesOut)), sort: (r) => num(r.connection.bytesOut) },
+  ]
+  return (
+    <>
+      <p>
+        {back} › <strong>{namespace}/{name}</strong>
+      </p>
+      <div className="tiles">
+        <Tile title="Open" value={live.data.total} sub={live.data.total > live.data.rows.length ? `${live.data.rows.length} of them are shown` : 'with peers outside of the pod'} />
+        <Tile title="Oldest" value={rows.length ? duration(Math.max(...rows.map(age))) : '–'} />
+        <Tile title="Read" value={bytes(sum((r) => r.connection.bytesIn))} />
+        <Tile title="Written" value={bytes(sum((r) => r.connection.bytesOut))} />
+        <Tile title="Retransmits" value={sum((r) => r.connection.retransmits)} />
+      </div>
+      <div className="toolbar">
+        <Search value={filter} onChange={(q) => setParams({ q })} label="Filter connections" />
+        <Command text={command(`diagnostics connections po/${word(name)}`, namespace)} />
+      </div>
+      {rows.length === 0 ? (
+        <Empty title={filter ? `No connection matches “${filter}”` : 'This pod has no connections'}>What its sidecar has open with others is listed here.</Empty>
+      ) : (
+        <section className="panel" aria-label="Connections of the pod">
+          <Table caption={`Connections of ${namespace}/${name}`} rows={rows} columns={columns} rowKey={(r) => `${r.connection.direction}|${r.connection.local}|${r.connection.remote}|${r.connection.protocol}`} initial={{ id: 'age', down: true }} limit={100} />
+        </section>
+      )}
+    </>
+  )
+}
+
+/** All of them, by pod and peer. */
+function ByPeer() {
   const { ns } = useScope()
   const command = useCommand()
   const filter = useLocation().searchParams.get('q') ?? ''
@@ -79,7 +153,7 @@ export function Connections() {
   const sum = (f: (r: Row) => number) => rows.reduce((n, r) => n + (Number.isNaN(f(r)) ? 0 : f(r)), 0)
   const has = { rtt: live.data.some((r) => !Number.isNaN(r.rtt)), retransmits: live.data.some((r) => !Number.isNaN(r.retransmits)) }
   const columns: Column<Row>[] = [
-    { id: 'pod', title: 'Pod', cell: (r) => <span className="who">{r.pod}<small>{r.namespace}</small></span>, sort: (r) => r.pod },
+    { id: 'pod', title: 'Pod', cell: (r) => <PodLink namespace={r.namespace} name={r.pod} />, sort: (r) => r.pod },
     { id: 'dir', title: 'Direction', cell: (r) => `${r.direction}, ${r.side === 'src' ? 'client side' : 'server side'}`, sort: (r) => r.direction + r.side },
     { id: 'peer', title: 'Peer', cell: (r) => <span className="who"><Lock secure={r.tls === 'true'} reason={r.tls} />{r.peer}</span>, sort: (r) => r.peer },
     { id: 'open', title: 'Open', right: true, cell: (r) => r.open, sort: (r) => r.open },
@@ -120,7 +194,7 @@ function ByPod({ why }: { why: ApiError }) {
   const rows = useMemo(() => (live.data ?? []).filter((r) => num(r.tcpOpenConnections) || r.tcpReadBytesRate || r.tcpWriteBytesRate), [live.data])
   if (!live.data) return live.error ? <Failure error={live.error} what="Connections" again={live.again} /> : <Loading what="connections" />
   const columns: Column<StatRow>[] = [
-    { id: 'pod', title: 'Pod', cell: (r) => <span className="who">{r.name}<small>{r.namespace}</small></span>, sort: (r) => r.name },
+    { id: 'pod', title: 'Pod', cell: (r) => <PodLink namespace={r.namespace} name={r.name} />, sort: (r) => r.name },
     { id: 'open', title: 'Open', right: true, cell: (r) => r.tcpOpenConnections, sort: (r) => num(r.tcpOpenConnections) },
     { id: 'read', title: 'Read', right: true, cell: (r) => `${bytes(r.tcpReadBytesRate)}/s`, sort: (r) => r.tcpReadBytesRate },
     { id: 'write', title: 'Written', right: true, cell: (r) => `${bytes(r.tcpWriteBytesRate)}/s`, sort: (r) => r.tcpWriteBytesRate },

@@ -51,6 +51,7 @@ func (s *Server) Record(ctx context.Context, req *api.CaptureRequest, send func(
 		case <-ctx.Done():
 			return status.FromContextError(ctx.Err()).Err()
 		case m = <-w.Packets():
+			w.Took(m)
 			m.Tap = 0 // a number of ours
 		case <-quiet.C:
 			if len(s.one(k)) == 0 {

@@ -126,6 +126,7 @@ func relay(ctx context.Context, w *tap.Watch, send func(*api.TapMessage) error) 
 		m := &api.TapMessage{}
 		select {
 		case e := <-w.Events():
+			w.Took(e)
 			m.Message = &api.TapMessage_Event{Event: e}
 		case <-lost.C:
 			n := w.TakeLost()

@@ -23,6 +23,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -36,17 +37,23 @@ import (
 const (
 	// maxWatches bounds the people who watch at once.
 	maxWatches = 256
+	// maxOfPod bounds those of them that one pod's sidecar serves, and maxCapturesOfPod
+	// those that are of its packets: a sidecar takes no more, and nobody would be told.
+	maxOfPod         = 64
+	maxCapturesOfPod = 2
 	// maxQueue bounds what waits for one of them: about ten seconds at the
 	// default limit, with three events to a request.
 	maxQueue = 3000
-	// maxEvent bounds one event in bytes, and with maxQueue a watch's memory: the
-	// largest header fields that servers commonly take are 64 KB.
+	// maxHeld bounds the bytes that wait for all of them together, so that the slow
+	// cost the process no more than this however many they are. Nobody may have more
+	// than is free: alone a watch gets half of it, two get a third each.
+	maxHeld = 48 << 20
+	// maxEvent bounds one event in bytes: the largest header fields that servers
+	// commonly take are 64 KB.
 	maxEvent = 96 << 10
-	// maxCaptures bounds those of them that are of packets; maxPacks what waits for
-	// one, in messages of up to maxPack bytes each, and with it 8 MB of memory.
-	maxCaptures = 16
-	maxPacks    = 32
-	maxPack     = 256 << 10
+	// maxPacks bounds what waits for a capture, in messages of up to maxPack bytes.
+	maxPacks = 32
+	maxPack  = 256 << 10
 	// DefaultRPS is the limit where none is given.
 	DefaultRPS = 100
 	// maxRPS bounds what may be asked for.
@@ -67,6 +74,8 @@ type Hub struct {
 	watches map[uint64]*Watch
 	last    uint64
 	asked   map[uint64]*question // by number, of which watches have some, too
+
+	held atomic.Int64 // bytes that wait for all watches
 }
 
 // proxy is one attached sidecar.
@@ -272,25 +281,47 @@ func (h *Hub) pack(p *proxy, m *api.Packets) {
 		return
 	}
 	n := min(m.GetLost(), maxLost) + uint64(len(m.GetPackets()))
-	if proto.Size(m) > maxPack {
+	size := proto.Size(m)
+	if size > maxPack || !w.take(int64(size)) {
 		w.lost.Add(n)
 		return
 	}
 	select {
 	case w.packs <- m:
 	default:
+		w.give(int64(size))
 		w.lost.Add(n)
 	}
 }
 
-// capturing is how many watches are of packets. Callers hold mu.
-func (h *Hub) capturing() (n int) {
-	for _, w := range h.watches {
-		if w.packs != nil {
-			n++
+// busy reports whether a pod of a watch has as many as its sidecar serves. Callers
+// hold mu.
+func (h *Hub) busy(w *Watch) bool {
+	most := maxOfPod
+	if w.packs != nil {
+		most = maxCapturesOfPod
+	}
+	var same []*Watch
+	for _, o := range h.watches {
+		if (o.packs != nil) == (w.packs != nil) {
+			same = append(same, o)
 		}
 	}
-	return n
+	if len(same) < most {
+		return false
+	}
+	for pod := range w.selected {
+		n := 0
+		for _, o := range same {
+			if o.selects(pod) {
+				n++
+			}
+		}
+		if n >= most {
+			return true
+		}
+	}
+	return false
 }
 
 // maxLost bounds a sidecar's claim of losses, so that a sum cannot wrap.
@@ -318,11 +349,23 @@ func (h *Hub) deliver(p *proxy, e *api.Event) {
 	e.Observer = p.pod.Key.String()
 	h.label(e.Source)
 	h.label(e.Destination)
+	size := cost(e)
+	if !w.take(size) {
+		w.lost.Add(1)
+		return
+	}
 	select {
 	case w.events <- e:
 	default:
+		w.give(size)
 		w.lost.Add(1)
 	}
+}
+
+// cost is about what an event takes in memory while it waits.
+func cost(e *api.Event) int64 {
+	labels := len(e.GetSource().GetLabels()) + len(e.GetDestination().GetLabels())
+	return int64(proto.Size(e) + 512 + 64*labels)
 }
 
 // label adds what the catalog knows of a peer to what its sidecar said.

@@ -43,6 +43,7 @@ type Watch struct {
 	peers    []string // nil: any; empty: nothing matches
 	gate     *Gate[catalog.Key]
 	closed   bool
+	held     int64 // bytes that wait, which are part of the hub's
 }
 
 // Watch starts a tap. The caller closes it.
@@ -66,7 +67,7 @@ func (h *Hub) Watch(req Request) (*Watch, error) {
 	w.refresh()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.watches) >= maxWatches || req.Capture != nil && h.capturing() >= maxCaptures {
+	if len(h.watches) >= maxWatches || h.busy(w) {
 		return nil, ErrBusy
 	}
 	h.last++
@@ -76,11 +77,43 @@ func (h *Hub) Watch(req Request) (*Watch, error) {
 	return w, nil
 }
 
-// Events delivers what is seen. It is never closed.
+// Events delivers what is seen. It is never closed. Each event that was received is
+// told to Took.
 func (w *Watch) Events() <-chan *api.Event { return w.events }
 
-// Packets delivers what a capture sees. It is never closed.
+// Packets delivers what a capture sees. It is never closed. Each message that was
+// received is told to Took.
 func (w *Watch) Packets() <-chan *api.Packets { return w.packs }
+
+// Took says that a message of Events or Packets, unchanged, waits no more.
+func (w *Watch) Took(m proto.Message) {
+	if e, ok := m.(*api.Event); ok {
+		w.give(cost(e))
+		return
+	}
+	w.give(int64(proto.Size(m)))
+}
+
+// take takes room for what is to wait; false: there is none.
+func (w *Watch) take(n int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed || w.held+n > maxHeld-w.hub.held.Load() {
+		return false
+	}
+	w.held += n
+	w.hub.held.Add(n)
+	return true
+}
+
+// give gives room back.
+func (w *Watch) give(n int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n = min(n, w.held) // what was closed has given all
+	w.held -= n
+	w.hub.held.Add(-n)
+}
 
 // TakeLost is the number of events that did not reach Events since it was last
 // asked: the limit, a full queue here or in a sidecar.
@@ -106,6 +139,8 @@ func (w *Watch) Selected() (pods, attached int) {
 func (w *Watch) Close() {
 	w.mu.Lock()
 	w.closed = true
+	w.hub.held.Add(-w.held)
+	w.held = 0
 	w.mu.Unlock()
 	w.hub.mu.Lock()
 	defer w.hub.mu.Unlock()

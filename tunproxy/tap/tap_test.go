@@ -448,6 +448,33 @@ func TestConfig(t *testing.T) {
 	}
 }
 
+// TestNobodyWatchesCostsNothing: no memory and no event, before the first tap and
+// after the last.
+func TestNobodyWatchesCostsNothing(t *testing.T) {
+	w := newWorld(t, true)
+	head, m := get("/"), meta(flow.Inbound)
+	free := func(when string) {
+		t.Helper()
+		if n := testing.AllocsPerRun(1000, func() {
+			if w.hub.Active() {
+				t.Error("watched")
+			}
+			s := w.hub.Begin(m, head)
+			s.Response(head)
+			s.End(tap.Result{})
+		}); n != 0 {
+			t.Errorf("%s: %v allocations for a request", when, n)
+		}
+	}
+	free("before")
+	w.command(&api.Command{Tap: 1, MaxRps: 10, Match: &api.Match{}})
+	w.command(&api.Command{Tap: 1})
+	free("after")
+	if e, lost := w.plane.seen(); len(e) != 0 || lost != 0 {
+		t.Errorf("%d events and %d lost of requests that nobody watched", len(e), lost)
+	}
+}
+
 func BenchmarkNobodyWatches(b *testing.B) {
 	h, err := tap.New(tap.Config{Pod: "a/b", Logger: slog.Default()})
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/tunmesh/tunmesh/tunproxy/message"
 	"github.com/tunmesh/tunmesh/tunproxy/mtls"
 	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
+	"github.com/tunmesh/tunmesh/tunproxy/tracing"
 )
 
 // refused notes a connection that reached nobody.
@@ -188,7 +189,11 @@ func (m requestMetrics) End(x *exchange.Exchange, r *exchange.Result) {
 
 func responseOf(x *exchange.Exchange, a exchange.Answer) telemetry.Response {
 	r := telemetry.Response{Status: a.Status, GRPC: a.GRPCStatus, Latency: a.Total, Redelivered: a.Redelivered}
-	r.Trace, _ = x.Request().Get("traceparent")
+	if s, ok := x.Span.(*tracing.Span); ok { // of whichever format, or begun here
+		r.TraceID = s.Trace
+	} else {
+		r.Trace, _ = x.Request().Get("traceparent")
+	}
 	switch {
 	case a.WasReset:
 		r.Error = "h2(" + a.Reset.String() + ")"

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/tunmesh/tunmesh/tunproxy"
+	"github.com/tunmesh/tunmesh/tunproxy/telemetry"
 	"github.com/tunmesh/tunmesh/tunproxy/tracing"
 )
 
@@ -90,6 +91,16 @@ func echoHeads(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.WriteString(w, name+": "+v+"\n")
 		}
 	}
+}
+
+// openMetrics is a sidecar's page of metrics with exemplars.
+func openMetrics(p *pod) string {
+	var all []byte
+	page := p.metrics.Registry.Page(telemetry.Format{OpenMetrics: true})
+	for b := page.Next(); b != nil; b = page.Next() {
+		all = append(all, b...)
+	}
+	return string(all)
 }
 
 // TestTraces: who has a span of a request, who is its parent, and what the app is
@@ -183,6 +194,13 @@ func TestTraces(t *testing.T) {
 				}
 				if k.parent != "" && strings.Contains(strings.Join(k.fields, " "), "Tracestate") && (client.GetTraceState() != "a=b" || !strings.Contains(told, "Tracestate: a=b")) {
 					t.Errorf("the state of the trace is lost: %q, %q", client.GetTraceState(), told)
+				}
+				// Whoever looks at a latency finds the trace, whatever brought it.
+				exemplar := `trace_id="` + hex.EncodeToString(client.GetTraceId()) + `"`
+				for _, p := range []*pod{a, b} {
+					if page := openMetrics(p); !strings.Contains(page, exemplar) {
+						t.Errorf("no exemplar says %s:\n%s", exemplar, page)
+					}
 				}
 				if client.GetEndTimeUnixNano() < client.GetStartTimeUnixNano() {
 					t.Errorf("%v", client)

@@ -20,8 +20,8 @@ type exemplar struct {
 const exemplarEvery = time.Second
 
 // show makes a request of a trace the exemplar of its bucket, unless there is a
-// young one.
-func (h *Latency) show(d time.Duration, trace string) {
+// young one. The trace is told by its id, or else by a traceparent.
+func (h *Latency) show(d time.Duration, trace string, id [16]byte) {
 	p := h.shown.Load()
 	now := time.Now()
 	i := bucket(d)
@@ -30,9 +30,11 @@ func (h *Latency) show(d time.Duration, trace string) {
 			return
 		}
 	}
-	id, ok := sampledTrace(trace)
-	if !ok {
-		return
+	if id == [16]byte{} {
+		var ok bool
+		if id, ok = sampledTrace(trace); !ok {
+			return
+		}
 	}
 	if p == nil {
 		p = new(exemplars)

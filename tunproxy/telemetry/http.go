@@ -58,6 +58,9 @@ type Response struct {
 	// Trace is the trace of the request, if it is sampled: a value of the field
 	// traceparent, or "". It is borrowed.
 	Trace string
+	// TraceID instead is known where the sidecar has a span of the request; zero: it
+	// has none.
+	TraceID [16]byte
 	// Redelivered: nobody acted on the request here; it was sent elsewhere.
 	Redelivered bool
 }
@@ -125,8 +128,8 @@ func (h HTTP) Response(r Response) {
 	c := h.set.metrics.class(&r)
 	c.n.Inc()
 	c.status.latency.Observe(r.Latency)
-	if r.Trace != "" {
-		c.status.latency.show(r.Latency, r.Trace)
+	if r.Trace != "" || r.TraceID != [16]byte{} {
+		c.status.latency.show(r.Latency, r.Trace, r.TraceID)
 	}
 	if r.Redelivered {
 		h.set.metrics.redelivered.Inc()

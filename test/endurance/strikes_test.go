@@ -189,9 +189,17 @@ func (v *victims) mood(pid int, kind string) {
 		_, err = f.WriteString(kind)
 		err = errors.Join(err, f.Close())
 	}
-	if err != nil && syscall.Kill(pid, 0) == nil {
+	if err != nil && !ended(pid) {
 		v.said <- fmt.Errorf("tell a server its mood: %w", err)
 	}
+}
+
+// ended reports whether a process is gone, or dead and not yet taken note of: it has
+// no files any more, but still a number.
+func ended(pid int) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, state, ok := strings.Cut(string(raw), ") ")
+	return err != nil || ok && strings.ContainsAny(state[:1], "ZX")
 }
 
 func (v *victims) later(d time.Duration, f func()) { v.undo = append(v.undo, time.AfterFunc(d, f)) }

@@ -13,6 +13,9 @@ const (
 	// before they ask again: who all come back at once after a restart would only lose
 	// by being turned away earlier. A flood keeps others waiting so long when it begins.
 	surgePatience = 500 * time.Millisecond
+	// surgeMemory is how long after a flood there is no such patience: one that comes
+	// and goes would have it each time.
+	surgeMemory = 10 * time.Second
 	// surgeEvery is how often the bound is looked at.
 	surgeEvery = 100 * time.Millisecond
 	// surgeLeast is how many SYNs of a side may begin a connection in that time
@@ -32,6 +35,7 @@ type surge struct {
 	end    time.Duration // of the interval
 	stands bool          // nobody has found the queue empty in it
 	behind time.Duration // how long nobody has before it
+	strict time.Duration // until when nobody is patient
 	began  int           // SYNs that began a connection in it
 	opened int           // handshakes that ended well
 	shed   int           // SYNs that did not begin one
@@ -50,7 +54,7 @@ func (s *surge) tick(now time.Duration) {
 		s.behind = 0
 	}
 	switch {
-	case s.stands && s.most == 0 && s.behind < surgePatience:
+	case s.stands && s.most == 0 && s.behind < surgePatience && now >= s.strict:
 	case s.stands && s.most == 0:
 		s.most = max(s.began/2, 2*s.opened, surgeLeast)
 	case s.stands:
@@ -60,7 +64,10 @@ func (s *surge) tick(now time.Duration) {
 	default:
 		s.most += max(s.most/8, surgeLeast)
 	}
-	*s = surge{end: now + surgeEvery, stands: true, behind: s.behind, most: s.most, meant: s.opened}
+	if s.most > 0 {
+		s.strict = now + surgeMemory
+	}
+	*s = surge{end: now + surgeEvery, stands: true, behind: s.behind, strict: s.strict, most: s.most, meant: s.opened}
 }
 
 // begin counts a SYN that begins a connection.

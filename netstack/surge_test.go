@@ -160,9 +160,21 @@ func TestSurge(t *testing.T) {
 		{false, 1000, 31}, {false, 1000, 15}, {false, 1000, surgeLeast}, {true, 1000, surgeLeast},
 		{true, 1000, 2 * surgeLeast}, {true, 1000, 3 * surgeLeast}, {true, 10, 10}, {true, 1000, 1000},
 		{false, 3, 3}, {false, 3, 3}, {false, 3, 3}, // few are not why
+		{true, 3, 3}, {true, 3, 3},
+		{false, 1000, 1000}, {false, 1000, 500}, // one that comes again so soon is not waited for
 	} {
 		if n := step(tc.drained, tc.came); n != tc.began {
 			t.Errorf("interval %d: %d began, want %d", i, n, tc.began)
+		}
+	}
+	step(true, 1000)
+	step(true, 1)
+	step(true, 1)
+	now += surgeMemory
+	step(true, 1)
+	for i := range int(surgePatience / surgeEvery) {
+		if n := step(false, 1000); n != 1000 {
+			t.Fatalf("long after a flood only %d begin when the loop was behind for %d intervals", n, i)
 		}
 	}
 	s = surge{most: 2 * surgeTurns, opened: 20, began: 39, passed: 39}

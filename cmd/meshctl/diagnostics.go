@@ -85,19 +85,26 @@ func (a *app) proxyMetricsCommand() *cobra.Command {
 }
 
 // metrics prints what pods answer, each under its name and what else there is to
-// say of it.
+// say of it. One that does not answer keeps nobody else's from being printed.
 func (a *app) metrics(ctx context.Context, c *cluster, pods []corev1.Pod, port string, more func(*corev1.Pod) string) error {
 	if len(pods) == 0 {
 		return errors.New("no pod to ask: none runs, or none has a sidecar")
 	}
+	var failed []error
 	for i := range pods {
 		text, err := c.get(ctx, &pods[i], port, "metrics")
-		if err != nil {
-			return err
-		}
-		if _, err := fmt.Fprintf(a.out, "#\n# POD %s (%d of %d)\n%s#\n%s", pods[i].Name, i+1, len(pods), more(&pods[i]), text); err != nil {
-			return err
+		switch {
+		case err != nil && pods[i].DeletionTimestamp != nil: // it may be over before its object is
+			if _, err := fmt.Fprintf(a.err, "pod %s/%s is being deleted and does not answer any more\n", pods[i].Namespace, pods[i].Name); err != nil {
+				return err
+			}
+		case err != nil:
+			failed = append(failed, err)
+		default:
+			if _, err := fmt.Fprintf(a.out, "#\n# POD %s (%d of %d)\n%s#\n%s", pods[i].Name, i+1, len(pods), more(&pods[i]), text); err != nil {
+				return err
+			}
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }

@@ -114,6 +114,21 @@ func TestDiagnosticsMetrics(t *testing.T) {
 	if got, want := must(t, c, "dg", "cp-metrics"), "#\n# POD control-1 (1 of 1)\n# CONTAINER control \n#\nb 3\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
+	// A pod that is over before its object is, and one that should answer.
+	now := metav1.Now()
+	ending, silent := runs("web-0", true), runs("web-3", true)
+	ending.DeletionTimestamp, ending.Finalizers = &now, []string{"test/keep"}
+	c = talking(t, map[string]string{"web-1:4191/metrics": "a 1\n"}, ending, runs("web-1", true), deploy)
+	code, out, errOut := on(t, c, "diagnostics", "proxy-metrics", "deploy/web", "-n", "app")
+	if code != exitOK || out != "#\n# POD web-1 (2 of 2)\n#\na 1\n" || !strings.Contains(errOut, "pod app/web-0 is being deleted") {
+		t.Errorf("%d %q %q", code, out, errOut)
+	}
+	c = talking(t, map[string]string{"web-1:4191/metrics": "a 1\n", "web-3:4191/other": ""}, runs("web-0", true), runs("web-1", true), silent, deploy)
+	code, out, errOut = on(t, c, "diagnostics", "proxy-metrics", "deploy/web", "-n", "app")
+	if code == exitOK || out != "#\n# POD web-1 (2 of 3)\n#\na 1\n" || !strings.Contains(errOut, "app/web-0") || !strings.Contains(errOut, "app/web-3") {
+		t.Errorf("%d %q %q", code, out, errOut)
+	}
+	c = talking(t, nil, runs("plain", false), deploy)
 	for want, args := range map[string][]string{
 		"no pod to ask":         {"proxy-metrics", "po/plain", "-n", "app"},
 		"unknown resource type": {"proxy-metrics", "thing/web"},

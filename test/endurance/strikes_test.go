@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -182,16 +183,25 @@ func (v *victims) freeze(pid int, d time.Duration) {
 	v.later(d, func() { v.signal(pid, syscall.SIGCONT) })
 }
 
-// mood tells a server how to behave; one that has ended needs no telling.
+// mood tells a server how to behave; one that has ended needs no telling, and one
+// that has only begun makes its file soon.
 func (v *victims) mood(pid int, kind string) {
-	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/root/tmp/mood", pid), os.O_WRONLY|os.O_TRUNC, 0)
-	if err == nil {
-		_, err = f.WriteString(kind)
-		err = errors.Join(err, f.Close())
+	var err error
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		var f *os.File
+		f, err = os.OpenFile(fmt.Sprintf("/proc/%d/root/tmp/mood", pid), os.O_WRONLY|os.O_TRUNC, 0)
+		if err == nil {
+			_, err = f.WriteString(kind)
+			err = errors.Join(err, f.Close())
+		}
+		if err == nil || ended(pid) {
+			return
+		}
+		if !errors.Is(err, os.ErrNotExist) || time.Now().After(end) {
+			break
+		}
 	}
-	if err != nil && !ended(pid) {
-		v.said <- fmt.Errorf("tell a server its mood: %w", err)
-	}
+	v.said <- fmt.Errorf("tell a server its mood: %w", err)
 }
 
 // ended reports whether a process is gone, or dead and not yet taken note of: it has
@@ -202,7 +212,11 @@ func ended(pid int) bool {
 	return err != nil || ok && strings.ContainsAny(state[:1], "ZX")
 }
 
-func (v *victims) later(d time.Duration, f func()) { v.undo = append(v.undo, time.AfterFunc(d, f)) }
+// later undoes something, once: a process that it is about may be another's number
+// by the end.
+func (v *victims) later(d time.Duration, f func()) {
+	v.undo = append(v.undo, time.AfterFunc(d, sync.OnceFunc(f)))
+}
 
 // heal ends what lasts.
 func (v *victims) heal() {

@@ -198,7 +198,9 @@ func (m *Mesh) processes() map[string]map[string]int {
 	}
 	out := map[string]map[string]int{}
 	for pid, comm := range name {
-		if comm == "meshctl" {
+		// The holder's own programs, and a pod's supervisor, which may see the host
+		// name, too: who killed it for the app would kill the pod.
+		if comm == "meshctl" || comm == "exe" || comm == "init" {
 			continue
 		}
 		up := pid

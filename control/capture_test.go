@@ -12,10 +12,9 @@ import (
 	"github.com/tunmesh/tunmesh/internal/annotation"
 )
 
-// A capture is a command to one sidecar, and its packets go to whoever asked.
-func TestCapture(t *testing.T) {
-	p := controltest.Start(t, nil, shop)
-	proxy, commands := attach(t, p, inShop("web-1", "10.1.0.1", "web"))
+// closedPods puts pods into whose sidecar nobody can look, and says how each is
+// refused.
+func closedPods(p *controltest.Plane) map[string]codes.Code {
 	plain := inShop("plain-1", "10.1.0.2", "plain")
 	plain.Unmeshed = true
 	p.PutPod(plain)
@@ -24,9 +23,20 @@ func TestCapture(t *testing.T) {
 	p.PutPod(shy)
 	p.PutPod(inShop("lost-1", "10.1.0.4", "lost"))
 	p.Settle()
+	return map[string]codes.Code{
+		"nobody": codes.NotFound, "plain-1": codes.FailedPrecondition,
+		"shy-1": codes.FailedPrecondition, "lost-1": codes.FailedPrecondition,
+	}
+}
+
+// A capture is a command to one sidecar, and its packets go to whoever asked.
+func TestCapture(t *testing.T) {
+	p := controltest.Start(t, nil, shop)
+	proxy, commands := attach(t, p, inShop("web-1", "10.1.0.1", "web"))
+	closed := closedPods(p)
 	conn := p.Ask()
 	q := queryapi.NewQueryClient(conn)
-	for pod, want := range map[string]codes.Code{"nobody": codes.NotFound, "plain-1": codes.FailedPrecondition, "shy-1": codes.FailedPrecondition, "lost-1": codes.FailedPrecondition} {
+	for pod, want := range closed {
 		s, err := q.Capture(ctx(t), &queryapi.CaptureRequest{Namespace: "shop", Pod: pod})
 		if err == nil {
 			_, err = s.Recv()

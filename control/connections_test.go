@@ -10,7 +10,6 @@ import (
 	queryapi "github.com/tunmesh/tunmesh/api/query"
 	tapapi "github.com/tunmesh/tunmesh/api/tap"
 	"github.com/tunmesh/tunmesh/control/controltest"
-	"github.com/tunmesh/tunmesh/internal/annotation"
 )
 
 // A pod's connections are what its sidecar says, the oldest first, and with the
@@ -18,16 +17,9 @@ import (
 func TestConnections(t *testing.T) {
 	p := controltest.Start(t, nil, shop)
 	proxy, commands := attach(t, p, inShop("web-1", "10.1.0.1", "web"))
-	plain := inShop("plain-1", "10.1.0.2", "plain")
-	plain.Unmeshed = true
-	p.PutPod(plain)
-	shy := inShop("shy-1", "10.1.0.3", "shy")
-	shy.Annotations = map[string]string{annotation.DisableTap: "true"}
-	p.PutPod(shy)
-	p.PutPod(inShop("lost-1", "10.1.0.4", "lost"))
-	p.Settle()
+	closed := closedPods(p)
 	q := queryapi.NewQueryClient(p.Ask())
-	for pod, want := range map[string]codes.Code{"nobody": codes.NotFound, "plain-1": codes.FailedPrecondition, "shy-1": codes.FailedPrecondition, "lost-1": codes.FailedPrecondition} {
+	for pod, want := range closed {
 		if _, err := q.Connections(ctx(t), &queryapi.ConnectionsRequest{Namespace: "shop", Pod: pod}); status.Code(err) != want {
 			t.Errorf("%s: %v, want %v", pod, err, want)
 		}

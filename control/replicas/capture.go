@@ -16,13 +16,24 @@ import (
 // Record opens a capture at the replica that has the pod's sidecar and calls send
 // for each message, until ctx ends or send fails. Its errors are gRPC statuses.
 func (s *Set) Record(ctx context.Context, req *api.CaptureRequest, send func(*tapapi.Packets) error) error {
+	begun := false
+	return s.whoHasIt(ctx, func(at netip.AddrPort) (bool, error) {
+		err := s.record(ctx, at, req, func(m *tapapi.Packets) error { begun = true; return send(m) })
+		return begun, err
+	})
+}
+
+// whoHasIt asks one replica after the other, until one has the sidecar that ask is
+// about: it answers, or says something else than that another may have it. done ends
+// it, too. Where all say the same, that is the answer.
+func (s *Set) whoHasIt(ctx context.Context, ask func(at netip.AddrPort) (done bool, err error)) error {
 	err := status.Error(codes.Unavailable, "no replica of the control plane answers: there is none")
 	for _, at := range s.list() {
-		begun := false
-		err = s.record(ctx, at, req, func(m *tapapi.Packets) error { begun = true; return send(m) })
-		if begun || ctx.Err() != nil || status.Code(err) != codes.FailedPrecondition && status.Code(err) != codes.Unavailable {
+		var done bool
+		done, err = ask(at)
+		if done || ctx.Err() != nil || status.Code(err) != codes.FailedPrecondition && status.Code(err) != codes.Unavailable {
 			return err
-		} // else another has it, or all say the same
+		}
 	}
 	return err
 }
@@ -30,15 +41,12 @@ func (s *Set) Record(ctx context.Context, req *api.CaptureRequest, send func(*ta
 // Connections asks the replica that has the pod's sidecar. Its errors are gRPC
 // statuses.
 func (s *Set) Connections(ctx context.Context, req *api.ConnectionsRequest) (*api.ConnectionsResponse, error) {
-	err := status.Error(codes.Unavailable, "no replica of the control plane answers: there is none")
-	for _, at := range s.list() {
-		var resp *api.ConnectionsResponse
+	var resp *api.ConnectionsResponse
+	err := s.whoHasIt(ctx, func(at netip.AddrPort) (_ bool, err error) {
 		resp, err = s.connections(ctx, at, req)
-		if err == nil || ctx.Err() != nil || status.Code(err) != codes.FailedPrecondition && status.Code(err) != codes.Unavailable {
-			return resp, err
-		} // else another has it, or all say the same
-	}
-	return nil, err
+		return err == nil, err
+	})
+	return resp, err
 }
 
 func (s *Set) connections(ctx context.Context, at netip.AddrPort, req *api.ConnectionsRequest) (*api.ConnectionsResponse, error) {

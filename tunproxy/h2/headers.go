@@ -106,6 +106,14 @@ func (c *Conn) headerBlock(b []byte) error {
 	return nil
 }
 
+// refuse refuses a request beyond what the client may have open. Who goes on with
+// such requests is cut off, for that reason.
+func (c *Conn) refuse(id uint32, flood string) {
+	c.count.Refused.Add(1)
+	c.sendReset(id, message.RefusedStream)
+	c.spend(&c.resets, c.cfg.Limits.Resets, &c.count.ResetFloods, flood)
+}
+
 // request opens a stream for a client's request, or says why not.
 func (c *Conn) request(id uint32, end, self, tooLarge bool) {
 	switch {
@@ -114,9 +122,7 @@ func (c *Conn) request(id uint32, end, self, tooLarge bool) {
 		c.sendReset(id, message.RefusedStream)
 		return
 	case c.streams.n >= c.cfg.MaxStreams:
-		c.count.Refused.Add(1)
-		c.sendReset(id, message.RefusedStream)
-		c.spend(&c.resets, c.cfg.Limits.Resets, &c.count.ResetFloods, "too many streams refused")
+		c.refuse(id, "too many streams refused")
 		return
 	case tooLarge:
 		c.answerTooLarge(id, end)
@@ -145,9 +151,7 @@ func (c *Conn) request(id uint32, end, self, tooLarge bool) {
 	}
 	long := max(0, len(b.head.Fields)-fieldsUsual) * fieldCost
 	if c.long+long > maxLong {
-		c.count.Refused.Add(1)
-		c.sendReset(id, message.RefusedStream)
-		c.spend(&c.resets, c.cfg.Limits.Resets, &c.count.ResetFloods, "too many long heads refused")
+		c.refuse(id, "too many long heads refused")
 		return
 	}
 	s := c.newStream()

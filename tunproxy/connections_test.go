@@ -1,7 +1,6 @@
 package tunproxy_test
 
 import (
-	"io"
 	"strings"
 	"testing"
 
@@ -16,17 +15,7 @@ func TestConnectionsAreListed(t *testing.T) {
 	w.service("10.96.0.1:81", "10.0.0.2:81=b")
 	b.serveHTTP(80, whoami("b"))
 	b.serve(81, echo)
-	resp, err := a.client(true).Get("http://10.96.0.1/")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, _ = io.Copy(io.Discard, resp.Body)
-	resp.Body.Close()
-	c := a.dial("10.96.0.1:81")
-	_, _ = c.Write([]byte{0, 1})
-	if _, err := io.ReadFull(c, make([]byte, 2)); err != nil {
-		t.Fatal(err)
-	}
+	c := a.talk(t)
 	find := func(all []wire.Connection, port string) *wire.Connection {
 		for i := range all {
 			if strings.HasSuffix(all[i].Remote, ":"+port) || strings.HasSuffix(all[i].Local, ":"+port) {

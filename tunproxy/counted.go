@@ -67,14 +67,24 @@ func newCounted(w *worker, f *flow.Secured, d *authz.Decision, authority string)
 	if d.Allow {
 		family = w.p.cfg.Metrics.HTTPAllowed
 	}
+	l.Route = inboundRoute(d)
 	c := counted{decision: d, judged: family.Handle(&l)}
 	if d.Allow {
-		c.served = w.p.cfg.Metrics.Served.Handle(l.Server, telemetry.Ref{Kind: "default", Name: "default"})
+		c.served = w.p.cfg.Metrics.Served.Handle(l.Server, l.Route)
 	}
 	c.authority = strings.Clone(authority) // it was cut from a whole head
 	l.Authority = c.authority
 	c.requests = w.p.cfg.Metrics.HTTP.Handle(&l)
 	return c
+}
+
+// inboundRoute is the rule of the policy that took a request: those of the
+// specification's probes have one, and all others another.
+func inboundRoute(d *authz.Decision) telemetry.Ref {
+	if d.Reason == authz.ByProbe {
+		return telemetry.Ref{Kind: "default", Name: "probe"}
+	}
+	return telemetry.Ref{Kind: "default", Name: "default"}
 }
 
 func (c *counted) is(d *authz.Decision, authority string) bool {

@@ -43,6 +43,7 @@ func (w *worker) serveInbound(c, first aio.Conn, f flow.Secured, app upstream.En
 		Spares:            w.spares,
 	}
 	l := w.p.inboundLabels(&r.flow)
+	l.Server = w.server(&r.flow)
 	w.serveHTTP(c, f.Protocol, hop, &l, r.cfg.Serve, r.closed)
 }
 

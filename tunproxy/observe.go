@@ -319,6 +319,10 @@ func (p *Proxy) collect(w *telemetry.Writer) {
 			w.Sample(m.name, float64(m.get(s)), side(s))
 		}
 	}
+	w.Counter("process_network_receive_bytes_total", "Total count of bytes that came to the pod from the network.")
+	w.Sample("process_network_receive_bytes_total", float64(c.Wire.RxBytes))
+	w.Counter("process_network_transmit_bytes_total", "Total count of bytes that the pod sent to the network.")
+	w.Sample("process_network_transmit_bytes_total", float64(c.Wire.TxBytes))
 	w.Counter("netstack_drops_total", "Total count of packets dropped, by the side they came from and the reason.")
 	for _, s := range sides {
 		for reason, n := range c.Side(s).Drops {

@@ -148,8 +148,13 @@ func (w *worker) joinInbound(client, app aio.Conn, f *flow.Secured, d *authz.Dec
 
 // judgedBy adds the names of a decision to labels.
 func judgedBy(l *telemetry.Labels, d *authz.Decision, f *flow.Secured) {
-	l.Server = telemetry.Server{Group: d.Server.Group, Kind: d.Server.Kind, Name: d.Server.Name, Port: f.OrigDst.Port()}
+	l.Server = serverOf(d, f)
 	l.Authz = telemetry.Authz(d.Authz)
+}
+
+// serverOf is the policy's server that a decision is of.
+func serverOf(d *authz.Decision, f *flow.Secured) telemetry.Server {
+	return telemetry.Server{Group: d.Server.Group, Kind: d.Server.Kind, Name: d.Server.Name, Port: f.OrigDst.Port()}
 }
 
 // recheck closes the pipe if policy does not allow it any more.

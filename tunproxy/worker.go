@@ -179,11 +179,15 @@ func (w *worker) detection(f *flow.Secured) telemetry.Detection {
 		if len(w.detections) >= maxDetections {
 			w.forgetDetections()
 		}
-		name := w.p.judge(f).Server
-		d = w.p.cfg.Metrics.Detections[flow.Inbound].At(telemetry.Server{Group: name.Group, Kind: name.Kind, Name: name.Name, Port: port})
+		d = w.p.cfg.Metrics.Detections[flow.Inbound].At(w.server(f))
 		w.detections[port] = d
 	}
 	return d
+}
+
+// server is the policy's server of the port of f.
+func (w *worker) server(f *flow.Secured) telemetry.Server {
+	return serverOf(w.p.judge(f), f)
 }
 
 func (w *worker) forgetDetections() {

@@ -122,7 +122,7 @@ func assemble(o options, m *handover.Message, h *handover.Handover, level *slog.
 		return nil, err
 	}
 	s.control, err = discover.New(discover.Config{
-		Pod: pod, TokenPath: o.token, ControlID: m.ControlID, Store: store, Logger: log, Metrics: metrics,
+		Pod: pod, TokenPath: o.token, ControlID: m.ControlID, ControlAddr: m.Control.String(), Store: store, Logger: log, Metrics: metrics,
 		Dial:   func(ctx context.Context) (net.Conn, error) { return s.proxy.DialContext(ctx, m.Control) },
 		Attach: []func(context.Context, *rpc.Conn) error{hub.Attach},
 	})

@@ -194,6 +194,15 @@ func TestLabels(t *testing.T) {
 	if diff := cmp.Diff(want, got.Endpoints[0].Labels); diff != "" {
 		t.Error("endpoint:", diff)
 	}
+	// The revisions of a Deployment are told apart by those who call them.
+	c.Apply(pod("x/a", "10.1.0.1", func(p *catalog.Pod) {
+		p.Owner.Kind = "StatefulSet"
+		p.Labels = map[string]string{"app": "web", "pod-template-hash": "5d8c"}
+	}))
+	want["pod_template_hash"] = "5d8c"
+	if diff := cmp.Diff(want, c.Resolve(netip.MustParseAddrPort("10.96.0.1:80")).Endpoints[0].Labels); diff != "" {
+		t.Error("endpoint of a Deployment:", diff)
+	}
 }
 
 // TestAddressMovesOn: an address goes from a pod that has ended, or is about to,

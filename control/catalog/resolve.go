@@ -139,7 +139,7 @@ func (c *Catalog) endpoints(s *service, sp ServicePort, is4 bool) []Endpoint {
 // endpoint is a pod as the place that a connection to addr goes.
 func (c *Catalog) endpoint(p *Pod, addr netip.AddrPort) Endpoint {
 	e := Endpoint{
-		Addr: addr, Weight: DefaultWeight, Pod: p.Key, Labels: PodLabels(p),
+		Addr: addr, Weight: DefaultWeight, Pod: p.Key, Labels: endpointLabels(p),
 		Protocol: c.podHint(p, addr.Port()),
 		Ready:    p.Ready && !p.Terminating,
 		Node:     p.Node, Zone: c.zone(p.Node),
@@ -174,6 +174,20 @@ func (c *Catalog) podByIP(ip netip.Addr) *Pod {
 
 func (c *Catalog) authority(k Key, port uint16) string {
 	return net.JoinHostPort(k.Name+"."+k.Namespace+".svc."+c.clusterDomain, strconv.Itoa(int(port)))
+}
+
+// templateHash is the label that a Deployment gives the pods of one of its
+// ReplicaSets.
+const templateHash = "pod-template-hash"
+
+// endpointLabels are a pod's labels in the metrics of those who call it: PodLabels,
+// and what tells the revisions of a Deployment apart.
+func endpointLabels(p *Pod) map[string]string {
+	l := PodLabels(p)
+	if hash := p.Labels[templateHash]; hash != "" {
+		l["pod_template_hash"] = hash
+	}
+	return l
 }
 
 // PodLabels are a pod's labels in metrics: namespace, pod, serviceaccount and,

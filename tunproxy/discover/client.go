@@ -28,6 +28,8 @@ type Config struct {
 	// ControlID is the only identity accepted from the control plane. Our own
 	// is of the same trust domain.
 	ControlID spiffe.ID
+	// ControlAddr is where Dial leads, for metrics.
+	ControlAddr string
 	// Dial connects to the control plane, from the wire side. It may be called
 	// again at any time; its connection is the client's.
 	Dial func(ctx context.Context) (net.Conn, error)

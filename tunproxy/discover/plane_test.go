@@ -302,7 +302,7 @@ func start(t *testing.T, p *plane, change func(*discover.Config)) *sidecar {
 	}
 	s.writeToken("first")
 	cfg := discover.Config{
-		Pod: "prod/web-1", TokenPath: s.token, ControlID: controlID, Store: s.store,
+		Pod: "prod/web-1", TokenPath: s.token, ControlID: controlID, ControlAddr: "10.0.0.9:8086", Store: s.store,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Metrics: s.metrics,
 		Dial:          func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", p.addr) },
 		LookupTimeout: 20 * time.Second, RenewJitter: 10 * time.Millisecond,

@@ -265,7 +265,7 @@ func (c *Client) count(method string) (ended func(err error)) {
 	if c.cfg.Metrics == nil {
 		return func(error) {}
 	}
-	h := c.cfg.Metrics.Control.Call(c.cfg.ControlID.ServerName(), method)
+	h := c.cfg.Metrics.Control.Call(c.cfg.ControlAddr, c.cfg.ControlID.ServerName(), method)
 	h.Request()
 	began := c.cfg.Now()
 	return func(err error) {

@@ -80,9 +80,13 @@ func (e *Endpoint) Identity() spiffe.ID { return e.Workload.Identity() }
 // Meshed reports whether the endpoint has a sidecar.
 func (e *Endpoint) Meshed() bool { return !e.Identity().IsZero() }
 
-// Labels of the endpoint in metrics, without "dst_"; they are the caller's.
+// Labels of the endpoint in metrics, without "dst_", its zone among them where one is
+// known; they are the caller's.
 func (e *Endpoint) Labels() map[string]string {
 	m := map[string]string{}
+	if z := e.Workload.Zone(); z != "" {
+		m["zone"] = z
+	}
 	e.Workload.Labels().into(m)
 	e.Own.into(m)
 	return m

@@ -88,7 +88,7 @@ func TestBootstrap(t *testing.T) {
 	}
 	for _, want := range []string{
 		`identity_cert_refreshes_total{result="ok"} 1`, "control_connected 1",
-		`control_request_total{tls="true",server_id="mesh-control.tunmesh.sa.cluster.local",rpc="/tunmesh.identity.v1.Identity/Certify"} 1`,
+		`control_request_total{addr="10.0.0.9:8086",tls="true",server_id="mesh-control.tunmesh.sa.cluster.local",rpc="/tunmesh.identity.v1.Identity/Certify"} 1`,
 	} {
 		if !strings.Contains(b.String(), want+"\n") {
 			t.Errorf("metrics lack %s", want)

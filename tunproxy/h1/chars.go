@@ -70,26 +70,6 @@ func fold(s, lower string) bool {
 	return true
 }
 
-func trim(s string) string {
-	for len(s) > 0 && (s[0] == ' ' || s[0] == '\t') {
-		s = s[1:]
-	}
-	for len(s) > 0 && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
-		s = s[:len(s)-1]
-	}
-	return s
-}
-
-// nextToken splits the first element off a comma-separated list.
-func nextToken(list string) (token, rest string) {
-	for i := range len(list) {
-		if list[i] == ',' {
-			return trim(list[:i]), list[i+1:]
-		}
-	}
-	return trim(list), ""
-}
-
 // parseLength reads Content-Length's digits; ok is false for anything else.
 func parseLength(s string) (n int64, ok bool) {
 	if s == "" || len(s) > 18 { // 18 digits can't overflow

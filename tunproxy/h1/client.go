@@ -330,7 +330,7 @@ func asksKeepAlive(h *message.Head) bool {
 		}
 		for rest := h.Fields[i].Value; rest != ""; {
 			var t string
-			t, rest = nextToken(rest)
+			t, rest = message.NextElement(rest)
 			if fold(t, "keep-alive") {
 				return true
 			}

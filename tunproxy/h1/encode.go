@@ -116,7 +116,7 @@ func appendFields(out []byte, h *message.Head, e *encoding) ([]byte, bool) {
 		case fieldConnection, fieldKeepAlive, fieldProxyConnection, fieldHTTP2Settings:
 			continue
 		case fieldTE:
-			if !e.te && fold(trim(f.Value), "trailers") {
+			if !e.te && fold(message.TrimOWS(f.Value), "trailers") {
 				e.te = true
 				out = appendField(out, f.Name, "trailers")
 			}
@@ -227,7 +227,7 @@ func nominates(fs []message.Field) bool {
 		}
 		for rest := fs[i].Value; rest != ""; {
 			var t string
-			t, rest = nextToken(rest)
+			t, rest = message.NextElement(rest)
 			if t != "" && !fold(t, "close") && !fold(t, "keep-alive") && !fold(t, "upgrade") && !fold(t, "te") {
 				return true
 			}
@@ -243,7 +243,7 @@ func isNominated(fs []message.Field, name string) bool {
 		}
 		for rest := fs[i].Value; rest != ""; {
 			var t string
-			t, rest = nextToken(rest)
+			t, rest = message.NextElement(rest)
 			if foldEqual(t, name) {
 				return true
 			}

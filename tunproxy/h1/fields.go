@@ -137,7 +137,7 @@ func (p *fields) note(kind special, value string) bool {
 func (p *fields) options(value string, believed bool) {
 	for value != "" && believed {
 		var t string
-		t, value = nextToken(value)
+		t, value = message.NextElement(value)
 		switch {
 		case fold(t, "close"):
 			p.f.close = true

@@ -144,7 +144,7 @@ func (p *fields) requestCoding() *Error {
 	// A list of codings that ends with one chunked has an end; we know no other.
 	n, elements, last := 0, 0, ""
 	for rest := p.coding; rest != ""; elements++ {
-		last, rest = nextToken(rest)
+		last, rest = message.NextElement(rest)
 		if last == "" || !all(last, isToken) {
 			return errTE
 		}
@@ -310,7 +310,7 @@ func validAuthority(a string, needPort bool) bool {
 func offersHTTP2(protocols string) bool {
 	for protocols != "" {
 		var t string
-		t, protocols = nextToken(protocols)
+		t, protocols = message.NextElement(protocols)
 		if fold(t, "h2c") || fold(t, "h2") || len(t) >= 5 && fold(t[:5], "http/") {
 			return true
 		}

@@ -16,7 +16,7 @@ func dropConnection(f []message.Field) []message.Field {
 		}
 		for rest := f[i].Value; rest != ""; {
 			var token string
-			token, rest = nextToken(rest)
+			token, rest = message.NextElement(rest)
 			switch {
 			case token == "" || of(token, "close", "keep-alive", "upgrade", "te", "host", "transfer-encoding", "content-length", "content-type"):
 			case n < len(nominated):
@@ -91,29 +91,10 @@ func of(name string, some ...string) bool {
 func hasToken(list, want string) bool {
 	for list != "" {
 		var token string
-		token, list = nextToken(list)
+		token, list = message.NextElement(list)
 		if equalFold(token, want) {
 			return true
 		}
 	}
 	return false
-}
-
-func nextToken(list string) (token, rest string) {
-	for i := range len(list) {
-		if list[i] == ',' {
-			return trim(list[:i]), list[i+1:]
-		}
-	}
-	return trim(list), ""
-}
-
-func trim(s string) string {
-	for len(s) > 0 && (s[0] == ' ' || s[0] == '\t') {
-		s = s[1:]
-	}
-	for len(s) > 0 && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
-		s = s[:len(s)-1]
-	}
-	return s
 }

@@ -17,7 +17,7 @@ type Count struct {
 // Handle finds the counter for a connection's labels and more of its own.
 // Release gives it back.
 func (c *Counters) Handle(l *Labels, more ...Label) Count {
-	var stack [512]byte
+	var stack [768]byte
 	b := l.append(stack[:0], "")
 	for _, m := range more {
 		b = appendLabel(b, labelName(m.Name), m.Value)

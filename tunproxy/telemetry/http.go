@@ -93,7 +93,7 @@ type HTTP struct {
 
 // Handle finds the counters for those labels; Release gives them back.
 func (m *Requests) Handle(l *Labels) HTTP {
-	var stack [512]byte
+	var stack [768]byte
 	return HTTP{m.sets, m.sets.acquire(l.append(stack[:0], ""))}
 }
 

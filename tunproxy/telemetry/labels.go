@@ -23,9 +23,10 @@ type Labels struct {
 	// Dst are labels of target and endpoint; "dst_" is put before names that
 	// lack it. For equal names the later map wins.
 	Dst []map[string]string
-	// Server is the policy object that applies to the port; Authz the one that
-	// allowed the client.
+	// Server is the policy object that applies to the port, Route its rule that took
+	// the request; Authz is what allowed the client.
 	Server Server
+	Route  Ref
 	Authz  Authz
 }
 
@@ -54,6 +55,7 @@ func (l *Labels) append(b []byte, peer string) []byte {
 	if l.Server.Port != 0 {
 		b = appendLabel(b, "srv_port", strconv.Itoa(int(l.Server.Port)))
 	}
+	b = appendSet(b, "route_", l.Route.Group, l.Route.Kind, l.Route.Name)
 	b = appendSet(b, "authz_", l.Authz.Group, l.Authz.Kind, l.Authz.Name)
 	return l.appendDst(b)
 }

@@ -156,8 +156,8 @@ func (c *Control) Connected(yes bool) {
 // Refused says that an update was malformed.
 func (c *Control) Refused() { c.refused.Inc() }
 
-// Call is a handle for calls of one method, always over TLS, to a server that
-// proved to be serverID.
-func (c *Control) Call(serverID, method string) HTTP {
-	return c.requests.handle(Label{"tls", "true"}, Label{"server_id", serverID}, Label{"rpc", method})
+// Call is a handle for calls of one method, always over TLS, to a server at addr
+// that proved to be serverID.
+func (c *Control) Call(addr, serverID, method string) HTTP {
+	return c.requests.handle(Label{"addr", addr}, Label{"tls", "true"}, Label{"server_id", serverID}, Label{"rpc", method})
 }

@@ -62,7 +62,7 @@ func TestOff(t *testing.T) {
 		n.Answered(0, 1, time.Second)
 		n.Unanswered()
 		n.Release()
-		call := m.Control.Call("x", "y")
+		call := m.Control.Call("x:1", "x", "y")
 		call.Request()
 		call.Release()
 		m.TCPError(flow.Outbound, "refused")

@@ -121,7 +121,7 @@ type TCP struct {
 
 // Handle finds the counters for those labels; Release gives them back.
 func (m *Transports) Handle(l *Labels, end End) TCP {
-	var stack [512]byte
+	var stack [768]byte
 	return TCP{m.sets, m.sets.acquire(l.append(stack[:0], string(end)))}
 }
 

@@ -209,7 +209,7 @@ func TestSidecarFamilies(t *testing.T) {
 	m.Control.Connected(true)
 	deny := m.TCPDenied.Handle(outbound())
 	deny.Inc()
-	call := m.Control.Call("mesh-control.tunmesh.sa.cluster.local", "/x/Y")
+	call := m.Control.Call("10.0.0.9:8086", "mesh-control.tunmesh.sa.cluster.local", "/x/Y")
 	call.Request()
 	runtime.GC() // its figures begin with the first
 	f := families(t, m.Registry)
@@ -227,7 +227,7 @@ func TestSidecarFamilies(t *testing.T) {
 		{"identity_cert_refreshes_total", 1, []string{"result", "ok"}},
 		{"identity_cert_refreshes_total", 1, []string{"result", "error"}},
 		{"control_connected", 1, nil},
-		{"control_request_total", 1, []string{"rpc", "/x/Y", "tls", "true"}},
+		{"control_request_total", 1, []string{"addr", "10.0.0.9:8086", "rpc", "/x/Y", "tls", "true"}},
 		{"inbound_tcp_authz_deny_total", 1, []string{"direction", "outbound"}},
 		{"proxy_build_info", 1, []string{"version", "v1.2.3"}},
 	} {

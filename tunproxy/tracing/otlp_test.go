@@ -235,7 +235,9 @@ func TestSpans(t *testing.T) {
 	if a := attributes(all[5].GetAttributes()); a["error.type"] != "CANCEL" || a["url.full"] != "http://[::1]/\uFFFD" || a["server.address"] != "::1" || a["server.port"] != int64(80) || a["http.response.status_code"] != nil {
 		t.Errorf("%v", a)
 	}
-	if n := tr.Counts(); n.Exported != 6 || n.Connections != 1 || n.Overflowed+n.Unreachable+n.Rejected != 0 || n.Waiting != 0 {
+	// The collector has the spans before its answer is back.
+	eventually(t, "the export is answered", func() bool { return tr.Counts().Exported == 6 })
+	if n := tr.Counts(); n.Connections != 1 || n.Overflowed+n.Unreachable+n.Rejected != 0 || n.Waiting != 0 {
 		t.Errorf("%+v", n)
 	}
 }

@@ -151,7 +151,7 @@ func New(cfg Config) (_ *Plane, err error) {
 	if err != nil {
 		return nil, err
 	}
-	ask, err := query.New(query.Config{Catalog: p.catalog, Metrics: p.figures.querier(), Series: p.figures.promQL(), Tap: p.hub, Trust: p.ca, Policy: inbound, Version: cfg.Version})
+	ask, err := query.New(query.Config{Catalog: p.catalog, Metrics: p.figures.querier(), Series: p.figures.promQL(), Recorded: p.figures.recorded(), Tap: p.hub, Trust: p.ca, Policy: inbound, Version: cfg.Version, Problem: p.figures.problem})
 	if err != nil {
 		return nil, err
 	}

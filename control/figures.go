@@ -3,14 +3,17 @@ package control
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tunmesh/tunmesh/control/catalog"
 	"github.com/tunmesh/tunmesh/control/metrics"
+	"github.com/tunmesh/tunmesh/control/query"
 	"github.com/tunmesh/tunmesh/control/store"
 )
 
@@ -31,6 +34,7 @@ type figures struct {
 	store   *store.Store    // nil: with remote, where nobody asks, and where there is no disk for it
 	remote  *store.External // nil: with store
 	lost    string          // why the store is not where it should be, "" where it is
+	log     *slog.Logger
 }
 
 // figuresConfig says where they come from.
@@ -44,7 +48,7 @@ type figuresConfig struct {
 }
 
 func newFigures(cfg figuresConfig) (_ *figures, err error) {
-	f := &figures{}
+	f := &figures{log: cfg.common.Logger}
 	if f.window, err = metrics.NewWindow(cfg.common.Window); err != nil {
 		return nil, err
 	}
@@ -133,10 +137,44 @@ func (f *figures) run(ctx context.Context) error {
 		f.remote.Close()
 		return nil
 	}
-	if err := f.scraper.Run(ctx); err != nil {
+	var recording sync.WaitGroup
+	if f.store != nil {
+		recording.Go(func() { f.record(ctx) })
+	}
+	err := f.scraper.Run(ctx)
+	recording.Wait()
+	if err != nil {
 		return err
 	}
 	return f.close()
+}
+
+// recorded says whether the rates of workloads are in promQL.
+func (f *figures) recorded() bool { return f.store != nil }
+
+// record evaluates what everybody asks for at each step until ctx ends. Steps that it
+// is too late for are left out.
+func (f *figures) record(ctx context.Context) {
+	healthy := true
+	t := time.NewTimer(0)
+	defer t.Stop()
+	for {
+		at := time.Now().Truncate(query.RecordStep).Add(query.RecordStep)
+		t.Reset(time.Until(at))
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		err := f.store.Record(ctx, at, query.Recordings())
+		if ctx.Err() != nil {
+			return
+		}
+		if ok := err == nil; ok != healthy {
+			healthy = ok
+			f.log.Info("recording the figures of workloads", "ok", ok, "err", err)
+		}
+	}
 }
 
 // close lets go of the store. It may be called again.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -628,6 +629,34 @@ func TestQuerySocket(t *testing.T) {
 	p.Resume()
 	if _, err := queryapi.NewQueryClient(p.Ask()).Health(ctx(t), &queryapi.HealthRequest{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestHealthNamesTheDisk: who asks how the mesh is hears that its figures are not kept.
+func TestHealthNamesTheDisk(t *testing.T) {
+	p := controltest.Start(t, nil, shop)
+	problem := func() string {
+		t.Helper()
+		h, err := queryapi.NewQueryClient(p.Ask()).Health(ctx(t), &queryapi.HealthRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h.GetFiguresProblem()
+	}
+	if why := problem(); why != "" {
+		t.Errorf("all is well, and figures are not kept: %s", why)
+	}
+	p.Stop()
+	dir := filepath.Join(p.State, control.MetricsDir)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.Resume()
+	if why := problem(); !strings.Contains(why, dir) {
+		t.Errorf("%s is no folder, and what is said is %q", dir, why)
 	}
 }
 

@@ -164,7 +164,7 @@ func NewView(cfg ViewConfig) (_ *View, err error) {
 			err = errors.Join(err, v.figures.close())
 		}
 	}()
-	q, err := query.New(query.Config{Catalog: v.catalog, Metrics: v.figures.querier(), Series: v.figures.promQL(), Version: cfg.Version})
+	q, err := query.New(query.Config{Catalog: v.catalog, Metrics: v.figures.querier(), Series: v.figures.promQL(), Recorded: v.figures.recorded(), Version: cfg.Version, Problem: v.figures.problem})
 	if err != nil {
 		return nil, err
 	}

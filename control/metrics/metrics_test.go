@@ -262,14 +262,15 @@ func TestParse(t *testing.T) {
 		t.Errorf("began %v", began)
 	}
 	got := map[string]float64{}
+	from := newSource()
 	for _, s := range samples {
-		r := newSeries(string(s.Series))
+		r := from.newSeries(string(s.Series))
 		if r == nil {
 			t.Fatalf("%s is no series", s.Series)
 		}
-		got[r.name+" "+r.label("le")] = s.Value
+		got[fmt.Sprint(r.name, " ", r.le)] = s.Value
 	}
-	want := map[string]float64{"response_total ": 7, "response_latency_ms_bucket 1": 3, "response_latency_ms_bucket +Inf": 7, "tcp_open_connections ": 2}
+	want := map[string]float64{"response_total 0": 7, "response_latency_ms_bucket 1": 3, "response_latency_ms_bucket +Inf": 7, "tcp_open_connections 0": 2}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("samples %v, want %v", got, want)
 	}
@@ -282,13 +283,47 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// TestBucketsShareLabels: series that differ in their bounds alone are decided about
+// together, in whatever order they come, and no others are.
+func TestBucketsShareLabels(t *testing.T) {
+	b := newBench(t)
+	bucket := func(path, le string, v float64) Scraped {
+		return Scraped{fmt.Appendf(nil, "h_bucket{path=%q,le=%q}", path, le), v}
+	}
+	round := func(n float64) []Scraped {
+		return []Scraped{
+			bucket("/a", "1", n), bucket("/b", "1", 0), bucket("/c", "1", 100*n), bucket("/a", "10", 2*n), bucket("/b", "10", n),
+			bucket("/c", "10", 100*n), bucket("/a", "+Inf", 2*n), bucket("/c", "+Inf", 100*n), bucket("/b", "+Inf", n), {[]byte(`h_count{path="/b"}`), n},
+		}
+	}
+	for n := range 3 {
+		b.scrape(time.Second, time.Unix(1600000000, 0), round(float64(n*100))...)
+	}
+	got, err := b.Quantiles(t.Context(), "h", []float64{0.5}, []Matcher{IsNot("path", "/c")}, []string{"path"}, time.Minute)
+	if err != nil || len(got) != 1 || len(got[0]) != 2 || got[0][0].Value != 1 || got[0][1].Value != 5.5 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err = b.Quantiles(t.Context(), "h", []float64{1}, nil, []string{"pod"}, time.Minute); err != nil || len(got[0]) != 1 || got[0][0].Value != 10 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if n := len(b.sources["a"].labelled); n != 3 {
+		t.Errorf("%d sets of labels, want 3", n)
+	}
+	// Labels go with the last series that has them.
+	b.scrape(2*time.Minute, time.Unix(1600000000, 0), round(300)[:1]...)
+	b.Forget()
+	if s := b.sources["a"]; len(s.series) != 1 || len(s.labelled) != 1 || s.series[`h_bucket{path="/a",le="1"}`].used != 1 {
+		t.Errorf("%+v, %+v", s.series, s.labelled)
+	}
+}
+
 func TestSeriesAreReadAsTheyAreWritten(t *testing.T) {
 	page := "response_total{a=\"x\\\"y}\\\\z\\n\",le=\"0.5\",} 1 1700000000000\r\n\n  # a comment\nresponse_total\t+Inf\nresponse_total{} 2\nresponse_total{a=\"NaN\"} NaN"
 	samples, _, err := parse([]byte(page))
 	if err != nil || len(samples) != 3 {
 		t.Fatalf("%d samples, %v", len(samples), err)
 	}
-	r := newSeries(string(samples[0].Series))
+	r := newSource().newSeries(string(samples[0].Series))
 	if r == nil || r.label("a") != "x\"y}\\z\n" || r.le != 0.5 || r.label("b") != "" || samples[0].Value != 1 {
 		t.Errorf("%+v", r)
 	}

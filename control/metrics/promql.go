@@ -32,6 +32,10 @@ type Range struct {
 	Step       time.Duration
 }
 
+// Recording is a query whose answers are kept as series of a name, so that nobody
+// has to wait for them.
+type Recording struct{ Name, Query string }
+
 // Asker asks by PromQL. It implements Querier.
 type Asker struct {
 	PromQL PromQL

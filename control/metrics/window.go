@@ -33,26 +33,33 @@ type Window struct {
 
 // source is one scraped sidecar.
 type source struct {
-	labels map[string]string
-	first  time.Time // when it was first scraped
-	last   time.Time
-	gap    time.Duration      // between the last two scrapes
-	series map[string]*series // by name and labels as its page has them
-	byName map[string][]*series
+	labels   map[string]string
+	first    time.Time // when it was first scraped
+	last     time.Time
+	gap      time.Duration      // between the last two scrapes
+	series   map[string]*series // by name and labels as its page has them
+	byName   map[string][]*series
+	labelled map[string]*labelled // by labels but the bucket's bound
 }
 
-// series is one counter or gauge. A large mesh has half a million: its strings are
-// parts of one.
+// series is one counter or gauge. A large mesh has half a million.
 type series struct {
-	name   string
-	labels []pair
-	le     float64 // of a histogram's bucket
+	name string
+	*labelled
+	le float64 // of a histogram's bucket
 	// born: the sidecar was scraped before without this series, or has just
 	// begun, so the counter was 0 then.
 	born bool
 	// points are in order of time. Of a run of equal values the first and the last
 	// are kept, so that an idle series costs two.
 	points []point
+}
+
+// labelled are the labels of series: those of a histogram's buckets are the same but
+// for their bound, which is none of them, and are decided about once for all.
+type labelled struct {
+	labels []pair // parts of one string
+	used   int    // by how many series
 }
 
 type pair struct{ name, value string }
@@ -89,7 +96,8 @@ func (w *Window) Insert(id string, labels map[string]string, at, began time.Time
 	defer w.mu.Unlock()
 	s := w.sources[id]
 	if s == nil {
-		s = &source{first: at, series: map[string]*series{}, byName: map[string][]*series{}}
+		s = newSource()
+		s.first = at
 		w.sources[id] = s
 	}
 	fresh := s.first.Equal(at)
@@ -113,7 +121,7 @@ func (w *Window) Insert(id string, labels map[string]string, at, began time.Time
 				continue
 			}
 			text := string(x.Series)
-			if r = newSeries(text); r == nil {
+			if r = s.newSeries(text); r == nil {
 				w.dropped++
 				continue
 			}
@@ -125,20 +133,34 @@ func (w *Window) Insert(id string, labels map[string]string, at, began time.Time
 	}
 }
 
+func newSource() *source {
+	return &source{series: map[string]*series{}, byName: map[string][]*series{}, labelled: map[string]*labelled{}}
+}
+
 // newSeries is an empty series of that name and labels; nil: it is none.
-func newSeries(text string) *series {
-	r := &series{labels: make([]pair, 0, strings.Count(text, `="`))}
+func (s *source) newSeries(text string) *series {
+	r := &series{}
+	l := &labelled{labels: make([]pair, 0, strings.Count(text, `="`)), used: 1}
+	var key []byte
 	end, err := readSeries(text, func(name, value string) {
-		p := pair{name, unescape(value)}
 		if name == "le" {
-			r.le, _ = strconv.ParseFloat(p.value, 64)
+			r.le, _ = strconv.ParseFloat(unescape(value), 64)
+			return
 		}
-		r.labels = append(r.labels, p)
+		key = append(append(append(append(key, name...), '='), value...), '"')
+		l.labels = append(l.labels, pair{name, unescape(value)})
 	})
 	if err != nil || end != len(text) {
 		return nil
 	}
 	r.name = text[:nameEnd(text)]
+	if old := s.labelled[string(key)]; old != nil {
+		old.used++
+		l = old
+	} else {
+		s.labelled[string(key)] = l
+	}
+	r.labelled = l
 	return r
 }
 
@@ -201,7 +223,14 @@ func (w *Window) Forget() {
 				delete(s.byName, name)
 			}
 		}
-		maps.DeleteFunc(s.series, func(_ string, r *series) bool { return gone(r) })
+		maps.DeleteFunc(s.series, func(_ string, r *series) bool {
+			if !gone(r) {
+				return false
+			}
+			r.used--
+			return true
+		})
+		maps.DeleteFunc(s.labelled, func(_ string, l *labelled) bool { return l.used == 0 })
 	}
 }
 
@@ -217,18 +246,18 @@ func (w *Window) Size() (sources, series int, dropped uint64) {
 }
 
 // label finds a label, "" where there is none.
-func (r *series) label(name string) string {
-	for i := range r.labels {
-		if r.labels[i].name == name {
-			return r.labels[i].value
+func (l *labelled) label(name string) string {
+	for i := range l.labels {
+		if l.labels[i].name == name {
+			return l.labels[i].value
 		}
 	}
 	return ""
 }
 
-func (r *series) match(ms []Matcher) bool {
+func (l *labelled) match(ms []Matcher) bool {
 	for _, m := range ms {
-		if slices.Contains(m.Values, r.label(m.Name)) == m.Not {
+		if slices.Contains(m.Values, l.label(m.Name)) == m.Not {
 			return false
 		}
 	}
@@ -287,11 +316,17 @@ func (w *Window) collect(metric string, ms []Matcher, by []string, f func(*group
 			whole = whole && has
 		}
 		var g *group
+		var before *labelled // of a histogram's buckets the labels stand in a row
+		var matched bool
 		for _, r := range list {
-			if !r.match(rest) {
+			same := r.labelled == before
+			if !same {
+				before, matched = r.labelled, r.match(rest)
+			}
+			if !matched {
 				continue
 			}
-			if g == nil || !whole {
+			if g == nil || !whole && !same {
 				key = key[:0]
 				for i, name := range by {
 					v, has := s.labels[name]

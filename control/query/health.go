@@ -16,6 +16,9 @@ import (
 // Health implements the wire API.
 func (s *Server) Health(ctx context.Context, _ *api.HealthRequest) (*api.HealthResponse, error) {
 	resp := &api.HealthResponse{Version: s.version, Certificates: s.certificates()}
+	if s.problem != nil {
+		resp.FiguresProblem = s.problem()
+	}
 	version, notAfter, err := s.reported(ctx)
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "health: %v", err)

@@ -98,7 +98,14 @@ func (s *Server) Series(ctx context.Context, req *api.StatRequest, step time.Dur
 	for i, r := range sel.resources {
 		rows[r.row()] = &answer.Rows[i]
 	}
-	if err := s.fillSeries(ctx, q, over, rows); err != nil {
+	from, some := overTime(q, step)
+	if s.recorded && step == RecordStep && sel.kind.workload() != "" && req.GetTo() == nil && req.GetFrom() == nil {
+		from, some = recorded(sel)
+	}
+	if !some || len(rows) == 0 {
+		return answer, nil
+	}
+	if err := s.fillSeries(ctx, from, q.by, over, rows); err != nil {
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}
 	return answer, nil
@@ -112,21 +119,30 @@ func newSeriesRow(r resource, n int) SeriesRow {
 	}
 }
 
-// fillSeries asks everything, each thing for all rows at once.
-func (s *Server) fillSeries(ctx context.Context, q question, over metrics.Range, rows map[rowKey]*SeriesRow) error {
+// rates are what series are made of: PromQL of requests a second, and of their
+// histogram's buckets.
+type rates struct{ requests, buckets string }
+
+// overTime are the rates of a question's series; some is false where there are none.
+func overTime(q question, step time.Duration) (r rates, some bool) {
 	selector, some := metrics.Selector(q.match)
-	if !some || len(rows) == 0 {
-		return nil
-	}
-	by := strings.Join(q.by, ",")
-	rate := model.Duration(max(over.Step, minRate)).String()
+	over := model.Duration(max(step, minRate)).String()
+	return rates{
+		requests: fmt.Sprintf("rate(%s%s[%s])", metrics.ResponseTotal, selector, over),
+		buckets:  fmt.Sprintf("rate(%s_bucket%s[%s])", metrics.ResponseLatency, selector, over),
+	}, some
+}
+
+// fillSeries asks everything, each thing for all rows at once.
+func (s *Server) fillSeries(ctx context.Context, from rates, labels []string, over metrics.Range, rows map[rowKey]*SeriesRow) error {
+	by := strings.Join(labels, ",")
 	ask := func(query string, put func(r *SeriesRow, m model.Metric, i int, v float64)) error {
 		all, err := s.series.Range(ctx, query, over)
 		if err != nil {
 			return fmt.Errorf("series: %w", err)
 		}
 		for _, x := range all {
-			r := rows[rowKey{string(x.Metric[model.LabelName(q.by[0])]), string(x.Metric[model.LabelName(q.by[len(q.by)-1])])}]
+			r := rows[rowKey{string(x.Metric[model.LabelName(labels[0])]), string(x.Metric[model.LabelName(labels[len(labels)-1])])}]
 			if r == nil {
 				continue
 			}
@@ -139,7 +155,7 @@ func (s *Server) fillSeries(ctx context.Context, q question, over metrics.Range,
 		return nil
 	}
 	// Successes are added up in SuccessRate first.
-	err := ask(fmt.Sprintf("sum(rate(%s%s[%s])) by (%s,classification)", metrics.ResponseTotal, selector, rate, by), func(r *SeriesRow, m model.Metric, i int, v float64) {
+	err := ask(fmt.Sprintf("sum(%s) by (%s,classification)", from.requests, by), func(r *SeriesRow, m model.Metric, i int, v float64) {
 		if math.IsNaN(float64(r.RPS[i])) {
 			r.RPS[i], r.SuccessRate[i] = 0, 0
 		}
@@ -161,7 +177,7 @@ func (s *Server) fillSeries(ctx context.Context, q question, over metrics.Range,
 		"0.95": func(r *SeriesRow) []Number { return r.LatencyP95 },
 		"0.99": func(r *SeriesRow) []Number { return r.LatencyP99 },
 	} {
-		query := fmt.Sprintf("histogram_quantile(%s, sum(rate(%s_bucket%s[%s])) by (le,%s))", p, metrics.ResponseLatency, selector, rate, by)
+		query := fmt.Sprintf("histogram_quantile(%s, sum(%s) by (le,%s))", p, from.buckets, by)
 		err := ask(query, func(r *SeriesRow, _ model.Metric, i int, v float64) { list(r)[i] = Number(v) })
 		if errors.Is(err, metrics.ErrCost) {
 			return nil // a large mesh has no latencies of all over a long time, and the rest all the same

@@ -29,13 +29,15 @@ import (
 // Server is the wire service.
 type Server struct {
 	api.UnimplementedQueryServer
-	catalog *catalog.Catalog
-	metrics metrics.Querier
-	series  metrics.PromQL
-	tap     *tap.Hub
-	trust   identity.Source
-	policy  *policy.Server
-	version string
+	catalog  *catalog.Catalog
+	metrics  metrics.Querier
+	series   metrics.PromQL
+	recorded bool
+	tap      *tap.Hub
+	trust    identity.Source
+	policy   *policy.Server
+	version  string
+	problem  func() string
 }
 
 // Config says what a Server asks. A part that is nil is not answered for: in a
@@ -45,10 +47,14 @@ type Config struct {
 	Catalog *catalog.Catalog // required
 	Metrics metrics.Querier
 	Series  metrics.PromQL // figures of the past
-	Tap     *tap.Hub
-	Trust   identity.Source
-	Policy  *policy.Server
-	Version string // of the control plane
+	// Recorded: somebody evaluates Recordings at each RecordStep and Series keeps them.
+	Recorded bool
+	Tap      *tap.Hub
+	Trust    identity.Source
+	Policy   *policy.Server
+	Version  string // of the control plane
+	// Problem is why figures are not kept where they should be, "" when they are.
+	Problem func() string
 }
 
 // New returns the service.
@@ -56,7 +62,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Catalog == nil {
 		return nil, errors.New("new query service: a catalog is needed")
 	}
-	return &Server{catalog: cfg.Catalog, metrics: cfg.Metrics, series: cfg.Series, tap: cfg.Tap, trust: cfg.Trust, policy: cfg.Policy, version: cfg.Version}, nil
+	return &Server{catalog: cfg.Catalog, metrics: cfg.Metrics, series: cfg.Series, recorded: cfg.Recorded, tap: cfg.Tap, trust: cfg.Trust, policy: cfg.Policy, version: cfg.Version, problem: cfg.Problem}, nil
 }
 
 const (

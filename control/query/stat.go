@@ -93,12 +93,16 @@ func (s *Server) question(sel selection, req *api.StatRequest) (question, error)
 		return outbound(rowLabels("dst_", sel.kind), named("dst_", sel.kind, names, namespaces), nil), nil
 	}
 	return question{
-		match: append(named("", sel.kind, names, namespaces), metrics.Is("direction", "inbound"),
-			// Kubelets' probes are no traffic of anybody's.
-			metrics.IsNot("authz_name", "probe"), metrics.IsNot("route_name", "probe")),
-		by:   rowLabels("", sel.kind),
-		peer: "src",
+		match: append(named("", sel.kind, names, namespaces), received()...),
+		by:    rowLabels("", sel.kind),
+		peer:  "src",
 	}, nil
+}
+
+// received are the series of what arrives. Kubelets' probes are no traffic of
+// anybody's.
+func received() []metrics.Matcher {
+	return []metrics.Matcher{metrics.Is("direction", "inbound"), metrics.IsNot("authz_name", "probe"), metrics.IsNot("route_name", "probe")}
 }
 
 func outbound(by []string, a, b []metrics.Matcher) question {

@@ -15,6 +15,8 @@
 //  3. Series that are no longer on the page end, so do all of a target that does not
 //     answer or is gone. A gauge has no value after that.
 //
+// What everybody asks for is evaluated once for all and kept as well (Record).
+//
 // What a query may cost is bounded before it runs (Check) and while it does: series
 // that it reads, samples in memory, time, and queries at once.
 package store

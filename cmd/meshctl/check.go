@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -142,11 +143,23 @@ func (a *app) checks(ctx context.Context) []render.CheckCategory {
 		}
 		return nil
 	}))
+	if h != nil {
+		running.Checks = append(running.Checks, keptCheck(h))
+	}
 	cats = append(cats, running)
 	if h == nil {
 		return cats
 	}
 	return append(cats, identityChecks(h, time.Now()), proxyChecks(h, time.Now()))
+}
+
+func keptCheck(h *query.HealthResponse) render.CheckResult {
+	return warn("what sidecars count is kept", "figures", func() error {
+		if why := h.GetFiguresProblem(); why != "" {
+			return errors.New(why)
+		}
+		return nil
+	})
 }
 
 func identityChecks(h *query.HealthResponse, now time.Time) render.CheckCategory {

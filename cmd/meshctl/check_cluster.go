@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/tunmesh/tunmesh/api/query"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/health"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/render"
 	"github.com/tunmesh/tunmesh/internal/version"
@@ -23,7 +24,7 @@ func (a *app) clusterChecks(ctx context.Context, f checkFlags) ([]render.CheckCa
 	if err != nil {
 		return nil, err
 	}
-	cfg := health.Config{Kube: c.kube, Get: c.get, Pre: f.pre, Proxy: f.proxy, Namespace: *a.kube.Namespace, Version: version.String(), Now: time.Now}
+	cfg := health.Config{Kube: c.kube, Get: c.get, Mesh: a.meshHealth, Pre: f.pre, Proxy: f.proxy, Namespace: *a.kube.Namespace, Version: version.String(), Now: time.Now}
 	deadline := time.Now().Add(f.wait)
 	p := a.progress()
 	defer p.done()
@@ -40,4 +41,16 @@ func (a *app) clusterChecks(ctx context.Context, f checkFlags) ([]render.CheckCa
 		case <-ctx.Done():
 		}
 	}
+}
+
+// meshHealth asks the mesh in the cluster how it is.
+func (a *app) meshHealth(ctx context.Context) (*query.HealthResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
+	q, done, err := a.view()
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return q.Health(ctx, &query.HealthRequest{})
 }

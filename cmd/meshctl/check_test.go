@@ -26,7 +26,7 @@ func TestLocalStandsAloneOrTakesAName(t *testing.T) {
 func TestChecksOfAMesh(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	h := &query.HealthResponse{
-		Version: "v1",
+		Version: "v1", FiguresProblem: "/metrics: no space left on device",
 		Certificates: []*query.Certificate{
 			{Name: "trust anchor", Subject: "CN=root", NotAfterUnix: now.Add(-time.Hour).Unix()},
 			{Name: "issuer", Subject: "CN=issuer", NotAfterUnix: now.Add(24 * time.Hour).Unix()},
@@ -37,11 +37,17 @@ func TestChecksOfAMesh(t *testing.T) {
 		},
 	}
 	var b strings.Builder
-	cats := []render.CheckCategory{identityChecks(h, now), proxyChecks(h, now)}
+	cats := []render.CheckCategory{{Name: "local-mesh", Checks: []render.CheckResult{keptCheck(h)}}, identityChecks(h, now), proxyChecks(h, now)}
 	if err := render.Checks(&b, cats, false); err != nil {
 		t.Fatal(err)
 	}
-	want := `identity
+	want := `local-mesh
+----------
+‼ what sidecars count is kept
+    /metrics: no space left on device
+    see docs/local.md#figures for hints
+
+identity
 --------
 × trust anchor is within its validity period
     CN=root expired 1h0m0s ago
@@ -74,6 +80,9 @@ Status check results are ×
 	}
 	if render.Passed(cats) {
 		t.Error("failed checks passed")
+	}
+	if r := keptCheck(&query.HealthResponse{}); r.Result != render.CheckSuccess {
+		t.Errorf("%+v", r)
 	}
 	if !render.Passed([]render.CheckCategory{proxyChecks(&query.HealthResponse{Version: "v1", Proxies: h.GetProxies()[:1]}, now)}) {
 		t.Error("a healthy mesh does not pass")

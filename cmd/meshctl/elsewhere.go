@@ -25,6 +25,8 @@ func (a *app) localCommand() *cobra.Command {
 	}
 }
 
+func (a *app) localFleet() (fleet, error) { return nil, notHere() }
+
 func (a *app) machineChecks() []render.CheckResult {
 	return []render.CheckResult{check("this machine runs Linux", "namespaces", notHere)}
 }

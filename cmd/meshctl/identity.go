@@ -31,17 +31,13 @@ until when it holds. Pods without a sidecar are left out, unless they are named.
 			if len(args) > 0 && selector != "" {
 				return usage("name pods or select them by labels, not both")
 			}
-			ns, err := a.namespace()
-			if err != nil {
-				return err
-			}
-			cl, err := a.cluster()
+			of, ns, err := a.fleet(cmd)
 			if err != nil {
 				return err
 			}
 			var pods []corev1.Pod
 			for _, name := range args {
-				p, err := cl.podsOf(cmd.Context(), ns, name, "")
+				p, err := of.podsOf(cmd.Context(), ns, name, "")
 				if err != nil {
 					return err
 				}
@@ -51,7 +47,7 @@ until when it holds. Pods without a sidecar are left out, unless they are named.
 				pods = append(pods, p...)
 			}
 			if len(args) == 0 {
-				if pods, err = cl.podsOf(cmd.Context(), ns, "", selector); err != nil {
+				if pods, err = of.podsOf(cmd.Context(), ns, "", selector); err != nil {
 					return err
 				}
 				pods = meshed(pods)
@@ -59,7 +55,7 @@ until when it holds. Pods without a sidecar are left out, unless they are named.
 			if len(pods) == 0 {
 				return fmt.Errorf("no pod in %s has a sidecar", ns)
 			}
-			return a.identities(cmd, cl, pods, output == "json")
+			return a.identities(cmd, of, pods, output == "json")
 		},
 	}
 	c.Flags().StringVarP(&selector, "selector", "l", "", "label selector, as kubectl's")
@@ -67,11 +63,11 @@ until when it holds. Pods without a sidecar are left out, unless they are named.
 	return c
 }
 
-func (a *app) identities(cmd *cobra.Command, cl *cluster, pods []corev1.Pod, asJSON bool) error {
+func (a *app) identities(cmd *cobra.Command, of fleet, pods []corev1.Pod, asJSON bool) error {
 	var all []render.Identity
 	for i := range pods {
 		p := &pods[i]
-		text, err := cl.get(cmd.Context(), p, strconv.Itoa(annotation.AdminPort), "certificate")
+		text, err := of.get(cmd.Context(), p, strconv.Itoa(annotation.AdminPort), "certificate")
 		if err != nil {
 			return err
 		}

@@ -114,6 +114,10 @@ func TestDiagnosticsMetrics(t *testing.T) {
 	if got, want := must(t, c, "dg", "cp-metrics"), "#\n# POD control-1 (1 of 1)\n# CONTAINER control \n#\nb 3\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
+	named := talking(t, map[string]string{"web-1:4191/metrics": "a{authority=\"web.shop\",tls=\"true\"} 1\n"}, runs("web-1", true), deploy)
+	if got, want := must(t, named, "diagnostics", "proxy-metrics", "deploy/web", "-n", "app", "--obfuscate"), "#\n# POD web-1 (1 of 1)\n#\na{authority=\"082775a0\",tls=\"true\"} 1\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
 	// A pod that is over before its object is, and one that should answer.
 	now := metav1.Now()
 	ending, silent := runs("web-0", true), runs("web-3", true)

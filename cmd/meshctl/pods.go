@@ -9,17 +9,50 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tunmesh/tunmesh/control"
+	"github.com/tunmesh/tunmesh/deploy/manifest"
 	"github.com/tunmesh/tunmesh/internal/annotation"
 )
 
 // getWithin bounds a question to one pod.
 const getWithin = 10 * time.Second
 
-// get asks a pod for a path of one of its ports, by way of the API server, which
-// asks whether whoever types this may (get of pods/proxy).
+// fleet is a mesh as the pods that can be asked: a cluster's, or a local mesh's.
+type fleet interface {
+	// podsOf lists the running pods that TYPE/NAME, POD or "" (all of the namespace)
+	// means; those of the namespace may be chosen by labels.
+	podsOf(ctx context.Context, namespace, what, selector string) ([]corev1.Pod, error)
+	// controllers are the replicas of the control plane.
+	controllers(ctx context.Context) ([]corev1.Pod, error)
+	// get asks a pod for a path of one of its ports.
+	get(ctx context.Context, p *corev1.Pod, port, path string) ([]byte, error)
+}
+
+// fleet is that of the mesh which a command asks, with the namespace it means.
+func (a *app) fleet(cmd *cobra.Command) (f fleet, namespace string, err error) {
+	at, err := a.asked(cmd)
+	if err != nil {
+		return nil, "", err
+	}
+	if a.asksLocal(cmd) {
+		f, err = a.localFleet()
+	} else {
+		f, err = a.cluster()
+	}
+	return f, at.namespace, err
+}
+
+// controllers implements fleet.
+func (c *cluster) controllers(ctx context.Context) ([]corev1.Pod, error) {
+	return c.listPods(ctx, manifest.Namespace, "app.kubernetes.io/name="+control.ServiceAccount)
+}
+
+// get implements fleet, by way of the API server, which asks whether whoever types
+// this may (get of pods/proxy).
 func (c *cluster) get(ctx context.Context, p *corev1.Pod, port, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, getWithin)
 	defer cancel()
@@ -34,21 +67,26 @@ func (c *cluster) get(ctx context.Context, p *corev1.Pod, port, path string) ([]
 	return out, nil
 }
 
-// podsOf lists the pods that TYPE/NAME, POD or nothing (all of the namespace) means.
-func (c *cluster) podsOf(ctx context.Context, namespace, what, selector string) ([]corev1.Pod, error) {
-	kind, name, typed := strings.Cut(what, "/")
-	if !typed {
-		kind, name = "pod", what
-	}
-	k, ok := kindOf(kind)
+// whose splits TYPE/NAME; a name alone is a pod's.
+func whose(what string) (kind, name string, err error) {
+	typed, name, ok := strings.Cut(what, "/")
 	if !ok {
-		return nil, usage("unknown resource type %q: want po, deploy, sts or ds", kind)
+		return "pod", what, nil
+	}
+	if kind, ok = kindOf(typed); !ok {
+		return "", "", usage("unknown resource type %q: want po, deploy, sts or ds", typed)
+	}
+	return kind, name, nil
+}
+
+// podsOf implements fleet.
+func (c *cluster) podsOf(ctx context.Context, namespace, what, selector string) ([]corev1.Pod, error) {
+	k, name, err := whose(what)
+	if err != nil {
+		return nil, err
 	}
 	apps, get := c.kube.AppsV1(), metav1.GetOptions{}
-	var (
-		of  *metav1.LabelSelector
-		err error
-	)
+	var of *metav1.LabelSelector
 	switch {
 	case k == "pod" && name == "":
 		return c.listPods(ctx, namespace, selector)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tunmesh/tunmesh/api/query"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/installation"
 	"github.com/tunmesh/tunmesh/internal/version"
 )
@@ -50,7 +52,11 @@ func (a *app) versionCommand() *cobra.Command {
 			v := versions{Client: version.String()}
 			if !client {
 				v.Server = unavailable
-				if err := a.askVersions(cmd.Context(), &v, proxies); err != nil {
+				ask := a.askVersions
+				if a.asksLocal(cmd) {
+					ask = a.askLocalVersions
+				}
+				if err := ask(cmd.Context(), &v, proxies); err != nil {
 					return err
 				}
 			}
@@ -90,6 +96,34 @@ func (a *app) askVersions(ctx context.Context, v *versions, proxies bool) error 
 	}
 	v.Proxies, err = installation.Sidecars(ctx, c.kube, *a.kube.Namespace)
 	return err
+}
+
+// askLocalVersions asks a local mesh the same.
+func (a *app) askLocalVersions(ctx context.Context, v *versions, proxies bool) error {
+	ctx, cancel := context.WithTimeout(ctx, versionWithin)
+	defer cancel()
+	q, done, err := a.query()
+	if err == nil {
+		defer done()
+		var h *query.HealthResponse
+		if h, err = q.Health(ctx, &query.HealthRequest{}); err == nil {
+			v.Server = h.GetVersion()
+			v.Proxies = map[string]int{}
+			for _, p := range h.GetProxies() {
+				if ns := *a.kube.Namespace; ns == "" || ns == p.GetNamespace() {
+					v.Proxies[cmp.Or(p.GetVersion(), unavailable)]++
+				}
+			}
+		}
+	}
+	if !proxies {
+		v.Proxies = nil
+		return nil
+	}
+	if err != nil {
+		return apiError(err)
+	}
+	return nil
 }
 
 func (v versions) print(a *app) error {

@@ -59,7 +59,8 @@ type Exec struct {
 // Exit is how the process ended.
 type Exit struct{ Code int }
 
-// Dial names a pod, or a Service, and a port of it.
+// Dial names a pod, or a Service, and a port of it; without either it is a port of
+// the control plane's loopback.
 type Dial struct {
 	Namespace, Pod, Service string
 	Port                    uint16
@@ -146,7 +147,7 @@ func (c Client) Delete(ctx context.Context, d Delete) error {
 	return err
 }
 
-// Dial connects to a port of a pod's loopback.
+// Dial connects to a port of a pod's loopback, or of the control plane's.
 func (c Client) Dial(ctx context.Context, d Dial) (*os.File, error) {
 	fds, err := c.call(ctx, OpDial, d, nil)
 	if err != nil {

@@ -1,7 +1,7 @@
 // Package dashboard carries a browser's requests to the mesh with the rights of
 // who typed `meshctl dashboard`. It owns who is let in (one browser, by a link
-// that works once), what is carried on (what the aggregated API reads, and
-// nothing that changes anything), and what of a request and its answer. It refuses
+// that works once), what is carried on (what the aggregated API reads, the Events of
+// a workload, and nothing that changes anything), and what of a request and its answer. It refuses
 // to know what the page looks like: the mesh hands it out (control/console).
 //
 //	browser ──► 127.0.0.1:PORT ──► API server ──► mesh-view
@@ -129,6 +129,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, s.cfg.Session)
 	case p == checkPath:
 		s.check(w, r)
+	case p == eventsPath:
+		s.events(w, r)
 	case strings.HasPrefix(p, "/apis/"), strings.HasPrefix(p, "/api/"):
 		s.refuse(w, r, &refusal{http.StatusNotFound, "the dashboard carries on what is of the mesh, and nothing else"})
 	case strings.HasPrefix(p, assets) && !strings.Contains(p[len(assets):], "/"):

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/tunmesh/tunmesh/api/query"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/render"
 )
 
@@ -24,6 +25,8 @@ type Config struct {
 	Kube kubernetes.Interface
 	// Get asks a pod for a path of a port.
 	Get func(ctx context.Context, p *corev1.Pod, port, path string) ([]byte, error)
+	// Mesh asks mesh-view how the mesh is.
+	Mesh func(ctx context.Context) (*query.HealthResponse, error)
 	// Pre checks a cluster before anything is installed in it.
 	Pre bool
 	// Proxy checks the sidecars, too; of Namespace, or all.

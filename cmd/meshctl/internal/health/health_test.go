@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -28,6 +30,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/tunmesh/tunmesh/api/query"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/health"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/installation"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/render"
@@ -41,8 +44,10 @@ const release = "v1"
 // world is a cluster as its objects, by kind and name, before it is asked.
 type world struct {
 	t       *testing.T
-	proxy   string // what sidecars say their certificate is
-	anchors string // and what they say they believe
+	proxy   string                // what sidecars say their certificate is
+	mesh    *query.HealthResponse // what mesh-view says
+	refuses error                 // or why it says nothing
+	anchors string                // and what they say they believe
 	server  string
 	denied  string // a resource that may not be made
 	objects []runtime.Object
@@ -79,7 +84,7 @@ func healthy(t *testing.T) *world {
 	// What the cluster and the control plane add.
 	get[*appsv1.Deployment](w, "mesh-control").Status = appsv1.DeploymentStatus{UpdatedReplicas: 1, AvailableReplicas: 1}
 	get[*appsv1.Deployment](w, "mesh-view").Status = appsv1.DeploymentStatus{AvailableReplicas: 1}
-	w.apis = append(w.apis, &metav1.APIResourceList{GroupVersion: "view.tunmesh.io/v1alpha1"})
+	w.apis, w.mesh = append(w.apis, &metav1.APIResourceList{GroupVersion: "view.tunmesh.io/v1alpha1"}), &query.HealthResponse{}
 	get[*appsv1.DaemonSet](w, "mesh-cni").Status = appsv1.DaemonSetStatus{DesiredNumberScheduled: 1, UpdatedNumberScheduled: 1}
 	ready := corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}
 	control := &corev1.Pod{
@@ -180,6 +185,9 @@ func (w *world) run(cfg health.Config) (health.Result, string) {
 			return []byte(w.anchors), nil
 		}
 		return nil, errors.New("nobody answers")
+	}
+	cfg.Mesh = func(context.Context) (*query.HealthResponse, error) {
+		return w.mesh, w.refuses
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -290,6 +298,18 @@ func TestWhatIsWrong(t *testing.T) {
 		"view not reached": {
 			breaks: func(w *world) { w.apis = nil },
 			want:   []string{"× the API server reaches mesh-view", "v1alpha1.view.tunmesh.io does not answer"}, waits: true,
+		},
+		"figures are not kept": {
+			breaks: func(w *world) { w.mesh.FiguresProblem = "/data: no space left on device" },
+			want:   []string{"‼ what sidecars count is kept", "/data: no space left on device", "checks.md#store"},
+		},
+		"view does not answer": {
+			breaks: func(w *world) { w.refuses = status.Error(codes.Unavailable, "nobody is there") }, waits: true,
+			want: []string{"× the API server reaches mesh-view", "does not answer: nobody is there\n"},
+		},
+		"no right to ask": {
+			breaks: func(w *world) { w.refuses = status.Error(codes.PermissionDenied, "ann may not get health") },
+			want:   []string{"√ the API server reaches mesh-view", "‼ what sidecars count is kept", "    ann may not get health\n"},
 		},
 		"agent gone": {
 			breaks: func(w *world) { drop[*corev1.Pod](w, "agent-1") },

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tunmesh/tunmesh/api/query"
 	"github.com/tunmesh/tunmesh/control"
 	"github.com/tunmesh/tunmesh/control/extension"
 	"github.com/tunmesh/tunmesh/deploy/manifest"
@@ -41,10 +44,31 @@ func (r *run) view(ctx context.Context) {
 		}
 		return nil
 	})
+	var (
+		said    *query.HealthResponse
+		refused error // who runs meshctl may not ask
+	)
 	r.check(waits, "the API server reaches mesh-view", "view", func() error {
 		if _, err := r.Kube.Discovery().ServerResourcesForGroupVersion(extension.Group + "/" + extension.Version); err != nil {
 			return fmt.Errorf("the aggregated API %s does not answer: %w", control.ViewAPI, err)
 		}
+		h, err := r.Mesh(ctx)
+		switch text := status.Convert(err).Message(); {
+		case status.Code(err) == codes.PermissionDenied:
+			refused = errors.New(text)
+		case err != nil:
+			return fmt.Errorf("the aggregated API %s does not answer: %s", control.ViewAPI, text)
+		}
+		said = h
 		return nil
+	})
+	if said == nil && refused == nil {
+		return // said above
+	}
+	r.check(warns, "what sidecars count is kept", "store", func() error {
+		if why := said.GetFiguresProblem(); why != "" {
+			return errors.New(why)
+		}
+		return refused
 	})
 }

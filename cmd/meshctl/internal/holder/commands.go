@@ -3,7 +3,9 @@ package holder
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
+	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -106,7 +108,10 @@ func (h *holder) Exec(ctx context.Context, e ctl.Exec, stdin, stdout, stderr *os
 
 // Dial implements ctl.Handler.
 func (h *holder) Dial(ctx context.Context, d ctl.Dial) (*os.File, error) {
-	if d.Service == "" {
+	switch {
+	case d.Service == "" && d.Pod == "":
+		return dialOwn(ctx, d.Port)
+	case d.Service == "":
 		return h.kubelet.Dial(ctx, d.Namespace, d.Pod, d.Port)
 	}
 	pod, port, err := h.backend(d)
@@ -114,6 +119,18 @@ func (h *holder) Dial(ctx context.Context, d ctl.Dial) (*os.File, error) {
 		return nil, err
 	}
 	return h.kubelet.Dial(ctx, d.Namespace, pod, port)
+}
+
+// dialOwn connects to a port of the namespace that the control plane shares with the
+// holder.
+func dialOwn(ctx context.Context, port uint16) (*os.File, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+	if err != nil {
+		return nil, fmt.Errorf("reach the control plane: %w", err)
+	}
+	defer c.Close()
+	return c.(*net.TCPConn).File()
 }
 
 // backend finds a ready pod of a Service, and the pod's port.

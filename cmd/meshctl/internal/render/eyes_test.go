@@ -1,7 +1,6 @@
 package render_test
 
 import (
-	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -110,16 +109,49 @@ SRC        DST   SRC_NS      DST_NS      SECURED$
 vote-bot   web   emojivoto   emojivoto   √      $
 `)
 	golden(t, "none", text(t, func(b *strings.Builder) error { return render.Edges(b, nil, "pod", false) }), "No edges found.\n")
-	var list []map[string]any
-	if err := json.Unmarshal([]byte(text(t, func(b *strings.Builder) error { return render.EdgesJSON(b, edges) })), &list); err != nil {
-		t.Fatal(err)
-	}
-	if e := list[0]; e["src"] != "vote-bot" || e["dst_namespace"] != "emojivoto" || e["client_id"] != "default.emojivoto" || e["no_tls_reason"] != "" || e["success"] != 0.75 || e["latency_ms_p99"] != 10.0 {
-		t.Errorf("%v", e)
-	}
-	if e := list[1]; e["success"] != nil || e["dst_kind"] != "statefulset" {
-		t.Errorf("%v", e)
-	}
+	golden(t, "JSON", text(t, func(b *strings.Builder) error { return render.EdgesJSON(b, edges) }), `
+[
+  {
+    "src": "vote-bot",
+    "src_namespace": "emojivoto",
+    "dst": "web",
+    "dst_namespace": "emojivoto",
+    "client_id": "default.emojivoto",
+    "server_id": "web.emojivoto",
+    "no_tls_reason": "",
+    "src_kind": "deployment",
+    "dst_kind": "deployment",
+    "success": 0.75,
+    "rps": 2,
+    "latency_ms_p50": 0,
+    "latency_ms_p95": 0,
+    "latency_ms_p99": 10,
+    "tcp_open_connections": 0,
+    "tcp_read_bytes_rate": 0,
+    "tcp_write_bytes_rate": 0
+  },
+  {
+    "src": "web",
+    "src_namespace": "emojivoto",
+    "dst": "db",
+    "dst_namespace": "data",
+    "client_id": "",
+    "server_id": "",
+    "no_tls_reason": "not_provided_by_service_discovery",
+    "src_kind": "deployment",
+    "dst_kind": "statefulset",
+    "success": null,
+    "rps": null,
+    "latency_ms_p50": null,
+    "latency_ms_p95": null,
+    "latency_ms_p99": null,
+    "tcp_open_connections": 0,
+    "tcp_read_bytes_rate": 0,
+    "tcp_write_bytes_rate": 0
+  }
+]
+`)
+	golden(t, "no JSON", text(t, func(b *strings.Builder) error { return render.EdgesJSON(b, nil) }), "[]\n")
 }
 
 func TestConnections(t *testing.T) {
@@ -215,16 +247,58 @@ NAME  SERVICE       ROUTE  TYPE       BACKEND  SUCCESS   RPS  LATENCY_P50  LATEN
 web   emoji-svc:80  get    HTTPRoute             0.00%  1.00          0ms          0ms          0ms     0.00%    0.00%  $
 `)
 	golden(t, "none", text(t, func(b *strings.Builder) error { return render.Routes(b, nil, true) }), "No traffic found.\n")
-	var list []map[string]any
-	if err := json.Unmarshal([]byte(text(t, func(b *strings.Builder) error { return render.RoutesJSON(b, out, true) })), &list); err != nil {
-		t.Fatal(err)
-	}
-	if r := list[0]; len(list) != 3 || r["service"] != "emoji-svc" || r["port"] != "8080" || r["retryRate"] != 0.5 || r["timeoutRate"] != 0.25 || r["route"] != "[default]" || r["routeType"] != "" || r["backend"] != nil {
-		t.Errorf("%v", r)
-	}
-	if r := list[2]; r["service"] != "emoji-svc" || r["backend"] != "emoji.b" || r["backendPort"] != "80" || r["successRate"] != 1.0 || r["rps"] != 0.5 || r["latencyMsP95"] != 2.0 || r["retryRate"] != nil {
-		t.Errorf("%v", r)
-	}
+	golden(t, "outbound JSON", text(t, func(b *strings.Builder) error { return render.RoutesJSON(b, out, true) }), `
+[
+  {
+    "namespace": "a",
+    "name": "web",
+    "service": "emoji-svc",
+    "port": "8080",
+    "route": "[default]",
+    "routeType": "",
+    "successRate": 1,
+    "rps": 2,
+    "latencyMsP50": 1,
+    "latencyMsP95": 2,
+    "latencyMsP99": 3,
+    "timeoutRate": 0.25,
+    "retryRate": 0.5
+  },
+  {
+    "namespace": "a",
+    "name": "web",
+    "service": "emoji-svc",
+    "port": "8080",
+    "route": "[default]",
+    "routeType": "",
+    "backend": "emoji-svc",
+    "backendPort": "8080",
+    "successRate": 0.5,
+    "rps": 2.5,
+    "latencyMsP50": 1,
+    "latencyMsP95": 2,
+    "latencyMsP99": 3,
+    "timeoutRate": 0.25
+  },
+  {
+    "namespace": "a",
+    "name": "web",
+    "service": "emoji-svc",
+    "port": "8080",
+    "route": "[default]",
+    "routeType": "",
+    "backend": "emoji.b",
+    "backendPort": "80",
+    "successRate": 1,
+    "rps": 0.5,
+    "latencyMsP50": 1,
+    "latencyMsP95": 2,
+    "latencyMsP99": 3,
+    "timeoutRate": 0
+  }
+]
+`)
+	golden(t, "no JSON", text(t, func(b *strings.Builder) error { return render.RoutesJSON(b, nil, true) }), "[]\n")
 }
 
 func TestTaps(t *testing.T) {
@@ -242,9 +316,26 @@ Pods whose sidecar is not connected to the control plane:
 	* a/p2
 `)
 	golden(t, "none", text(t, func(b *strings.Builder) error { return render.Taps(b, nil) }), "No meshed pods found\n")
-	if got := text(t, func(b *strings.Builder) error { return render.TapsJSON(b, rows[1:2]) }); !strings.Contains(got, `"tap": "not connected"`) {
-		t.Error(got)
-	}
+	golden(t, "JSON", text(t, func(b *strings.Builder) error { return render.TapsJSON(b, rows[:3]) }), `
+[
+  {
+    "namespace": "a",
+    "pod": "p1",
+    "tap": "enabled"
+  },
+  {
+    "namespace": "a",
+    "pod": "p2",
+    "tap": "not connected"
+  },
+  {
+    "namespace": "b",
+    "pod": "p3",
+    "tap": "disabled"
+  }
+]
+`)
+	golden(t, "no JSON", text(t, func(b *strings.Builder) error { return render.TapsJSON(b, nil) }), "[]\n")
 }
 
 func TestTop(t *testing.T) {
@@ -262,9 +353,22 @@ web-1  emoji-1     POST   /emojivo…/ListAll    21 471µs  12ms 1.23s       95.
 	}), `
 Destination   Route   Count   Best   Worst   Last   Success Rate
 `)
-	if got := text(t, func(b *strings.Builder) error { return render.TopJSON(b, rows) }); !strings.Contains(got, `"count": 21`) || !strings.Contains(got, `"best_us": 471`) {
-		t.Error(got)
-	}
+	golden(t, "JSON", text(t, func(b *strings.Builder) error { return render.TopJSON(b, rows) }), `
+[
+  {
+    "source": "web-1",
+    "destination": "emoji-1",
+    "method": "POST",
+    "path": "/emojivoto.v1.EmojiService/ListAll",
+    "count": 21,
+    "best_us": 471,
+    "worst_us": 12345,
+    "last_us": 1234567,
+    "success": 0.9523809523809523
+  }
+]
+`)
+	golden(t, "no JSON", text(t, func(b *strings.Builder) error { return render.TopJSON(b, nil) }), "[]\n")
 	if got := render.Crop("abc\ndefg\nhi\n", 3, 2); len(got) != 2 || got[1] != "de…" {
 		t.Errorf("%q", got)
 	}
@@ -281,11 +385,29 @@ func TestWhy(t *testing.T) {
 
 A connection would fail.
 `)
-	got := text(t, func(b *strings.Builder) error { return render.WhyJSON(b, resp) })
-	var doc map[string]any
-	if err := json.Unmarshal([]byte(got), &doc); err != nil || doc["verdict"] != "fails" || len(doc["reasons"].([]any)) != 3 {
-		t.Errorf("%v %s", err, got)
-	}
+	golden(t, "JSON", text(t, func(b *strings.Builder) error { return render.WhyJSON(b, resp) }), `
+{
+  "verdict": "fails",
+  "summary": "A connection would fail.",
+  "reasons": [
+    {
+      "subject": "name",
+      "mark": "ok",
+      "text": "It is web."
+    },
+    {
+      "subject": "identity",
+      "mark": "note",
+      "text": "None."
+    },
+    {
+      "subject": "policy",
+      "mark": "bad",
+      "text": "No.\u001b[2J"
+    }
+  ]
+}
+`)
 }
 
 func TestTapPath(t *testing.T) {

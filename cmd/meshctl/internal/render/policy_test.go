@@ -22,16 +22,35 @@ func TestPolicy(t *testing.T) {
 		resp       *query.PolicyResponse
 		yaml, json string
 	}{
-		{in, "clusterNetworks:\n- 10.0.0.0/8\ndefault: DENY\nprobes:\n- method: GET\n  path: /<ready>\n  port: 80\n", `"path": "/<ready>"`},
-		{out, "authority: web.shop.svc.cluster.local:80\nkind: SERVICE\ntraffic:\n  timeouts:\n    requestMs: \"300\"\n", `"kind": "SERVICE"`},
+		{in, "clusterNetworks:\n- 10.0.0.0/8\ndefault: DENY\nprobes:\n- method: GET\n  path: /<ready>\n  port: 80\n", `
+{
+  "default": "DENY",
+  "clusterNetworks": [
+    "10.0.0.0/8"
+  ],
+  "probes": [
+    {
+      "port": 80,
+      "method": "GET",
+      "path": "/<ready>"
+    }
+  ]
+}
+`},
+		{out, "authority: web.shop.svc.cluster.local:80\nkind: SERVICE\ntraffic:\n  timeouts:\n    requestMs: \"300\"\n", `
+{
+  "kind": "SERVICE",
+  "authority": "web.shop.svc.cluster.local:80",
+  "traffic": {
+    "timeouts": {
+      "requestMs": "300"
+    }
+  }
+}
+`},
 	} {
-		var y, j strings.Builder
-		if err := render.PolicyYAML(&y, c.resp); err != nil || y.String() != c.yaml {
-			t.Errorf("%v:\n%s\nwant:\n%s", err, y.String(), c.yaml)
-		}
-		if err := render.PolicyJSON(&j, c.resp); err != nil || !strings.Contains(j.String(), c.json) {
-			t.Errorf("%v:\n%s\nwant %s in it", err, j.String(), c.json)
-		}
+		golden(t, "YAML", text(t, func(b *strings.Builder) error { return render.PolicyYAML(b, c.resp) }), c.yaml)
+		golden(t, "JSON", text(t, func(b *strings.Builder) error { return render.PolicyJSON(b, c.resp) }), c.json)
 	}
 }
 
@@ -41,31 +60,41 @@ func TestEndpoints(t *testing.T) {
 		{Namespace: "back", Ip: "fd00::1", Port: 80, Pod: "/", Service: "back/db"},
 		{Namespace: "shop", Ip: "10.1.0.12", Port: 8080, Pod: "shop/web-2", Service: "shop/web"},
 	}
-	var b strings.Builder
-	if err := render.Endpoints(&b, rows); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := "\n"+b.String(), `
+	golden(t, "table", text(t, func(b *strings.Builder) error { return render.Endpoints(b, rows) }), `
 NAMESPACE   IP        PORT   POD   SERVICE   READY   IDENTITY
 back        fd00::1   80     -     db.back   no      -
 
 NAMESPACE   IP          PORT   POD     SERVICE    READY   IDENTITY
 shop        10.1.0.1    8080   web-1   web.shop   yes     spiffe://cluster.local/ns/shop/sa/web
 shop        10.1.0.12   8080   web-2   web.shop   no      -
-`; got != want {
-		t.Errorf("%s\nwant:%s", got, want)
-	}
-	b.Reset()
-	if err := render.EndpointsJSON(&b, rows[:1]); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{`"namespace": "shop"`, `"ip": "10.1.0.1"`, `"port": 8080`, `"pod": "web-1"`, `"service": "web.shop"`, `"weight": 10000`, `"labels": {`} {
-		if !strings.Contains(b.String(), want) {
-			t.Errorf("no %s in %s", want, b.String())
-		}
-	}
-	b.Reset()
-	if err := render.EndpointsJSON(&b, nil); err != nil || b.String() != "[]\n" {
-		t.Errorf("%q %v", b.String(), err)
-	}
+`)
+	golden(t, "JSON", text(t, func(b *strings.Builder) error { return render.EndpointsJSON(b, rows[:2]) }), `
+[
+  {
+    "namespace": "shop",
+    "ip": "10.1.0.1",
+    "port": 8080,
+    "pod": "web-1",
+    "service": "web.shop",
+    "weight": 10000,
+    "labels": {
+      "pod": "web-1"
+    },
+    "ready": true,
+    "identity": "spiffe://cluster.local/ns/shop/sa/web"
+  },
+  {
+    "namespace": "back",
+    "ip": "fd00::1",
+    "port": 80,
+    "pod": "",
+    "service": "db.back",
+    "weight": 0,
+    "labels": {},
+    "ready": false,
+    "identity": ""
+  }
+]
+`)
+	golden(t, "no JSON", text(t, func(b *strings.Builder) error { return render.EndpointsJSON(b, nil) }), "[]\n")
 }

@@ -207,12 +207,68 @@ async function walkPages() {
     await page.locator('tbody tr').first().waitFor({ timeout: patience })
     await accessible('the graph as a table')
   })
+  await step('no wire of the graph goes beneath a card', async () => {
+    for (const view of ['group=namespace', 'group=none', 'ns=booksapp&group=none']) {
+      await goto(`/graph?${view}`)
+      await page.locator('.canvas[data-took] .react-flow__edge-path').first().waitFor({ state: 'attached', timeout: patience })
+      await settle(500)
+      const crossed = await page.evaluate(() => {
+        const cards = [...document.querySelectorAll('.vertex')].map((e) => e.getBoundingClientRect())
+        const found = []
+        for (const path of document.querySelectorAll('.react-flow__edge-path')) {
+          const m = path.getScreenCTM()
+          const length = path.getTotalLength()
+          for (let at = 0; at <= length; at += 4) {
+            const p = path.getPointAtLength(at).matrixTransform(m)
+            if (cards.some((c) => p.x > c.left + 4 && p.x < c.right - 4 && p.y > c.top + 4 && p.y < c.bottom - 4)) {
+              found.push(path.id)
+              break
+            }
+          }
+        }
+        return { found, wires: document.querySelectorAll('.react-flow__edge-path').length }
+      })
+      if (crossed.found.length || !crossed.wires) throw new Error(`${view}: ${JSON.stringify(crossed)}`)
+    }
+  })
+  await step('tables that stand below each other have their columns below each other', async () => {
+    await goto('/')
+    await pages[0].live()
+    const edges = await page.locator('main table').evaluateAll((list) => list.map((t) => [...t.querySelectorAll('th')].map((h) => Math.round(h.getBoundingClientRect().right)).join(' ')))
+    if (edges.length < 2 || new Set(edges).size !== 1) throw new Error(edges.join(' | '))
+  })
   await step('what attackers write is text', async () => {
     await goto('/tap?ns=emojivoto&kind=deployment&target=web&run=1')
     await sees(/<img src=x/)
-    if ((await page.locator('main img').count()) || (await page.title()).includes('owned')) throw new Error('it was run')
+    const run = async (where) => {
+      if ((await page.locator('main img').count()) || (await page.title()).includes('owned')) throw new Error(`it was run: ${where}`)
+    }
+    await run('tap')
+    // Of an attacker alone: a label of his pod, and what his requests' headers have.
+    const alone = `ns=emojivoto&kind=deployment&target=web&run=1&path=${encodeURIComponent('/<')}`
+    await goto(`/tap?${alone}`)
+    for (const place of ['label', 'method', 'x']) await sees(new RegExp(`<img src=${place} onerror=`))
+    const title = await page.locator('code.path').first().getAttribute('title')
+    if (!title.startsWith('<img src=authority onerror=')) throw new Error(`the authority is ${title}`)
+    const lock = await page.locator('section[aria-label="Requests"] .lock').first().getAttribute('title')
+    if (!lock.includes('<img src=tls onerror=')) throw new Error(`the lock says ${lock}`)
+    await run('tap of an attacker')
+    await goto(`/top?${alone}`)
+    for (const place of ['label', 'method', 'x']) await sees(new RegExp(`<img src=${place} onerror=`))
+    await run('top')
+    await goto('/why?ns=emojivoto&from=deployment/emojivoto/web&to=svc/emojivoto/voting-svc&port=8080')
+    await page.getByRole('button', { name: 'Ask' }).click()
+    await sees(/<img src=x onerror=/)
+    await run('why')
   })
   if (!MODE) return
+  await step('a workload has a past', async () => {
+    await goto('/ns/emojivoto/deployment/web')
+    await sees(/Unhealthy pod\/web-7f9c5b8d4-x7k2p: Readiness probe failed: \/<img .*\(3 times\)/)
+    await sees(/ScalingReplicaSet deployment\/web: Scaled up/)
+    if (await page.getByText('OfAnother').count()) throw new Error('events of another workload')
+    if ((await page.locator('main img').count()) || (await page.title()).includes('owned')) throw new Error('an event was run as HTML')
+  })
   await mode('empty')
   for (const p of pages) {
     if (p.empty === null) continue
@@ -293,6 +349,12 @@ async function walkLarge() {
       if (took > 10_000) throw new Error(`${took} ms`)
       await settle(800)
       await shot(`large-graph-${group}`)
+      // Figures change with every answer, and places do not: there is one layout.
+      const stands = () => page.locator('.react-flow__edge').evaluateAll((list) => list.map((e) => e.getAttribute('aria-label')).join())
+      const before = await stands()
+      for (let n = 0; n < 100 && (await stands()) === before; n++) await settle(200)
+      if ((await stands()) === before) throw new Error('the figures do not change')
+      if ((await c.getAttribute('data-laid')) !== '1') throw new Error(`${await c.getAttribute('data-laid')} layouts`)
       if (group === 'folded') {
         const size = await page.locator('.vertex .title').first().evaluate((e) => e.getBoundingClientRect().height)
         console.log(`# folded_title_px ${size.toFixed(1)}`)

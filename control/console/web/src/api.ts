@@ -199,6 +199,20 @@ const other = (t?: Target) => (t ? `${plural(t.kind)}/${t.namespace || ALL}/${t.
 
 export const session = () => get<Session>('/dashboard/session')
 export const health = (signal?: AbortSignal) => get<Health>(`${base}/health`, {}, signal)
+
+/** One of Kubernetes' Events. */
+export interface PastEvent {
+  at: string
+  warning: boolean
+  reason: string
+  object: string
+  message: string
+  count: number
+}
+
+/** Events of a workload that the cluster still keeps, the latest first. */
+export const events = (t: Target, signal?: AbortSignal) =>
+  get<{ kept: boolean; partial: boolean; events: PastEvent[] }>('/dashboard/events', { namespace: t.namespace, kind: t.kind, name: t.name }, signal)
 export const check = (signal?: AbortSignal) => get<{ success: boolean; categories: CheckCategory[] }>('/dashboard/check', {}, signal)
 
 export async function stat(t: Target, opts: { window?: number; to?: Target; from?: Target } = {}, signal?: AbortSignal): Promise<StatRow[]> {

@@ -120,7 +120,8 @@ export function HeatMap({ title, bounds, columns, times }: { title: string; boun
       })
       const n = Math.max(1, Math.floor(times.length / 5))
       times.forEach((t, i) => {
-        if (i % n === 0) g.fillText(new Date(t * 1000).toLocaleTimeString(undefined, { hour: '2-digit', minute: '2-digit' }), left + i * cw, h - 4)
+        const text = new Date(t * 1000).toLocaleTimeString(undefined, { hour: '2-digit', minute: '2-digit' })
+        if (i % n === 0 && left + i * cw + g.measureText(text).width <= w) g.fillText(text, left + i * cw, h - 4)
       })
     }
     draw()

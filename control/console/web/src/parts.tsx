@@ -208,6 +208,8 @@ export interface Column<R> {
   /** Of small screens: left out there. */
   extra?: boolean
   right?: boolean
+  /** In percent: tables that stand below each other have their columns below each other. */
+  width?: number
   cell: (r: R) => ReactNode
   sort?: (r: R) => number | string
 }
@@ -236,10 +238,18 @@ export function Table<R>(p: {
       return sign * (typeof x === 'number' && typeof y === 'number' ? (Number.isNaN(x) ? -Infinity : x) - (Number.isNaN(y) ? -Infinity : y) : String(x).localeCompare(String(y)))
     })
   }, [p.rows, p.columns, by])
+  const fixed = p.columns.some((c) => c.width)
   return (
     <div className="tablewrap">
-      <table className="cards">
+      <table className={fixed ? 'cards fixed' : 'cards'}>
         <caption className="sr">{p.caption}</caption>
+        {fixed && (
+          <colgroup>
+            {p.columns.map((c) => (
+              <col key={c.id} className={c.extra ? 'extra' : undefined} style={{ width: `${c.width}%` }} />
+            ))}
+          </colgroup>
+        )}
         <thead>
           <tr>
             {p.columns.map((c) => (

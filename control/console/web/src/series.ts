@@ -7,7 +7,10 @@ import { type Point, recall } from './live'
 const asked = new Map<string, number>()
 
 function points(s: Series): Point[] {
-  return s.t.map((t, i) => ({ t: t * 1000, rps: s.rps[i] || 0, success: s.success[i], p50: s.p50[i], p95: s.p95[i], p99: s.p99[i] }))
+  // The last step may not be known yet; a step before without requests is one without.
+  let n = s.t.length
+  while (n > 0 && Number.isNaN(s.rps[n - 1])) n--
+  return s.t.slice(0, n).map((t, i) => ({ t: t * 1000, rps: s.rps[i] || 0, success: s.success[i], p50: s.p50[i], p95: s.p95[i], p99: s.p99[i] }))
 }
 
 /** Recalls the last minutes of all workloads of a namespace, or of one. */

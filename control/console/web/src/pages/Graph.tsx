@@ -22,7 +22,7 @@ import { memo, useEffect, useMemo, useRef, useState, useSyncExternalStore } from
 import { ALL, type Edge, type EdgeEnd, edges as askEdges, endKey, type StatRow, workloads } from '../api'
 import { bytes, level, type Level, ms, num, percent, rate, successRate } from '../format'
 import { rowKey, useLive, useRemembered } from '../live'
-import { layout, type Placed } from '../layout'
+import { layout, type Placed, type Point, prepare } from '../layout'
 import { A, type Column, Command, Dot, Empty, Failure, Icon, Loading, Lock, Success, Table } from '../parts'
 import { go, link, setParams, useLocation } from '../router'
 import { useCommand, useScope } from '../scope'
@@ -127,9 +127,34 @@ const Group = memo(({ data }: NodeProps<Node<{ name: string }>>) => <div classNa
 
 const stroke = (l: Level) => `var(--${l === 'none' ? 'faint' : l})`
 
-const Wire = memo((p: EdgeProps<FlowEdge<{ l: Link; dim: boolean; labels: boolean }>>) => {
+/** A path along points with round corners, and the middle of its longest part. */
+function along(points: Point[]): [string, number, number] {
+  let path = `M${points[0].x} ${points[0].y}`
+  let longest = -1
+  let middle = points[0]
+  points.slice(1).forEach((to, i) => {
+    const from = points[i]
+    const length = Math.hypot(to.x - from.x, to.y - from.y)
+    if (length > longest) {
+      longest = length
+      middle = { x: (from.x + to.x) / 2, y: (from.y + to.y) / 2 }
+    }
+    const next = points[i + 2]
+    if (!next) {
+      path += `L${to.x} ${to.y}`
+      return
+    }
+    const after = Math.hypot(next.x - to.x, next.y - to.y)
+    const r = Math.min(24, length / 2, after / 2)
+    const toward = (p: Point, d: number) => `${to.x + ((p.x - to.x) * r) / (d || 1)} ${to.y + ((p.y - to.y) * r) / (d || 1)}`
+    path += `L${toward(from, length)}Q${to.x} ${to.y} ${toward(next, after)}`
+  })
+  return [path, middle.x, middle.y]
+}
+
+const Wire = memo((p: EdgeProps<FlowEdge<{ l: Link; dim: boolean; labels: boolean; route?: Point[] }>>) => {
   const l = p.data!.l
-  const [path, x, y] = getBezierPath(p)
+  const [path, x, y] = p.data!.route?.length ? along(p.data!.route) : getBezierPath(p)
   const at = level(l.ok)
   return (
     <>
@@ -158,6 +183,7 @@ export default function Graph() {
 }
 
 function Page() {
+  useEffect(prepare, [])
   const { ns } = useScope()
   const command = useCommand()
   const p = useLocation().searchParams
@@ -209,6 +235,7 @@ function Page() {
 function Canvas({ vertices, links }: { vertices: Vertex[]; links: Link[] }) {
   const [placed, setPlaced] = useState<Placed>()
   const [took, setTook] = useState<number>()
+  const laid = useRef(0)
   const [down, setDown] = useState(false)
   const [picked, setPicked] = useState<string>()
   const narrow = useNarrow()
@@ -225,6 +252,7 @@ function Canvas({ vertices, links }: { vertices: Vertex[]; links: Link[] }) {
       narrow, // a telephone is read from top to bottom
     ).then((p) => {
       if (over) return
+      laid.current++
       setPlaced(p)
       setDown(narrow)
       setTook(Math.round(performance.now() - began))
@@ -271,7 +299,7 @@ function Canvas({ vertices, links }: { vertices: Vertex[]; links: Link[] }) {
     if (!placed) return []
     return links.filter((l) => placed.boxes.has(l.from) && placed.boxes.has(l.to)).map((l): FlowEdge => ({
       id: l.id, source: l.from, target: l.to, type: 'wire', selected: l.id === picked,
-      data: { l, dim: !!near && l.id !== picked && !(near.has(l.from) && near.has(l.to) && (l.from === picked || l.to === picked)), labels: links.length <= 40 },
+      data: { l, dim: !!near && l.id !== picked && !(near.has(l.from) && near.has(l.to) && (l.from === picked || l.to === picked)), labels: links.length <= 40, route: placed.routes.get(l.id) },
       markerEnd: { type: MarkerType.ArrowClosed, width: 14, height: 14, color: stroke(level(l.ok)), markerUnits: 'userSpaceOnUse' },
       ariaLabel: `${name(l.from)} to ${name(l.to)}: ${rate(l.rps)} requests per second, ${percent(l.ok)} successful, ${l.secure ? 'mTLS' : 'not mTLS'}`,
     }))
@@ -280,7 +308,7 @@ function Canvas({ vertices, links }: { vertices: Vertex[]; links: Link[] }) {
   const vertex = vertices.find((v) => v.id === picked)
   const wire = links.find((l) => l.id === picked)
   return (
-    <div className="canvas" ref={box} data-took={took} data-nodes={vertices.length}>
+    <div className="canvas" ref={box} data-took={took} data-laid={laid.current} data-nodes={vertices.length}>
       {!placed && <Loading what="the layout" />}
       <div className="flow">
       <ReactFlow

@@ -14,6 +14,7 @@ const columns: Column<StatRow>[] = [
   {
     id: 'name',
     title: 'Workload',
+    width: 22,
     cell: (r) => (
       <span className="who">
         <Dot at={level(r.hasTraffic ? successRate(r) : undefined)} />
@@ -23,24 +24,26 @@ const columns: Column<StatRow>[] = [
     ),
     sort: (r) => r.name,
   },
-  { id: 'meshed', title: 'Meshed', right: true, cell: (r) => <span className={r.meshedPods < r.runningPods ? 'weak' : ''}>{`${r.meshedPods}/${r.runningPods}`}</span>, sort: (r) => r.meshedPods },
-  { id: 'success', title: 'Success', right: true, cell: (r) => <Success value={r.hasTraffic ? successRate(r) : undefined} />, sort: (r) => (r.hasTraffic ? (successRate(r) ?? NaN) : NaN) },
-  { id: 'rps', title: 'RPS', right: true, cell: (r) => (r.hasTraffic ? rate(r.rps) : '–'), sort: (r) => r.rps },
+  { id: 'meshed', title: 'Meshed', width: 8, right: true, cell: (r) => <span className={r.meshedPods < r.runningPods ? 'weak' : ''}>{`${r.meshedPods}/${r.runningPods}`}</span>, sort: (r) => r.meshedPods },
+  { id: 'success', title: 'Success', width: 12, right: true, cell: (r) => <Success value={r.hasTraffic ? successRate(r) : undefined} />, sort: (r) => (r.hasTraffic ? (successRate(r) ?? NaN) : NaN) },
+  { id: 'rps', title: 'RPS', width: 7.5, right: true, cell: (r) => (r.hasTraffic ? rate(r.rps) : '–'), sort: (r) => r.rps },
   {
     id: 'spark',
     title: 'Requests',
+    width: 10.5,
     cell: (r) => <Spark values={history(rowKey(r)).map((p) => p.rps)} label={`requests of ${r.name}`} />,
   },
-  { id: 'p50', title: 'P50', right: true, extra: true, cell: (r) => (r.hasTraffic ? ms(r.latencyMsP50) : '–'), sort: (r) => r.latencyMsP50 },
-  { id: 'p95', title: 'P95', right: true, extra: true, cell: (r) => (r.hasTraffic ? ms(r.latencyMsP95) : '–'), sort: (r) => r.latencyMsP95 },
-  { id: 'p99', title: 'P99', right: true, cell: (r) => (r.hasTraffic ? ms(r.latencyMsP99) : '–'), sort: (r) => r.latencyMsP99 },
+  { id: 'p50', title: 'P50', width: 7.5, right: true, extra: true, cell: (r) => (r.hasTraffic ? ms(r.latencyMsP50) : '–'), sort: (r) => r.latencyMsP50 },
+  { id: 'p95', title: 'P95', width: 7.5, right: true, extra: true, cell: (r) => (r.hasTraffic ? ms(r.latencyMsP95) : '–'), sort: (r) => r.latencyMsP95 },
+  { id: 'p99', title: 'P99', width: 7.5, right: true, cell: (r) => (r.hasTraffic ? ms(r.latencyMsP99) : '–'), sort: (r) => r.latencyMsP99 },
   {
     id: 'p99spark',
     title: 'Latency',
+    width: 10.5,
     extra: true,
     cell: (r) => <Spark values={history(rowKey(r)).map((p) => p.p99)} label={`99th percentile of latency of ${r.name}`} at="none" />,
   },
-  { id: 'tls', title: 'mTLS', right: true, cell: (r) => percent(r.tls), sort: (r) => r.tls ?? NaN },
+  { id: 'tls', title: 'mTLS', width: 7, right: true, cell: (r) => percent(r.tls), sort: (r) => r.tls ?? NaN },
 ]
 
 interface Sum {

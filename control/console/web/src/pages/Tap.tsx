@@ -184,7 +184,7 @@ export function Tap({ mode }: { mode: 'tap' | 'top' }) {
         </Field>
         <Field label="Authority">{(id) => <input id={id} value={form.authority} onChange={set('authority')} placeholder="any" />}</Field>
         <Field label="Path begins with">{(id) => <input id={id} data-search value={form.path} onChange={set('path')} placeholder="/" />}</Field>
-        <Field label="At most, per second">{(id) => <input id={id} type="number" min={1} max={100000} value={form.rps} onChange={set('rps')} />}</Field>
+        <Field label="Max per second">{(id) => <input id={id} type="number" min={1} max={100000} value={form.rps} onChange={set('rps')} />}</Field>
         <button type="submit" className="primary" disabled={!target || !!wrong}>
           <Icon name={running ? 'stop' : 'play'} />
           {running ? 'Stop' : 'Start'}

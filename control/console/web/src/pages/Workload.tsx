@@ -1,6 +1,6 @@
 // One workload: figures over time, who it talks to, its pods, what changed.
 import { useEffect, useMemo, useRef, useState } from 'react'
-import { ALL, type Edge, type EdgeEnd, edgesOf, health, type ProxyHealth, queryRange, stat, type StatRow } from '../api'
+import { ALL, type Edge, type EdgeEnd, edgesOf, events, health, type ProxyHealth, queryRange, stat, type StatRow } from '../api'
 import { Chart, HeatMap } from '../chart'
 import { bytes, clock, duration, level, ms, num, percent, rate, short, successRate } from '../format'
 import { history, rowKey, useLive, useRemembered } from '../live'
@@ -26,6 +26,7 @@ export function Workload({ namespace, kind, name }: { namespace: string; kind: s
   const pods = useLive(`pods/${namespace}`, (s) => stat({ kind: 'pod', namespace, name: ALL }, {}, s))
   const proxies = useLive('health', health, 5000)
   const edges = useLive(`edges/${key}`, (s) => edgesOf({ kind, namespace, name }, s))
+  const past = useLive(`events/${key}`, (s) => events({ kind, namespace, name }, s), 10_000)
   useHistory(namespace, kind, name, 3600, 30)
   useRemembered(live.data, live.at)
   const row = live.data?.[0]
@@ -34,7 +35,11 @@ export function Workload({ namespace, kind, name }: { namespace: string; kind: s
     return (pods.data ?? []).filter((p) => is.test(p.name))
   }, [pods.data, kind, name])
   const byPod = useMemo(() => new Map((proxies.data?.proxies ?? []).filter((p) => p.namespace === namespace).map((p) => [p.pod, p])), [proxies.data, namespace])
-  const changes = useChanges(mine, byPod, row)
+  const seen = useChanges(mine, byPod, row)
+  const changes = useMemo(() => {
+    const kept = (past.data?.events ?? []).map((e) => ({ t: Date.parse(e.at), text: `${e.reason} ${e.object}: ${e.message}${e.count > 1 ? ` (${e.count} times)` : ''}`, bad: e.warning }))
+    return [...seen, ...kept].sort((a, b) => b.t - a.t)
+  }, [seen, past.data])
 
   if (!row) return live.error ? <Failure error={live.error} what={`${kind} ${name}`} again={live.again} /> : <Loading what={name} />
   const ok = row.hasTraffic ? successRate(row) : undefined
@@ -91,15 +96,18 @@ export function Workload({ namespace, kind, name }: { namespace: string; kind: s
       <section className="panel" aria-label="Events">
         <div className="head">
           <h2>Events</h2>
-          <span className="facts">seen since this page was opened</span>
+          <span className="facts">{past.data?.kept ? `Kubernetes' own${past.data.partial ? ', as far as they were read' : ''}, and what was seen since this page was opened` : 'seen since this page was opened'}</span>
         </div>
+        {past.error && <p className="note">Kubernetes' own are not shown: {past.error.message}</p>}
         {changes.length === 0 ? (
-          <p className="note">Nothing has changed so far. Pods that come, go, fail or lose their sidecar are told here.</p>
+          <p className="note">Nothing has happened so far. Pods that come, go, fail or lose their sidecar are told here.</p>
         ) : (
           <ol className="events">
             {changes.map((c) => (
               <li key={`${c.t}${c.text}`} data-level={c.bad ? 'bad' : 'good'}>
-                <time dateTime={new Date(c.t).toISOString()}>{clock(c.t)}</time>
+                <time dateTime={new Date(c.t).toISOString()} title={new Date(c.t).toLocaleString()}>
+                  {clock(c.t)}
+                </time>
                 <Dot at={c.bad ? 'bad' : 'good'} />
                 {c.text}
               </li>

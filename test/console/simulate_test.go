@@ -26,6 +26,20 @@ import (
 // nasty is what an attacker would have a browser run.
 const nasty = `/<img src=x onerror="document.title='owned'">`
 
+// nastily is the same, for a place of its own.
+func nastily(place string) string {
+	return strings.Replace(nasty[1:], "src=x", "src="+place, 1)
+}
+
+// attack is what a tap sees of an attacker: his pod's label, the method and the header
+// values of his requests.
+func attack(e *tapapi.Event, r *tapapi.Request) {
+	e.Source = &tapapi.Peer{Ip: "10.42.0.66", Port: 6666, Labels: map[string]string{"deployment": nastily("label"), "pod": nastily("pod")}}
+	e.Tls = nastily("tls")
+	r.Method, r.Authority = nastily("method"), nastily("authority")
+	r.Headers = []*tapapi.Field{{Name: "user-agent", Value: []byte(nastily("agent"))}}
+}
+
 // workload is one of the simulated mesh.
 type workload struct {
 	kind, namespace, name string
@@ -226,8 +240,12 @@ func (m *mesh) Watch(ctx context.Context, req *api.TapRequest, send func(*api.Ta
 			continue
 		}
 		base := &tapapi.Event{Base: 1, Stream: n, Direction: "out", Source: end("web"), Destination: end([]string{"emoji", "voting"}[n%2]), Tls: "true", Observer: "emojivoto/web-6fe9973c83-e99e0"}
+		request := &tapapi.Request{Method: "POST", Scheme: "http", Authority: "emoji-svc.emojivoto:8080", Path: p}
+		if strings.HasPrefix(req.GetMatch().GetPathPrefix(), nasty[:2]) { // who asks for him alone
+			attack(base, request)
+		}
 		ask, answer, done := clone(base), clone(base), clone(base)
-		ask.Phase = &tapapi.Event_Request{Request: &tapapi.Request{Method: "POST", Scheme: "http", Authority: "emoji-svc.emojivoto:8080", Path: p}}
+		ask.Phase = &tapapi.Event_Request{Request: request}
 		answer.Phase = &tapapi.Event_Response{Response: &tapapi.Response{SinceRequestUs: 900 + n%7*300, Status: 200}}
 		code := uint32(0)
 		if n%9 == 0 {
@@ -393,6 +411,9 @@ func (m *mesh) serve(t *testing.T) *server {
 		case r.URL.Path == "/mode":
 			m.mode.Store(r.URL.Query().Get("is"))
 			return
+		case r.URL.Path == "/api/v1/namespaces/emojivoto/events" && mode == "up":
+			tell(w, http.StatusOK, past())
+			return
 		case !ours:
 			http.NotFound(w, r)
 			return
@@ -418,6 +439,21 @@ func (m *mesh) serve(t *testing.T) *server {
 		s.Close()
 	})
 	return s
+}
+
+// past are the Events that Kubernetes keeps: of web, and of another whose name begins so.
+func past() document {
+	of := func(kind, name, reason, message string, ago time.Duration) document {
+		return document{
+			"involvedObject": document{"kind": kind, "name": name}, "reason": reason, "message": message, "type": "Warning", "count": 3,
+			"lastTimestamp": time.Now().Add(-ago).UTC().Format(time.RFC3339),
+		}
+	}
+	return document{"kind": "EventList", "apiVersion": "v1", "items": []document{
+		of("Pod", "web-7f9c5b8d4-x7k2p", "Unhealthy", "Readiness probe failed: "+nasty, time.Minute),
+		of("Deployment", "web", "ScalingReplicaSet", "Scaled up replica set web-7f9c5b8d4 from 1 to 2", 2*time.Minute),
+		of("Pod", "web-api-7f9c5b8d4-x7k2p", "OfAnother", "it is not web's", time.Minute),
+	}}
 }
 
 // store answers what is asked of the figures of the past.

@@ -94,6 +94,15 @@ func (b *Browser) Origin() string { return "http://" + b.link.Host }
 // API is where the console's questions begin.
 const API = "/apis/view.tunmesh.io/v1alpha1"
 
+// Empty makes sure that the page of a mesh without meshed pods is told so, and not
+// that something is wrong.
+func (b *Browser) Empty() {
+	b.t.Helper()
+	if code, text := b.Get("GET", API+"/namespaces/-/deployments/-/edges"); code != http.StatusOK || !strings.Contains(text, `"edges"`) || strings.Contains(text, `"src"`) {
+		b.t.Errorf("edges: %d %s", code, text)
+	}
+}
+
 // Guarded makes sure that the running dashboard answers this browser, and nobody who
 // comes by another name, from another page, or with the token that was used.
 func (b *Browser) Guarded() {

@@ -28,6 +28,39 @@ func TestCommandsOfThePageAreAsked(t *testing.T) {
 	}
 }
 
+// What docs/traffic.md shows after a command is an answer that a live mesh may give.
+func TestShownAnswersAreRight(t *testing.T) {
+	page, err := os.ReadFile("../../docs/traffic.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := map[string]string{}
+	for _, block := range regexp.MustCompile("(?ms)^```\\w*\n(.*?)^```").FindAllStringSubmatch(string(page), -1) {
+		line := ""
+		for l := range strings.Lines(block[1]) {
+			if c, ok := strings.CutPrefix(l, "$ "); ok {
+				line = strings.TrimSuffix(c, "\n")
+			} else if line != "" {
+				shown[line] += l
+			}
+		}
+	}
+	checked := 0
+	for _, q := range append(Live(), Cluster()...) {
+		text, is := shown[q.Line]
+		if !is {
+			continue
+		}
+		checked++
+		if lacks := missing(text, q.Out); lacks != "" {
+			t.Errorf("$ %s\n%snothing shown is %s", q.Line, text, lacks)
+		}
+	}
+	if checked < 10 {
+		t.Errorf("%d answers", checked)
+	}
+}
+
 // The commands that docs/console.md names beside its pages are asked, too, with
 // other arguments.
 func TestCommandsOfTheConsolesPageAreAsked(t *testing.T) {

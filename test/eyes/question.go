@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -48,6 +49,9 @@ func (s Shell) Ask(t *testing.T, questions []Question) {
 			for {
 				said, err := s.ask(ctx, q)
 				if err == nil {
+					if !utf8.ValidString(said) {
+						said = fmt.Sprintf("%d bytes", len(said))
+					}
 					t.Logf("\n$ %s\n%s", q.Line, said)
 					return nil
 				}

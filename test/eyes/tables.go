@@ -49,16 +49,34 @@ func Live() []Question {
 		{Line: `meshctl endpoints web-svc.emojivoto:80`, Out: []string{`^NAMESPACE +IP +PORT +POD +SERVICE +READY +IDENTITY$`, `^emojivoto +\S+ +8080 +web-\S+ +web-svc\.emojivoto +yes +spiffe://cluster\.local/ns/emojivoto/sa/web$`}},
 		{Line: `meshctl diagnostics endpoints web-svc.emojivoto:80 -o json`, Out: []string{`"pod": "web-`, `"identity": "spiffe://`}},
 		{Line: `meshctl diagnostics policy svc/voting-svc 8080 -n emojivoto`, Out: []string{`voting-svc`}},
+		{Line: `meshctl diagnostics policy ` + onePod + ` 8080 -n emojivoto -o json`, Out: []string{`"default": "`}},
+		{Line: `meshctl diagnostics connections ` + onePod + ` -n emojivoto`, Out: []string{`^DIRECTION +PROTOCOL +PEER +REMOTE +SECURED +AGE +RTT +RETRANSMITS +READ +WRITTEN$`, `^inbound +http/2 +emojivoto/web-\S+ +\S+ +√ +[\d.]+\w+ +[\d.]+[µm]?s `}},
+		{Line: `meshctl diagnostics connections ` + onePod + ` -n emojivoto -o json`, Out: []string{`"direction": "inbound",\n +"protocol": "http/2"`}},
+		{Line: `meshctl diagnostics proxy-metrics deploy/web -n emojivoto`, Out: []string{`^#\n# POD web-\S+ \(1 of 1\)\n#\n`, `^response_total\{`}},
+		{Line: `meshctl diagnostics proxy-metrics deploy/web -n emojivoto --obfuscate`, Out: []string{`^response_total\{.*authority="[0-9a-f]{8}"`}},
+		{Line: `meshctl diagnostics controller-metrics`, Out: []string{`^#\n# POD mesh-control\S* \(1 of \d\)\n# CONTAINER mesh-control \n#\n`, `^identity_certificates_issued_total [1-9]`}},
+		{Line: `meshctl identity -n emojivoto -l app=web`, Out: []string{`^POD web-\S+ \(1 of 1\)\n\nCertificate:$`, `URI:spiffe://cluster\.local/ns/emojivoto/sa/web$`}},
+		{Line: `meshctl identity -n emojivoto -o json`, Out: []string{`"identity":"spiffe://cluster\.local/ns/emojivoto/sa/voting"`}},
+		{Line: `meshctl version --proxy -n emojivoto`, Out: []string{`^Client version: (\S+)\nServer version: \S+\nProxy versions:\n\t\S+ \(4 pods\)$`}},
+		{Line: `meshctl tap ` + onePod + ` -n emojivoto --pcap -`, Lasts: true, Out: []string{`\n\r\r\n`, `emojivoto/voting-`, `\x06\x00\x00\x00`}, Err: `^[1-9]\d* packets captured, \d+ missing$`},
 	}
 }
+
+// onePod is the pod of voting, as a shell finds it.
+const onePod = `po/$(meshctl list -n emojivoto | grep -o 'voting-\S*')`
 
 // Cluster are questions of the same that a cluster alone is asked.
 func Cluster() []Question {
 	return []Question{
-		{Line: `meshctl identity -n emojivoto -l app=web`, Out: []string{`^POD web-\S+ \(1 of 1\)\n\nCertificate:$`, `URI:spiffe://cluster\.local/ns/emojivoto/sa/web$`}},
-		{Line: `meshctl diagnostics proxy-metrics deploy/web -n emojivoto`, Out: []string{`^#\n# POD web-\S+ \(1 of 1\)\n#\n`, `^response_total\{`}},
-		{Line: `meshctl diagnostics controller-metrics`, Out: []string{`^#\n# POD mesh-control-\S+ \(1 of \d\)\n# CONTAINER \S+ \n#\n`}},
 		{Line: `meshctl check --proxy -n emojivoto`, Out: []string{`^Status check results are √$`}, Err: `.*`},
+	}
+}
+
+// Local is a question of a mesh on one machine, whether pods are meshed or not.
+func Local() []Question {
+	return []Question{
+		{Line: `meshctl check --local`, Out: []string{`^√ what sidecars count is kept$`, `^Status check results are √$`}, Err: `.*`},
+		{Line: `meshctl check --local -o json`, Out: []string{`"success": ?true`}, Err: `.*`},
 	}
 }
 
@@ -81,6 +99,13 @@ func Empty() []Question {
 		{Line: `meshctl list -o json`, Out: []string{`^\[\]$`}},
 		{Line: `meshctl endpoints nobody.default:80`, Exit: 1, Err: `^meshctl: .*nobody`},
 		{Line: `meshctl why po/outsider nobody:80`, Exit: 1, Out: []string{`would fail\.$`}},
+		{Line: `meshctl identity`, Exit: 1, Err: `^meshctl: no pod in default has a sidecar$`},
+		{Line: `meshctl version --proxy -n default`, Out: []string{`^Server version: \S+\nProxy versions:$`}},
+		{Line: `meshctl diagnostics endpoints nobody.default:80`, Exit: 1, Err: `^meshctl: .*nobody`},
+		{Line: `meshctl diagnostics policy po/outsider 8080`, Exit: 1, Err: `^meshctl: pod default/outsider has no sidecar`},
+		{Line: `meshctl diagnostics connections po/outsider`, Exit: 1, Err: `^meshctl: .*has no sidecar`},
+		{Line: `meshctl diagnostics proxy-metrics po/outsider`, Exit: 1, Err: `^meshctl: no pod to ask: none runs, or none has a sidecar$`},
+		{Line: `meshctl diagnostics controller-metrics`, Out: []string{`^# POD mesh-control\S* \(1 of \d\)$`, `^tap_proxies 0$`}},
 	}
 }
 
@@ -109,7 +134,17 @@ func Wrong() []Question {
 		{Line: `meshctl why deploy/nobody web-svc:80 -n emojivoto`, Exit: 1, Err: `^meshctl: .*there is no \w+ "nobody" in namespace emojivoto`},
 		{Line: `meshctl why deploy/web`, Exit: 2, Err: `^meshctl: `},
 		{Line: `meshctl dashboard --show nonsense`, Exit: 2, Err: `^meshctl: --show "nonsense"`},
-		{Line: `meshctl identity nobody -n emojivoto`, Exit: 1, Err: `^meshctl: `},
-		{Line: `meshctl diagnostics proxy-metrics deploy/nobody -n emojivoto`, Exit: 1, Err: `^meshctl: `},
+		{Line: `meshctl check --proxy --pre`, Exit: 2, Err: `^meshctl: `},
+		{Line: `meshctl identity nobody -n emojivoto`, Exit: 1, Err: `^meshctl: .*nobody`},
+		{Line: `meshctl identity nobody -l app=web -n emojivoto`, Exit: 2, Err: `^meshctl: name pods or select them by labels, not both$`},
+		{Line: `meshctl version --client --proxy`, Exit: 2, Err: `^meshctl: --client asks no cluster, and --proxy does$`},
+		{Line: `meshctl diagnostics endpoints web-svc.emojivoto:81`, Exit: 1, Err: `^meshctl: .*81`},
+		{Line: `meshctl diagnostics policy deploy/web 80 -n emojivoto`, Exit: 2, Err: `^meshctl: "deploy/web": want po/NAME or svc/NAME$`},
+		{Line: `meshctl diagnostics connections po/nobody -n emojivoto`, Exit: 1, Err: `^meshctl: there is no pod "nobody" in namespace emojivoto`},
+		{Line: `meshctl diagnostics connections deploy/web -n emojivoto`, Exit: 2, Err: `^meshctl: "deploy/web": name one pod, as po/NAME$`},
+		{Line: `meshctl diagnostics proxy-metrics deploy/nobody -n emojivoto`, Exit: 1, Err: `^meshctl: find deploy/nobody: `},
+		{Line: `meshctl diagnostics proxy-metrics svc/web-svc -n emojivoto`, Exit: 2, Err: `^meshctl: svc/web-svc: want po, deploy, sts or ds$`},
+		{Line: `meshctl diagnostics controller-metrics mesh-control`, Exit: 2, Err: `^meshctl: `},
+		{Line: `meshctl tap deploy/web -n emojivoto --pcap -`, Exit: 2, Err: `^meshctl: .*name one pod`},
 	}
 }

@@ -71,6 +71,7 @@ func TestFaults(t *testing.T) {
 		{"etcd is slow", (*mesh).testSlowStore},
 		{"the API server is away", (*mesh).testServerAway},
 		{"all replicas are lost", (*mesh).testReplicasLost},
+		{"mesh-view is killed", (*mesh).testViewKilled},
 		{"no injector and Fail", (*mesh).testNoInjectorFail},
 		{"no injector and Ignore", (*mesh).testNoInjectorIgnore},
 		{"no node agent", (*mesh).testNoAgent},

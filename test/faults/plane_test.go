@@ -2,6 +2,7 @@ package faults
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -36,10 +37,12 @@ func (m *mesh) testSlowStore() {
 // meshed makes sure that all pods of an app have sidecars.
 func (m *mesh) meshed(app string) {
 	m.t.Helper()
-	out := m.Kubectl(m.t, "-n", ns, "get", "pods", "-l", "app="+app, "-o", `jsonpath={range .items[*]}{.metadata.annotations.tunmesh\.io/injected}/{.status.initContainerStatuses[?(@.name=="mesh-proxy")].ready} {end}`)
+	out := m.Kubectl(m.t, "-n", ns, "get", "pods", "-l", "app="+app, "-o", `jsonpath={range .items[*]}{.metadata.annotations.tunmesh\.io/injected}/{.status.initContainerStatuses[?(@.name=="mesh-proxy")].ready}/{.metadata.deletionTimestamp} {end}`)
 	n := 0
 	for word := range strings.FieldsSeq(out) {
-		if n++; word != m.Programs.Release+"/true" {
+		injected, rest, _ := strings.Cut(word, "/")
+		ready, ends, _ := strings.Cut(rest, "/") // the sidecar of a pod that ends may have ended
+		if n++; injected != m.Programs.Release || ready != "true" && ends == "" {
 			m.t.Errorf("pods of %s are %s", app, out)
 		}
 	}
@@ -86,6 +89,13 @@ func (m *mesh) testServerAway() {
 	m.rollout(ns, "web")
 	m.asked("web", 4)
 	m.Kubectl(m.t, "-n", ns, "scale", "deploy/web", "--replicas=3")
+	cluster.Eventually(m.t, limit, "the fourth server is gone", func(ctx context.Context) error {
+		out, err := m.Run(ctx, nil, "-n", ns, "get", "pods", "-l", "app=web", "-o", "name")
+		if err == nil && len(strings.Fields(out)) != 3 {
+			err = errors.New(out)
+		}
+		return err
+	})
 	m.rollout(ns, "web")
 	l.end().flawless(m.t)
 	if now := m.Kubectl(m.t, "-n", "tunmesh", "get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[*].restartCount}"); now != replicas {

@@ -40,7 +40,7 @@ func TestRotation(t *testing.T) {
 	l := m.begin(ns)
 	n := m.newcomers("newcomers", "web."+ns)
 	began := time.Now()
-	out := m.Script(t, script(t, "rotate.sh"))
+	out := m.Script(t, script(t, "authority.sh")+script(t, "rotate.sh"))
 	t.Logf("rotation took %s", time.Since(began).Round(time.Second))
 	if got := strings.Count(out, "Issuer: CN=Our issuer"); got < 4 {
 		t.Errorf("%d certificates are of the new issuer", got)

@@ -33,7 +33,10 @@ kubectl -n emojivoto create rolebinding tapper --clusterrole=admin --serviceacco
 func (w *walk) emptyEyes() {
 	w.Script(w.t, "kubectl run outsider --image="+cluster.TestImage+` -- serve
 kubectl wait --for=condition=Ready pod/outsider --timeout=2m`)
-	w.t.Run("nothing is meshed", func(t *testing.T) { w.shell().Ask(t, eyes.Empty()) })
+	w.t.Run("nothing is meshed", func(t *testing.T) {
+		w.shell().Ask(t, eyes.Empty())
+		w.shell().Dashboard(t, "").Empty()
+	})
 	w.Kubectl(w.t, "delete", "pod", "outsider", "--now")
 }
 

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/tunmesh/tunmesh/control/identity"
 	"github.com/tunmesh/tunmesh/test/cluster/meshed"
 )
@@ -72,8 +74,19 @@ func TestHelm(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for _, dir := range []string{"CACHE", "CONFIG", "DATA"} {
+		t.Setenv("HELM_"+dir+"_HOME", filepath.Join(w.Dir, ".helm"))
+	}
 	if out := w.run("helm.sh"); strings.Count(out, "\nStatus check results are √\n") != 3 {
 		t.Errorf("not all checks are well:\n%s", out)
 	}
+	pods := w.restarts("default")
+	if out := w.run("authority.sh", "helm-rotate.sh"); strings.Count(out, "Issuer: CN=Our issuer") != 1 {
+		t.Errorf("after the rotation by Helm:\n%s", out)
+	}
+	if d := cmp.Diff(pods, w.restarts("default")); d != "" {
+		t.Errorf("the rotation by Helm restarted pods: %s", d)
+	}
+	w.run("helm-remove.sh")
 	w.gone(before)
 }

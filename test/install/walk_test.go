@@ -3,6 +3,7 @@ package install
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,20 +23,25 @@ type walk struct {
 	t *testing.T
 }
 
-// run runs a script word for word and returns what it printed.
-func (w *walk) run(script string) string {
+// run runs scripts word for word, one after the other in one shell, and returns what
+// they printed.
+func (w *walk) run(scripts ...string) string {
 	w.t.Helper()
-	text, err := os.ReadFile(filepath.Join("testdata", script))
-	if err != nil {
-		w.t.Fatal(err)
+	var all strings.Builder
+	for _, s := range scripts {
+		text, err := os.ReadFile(filepath.Join("testdata", s))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		all.Write(text)
 	}
-	return w.Script(w.t, string(text))
+	return w.Script(w.t, all.String())
 }
 
-// restarts are the sample's pods with their restarts.
-func (w *walk) restarts() string {
+// restarts are a namespace's pods with their restarts.
+func (w *walk) restarts(namespace string) string {
 	w.t.Helper()
-	return w.Kubectl(w.t, "-n", "emojivoto", "get", "pods", "-o", `jsonpath={range .items[*]}{.metadata.name}{range .status.initContainerStatuses[*]} {.restartCount}{end}{range .status.containerStatuses[*]} {.restartCount}{end}{"\n"}{end}`)
+	return w.Kubectl(w.t, "-n", namespace, "get", "pods", "-o", `jsonpath={range .items[*]}{.metadata.name}{range .status.initContainerStatuses[*]} {.restartCount}{end}{range .status.containerStatuses[*]} {.restartCount}{end}{"\n"}{end}`)
 }
 
 func TestInstall(t *testing.T) {
@@ -67,17 +73,21 @@ func testWalk(w *walk) {
 	w.sidecars()
 	w.eyes()
 	w.run("look.sh")
-	pods := w.restarts()
+	if warning := "‼ what mesh-view has counted outlives it"; !strings.Contains(out, warning) {
+		t.Errorf("without a volume no %q in:\n%s", warning, out)
+	}
+	w.volume()
+	pods := w.restarts("emojivoto")
 
 	w.run("change.sh")
-	if d := cmp.Diff(pods, w.restarts()); d != "" {
+	if d := cmp.Diff(pods, w.restarts("emojivoto")); d != "" {
 		t.Errorf("the sample's pods changed with the control plane: %s", d)
 	}
 
-	if out := w.run("rotate.sh"); strings.Count(out, "Issuer: CN=Our issuer") != 4 {
+	if out := w.run("authority.sh", "rotate.sh"); strings.Count(out, "Issuer: CN=Our issuer") != 4 {
 		t.Errorf("after the rotation:\n%s", out)
 	}
-	if d := cmp.Diff(pods, w.restarts()); d != "" {
+	if d := cmp.Diff(pods, w.restarts("emojivoto")); d != "" {
 		t.Errorf("the rotation restarted pods: %s", d)
 	}
 
@@ -100,6 +110,39 @@ func (w *walk) gone(before map[string]string) {
 		}
 		return nil
 	})
+}
+
+// volume gives mesh-view a volume. What it counted is there after its pod was deleted,
+// and after it was killed in the middle of its work.
+func (w *walk) volume() {
+	w.t.Helper()
+	const path = "/var/lib/volumes/metrics"
+	n := w.Node(1)
+	if err := os.MkdirAll(n.Disk(path), 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	// Of a local volume, unlike of a hostPath, kubelet sets the group.
+	text := fmt.Sprintf(`apiVersion: v1
+kind: PersistentVolume
+metadata: {name: metrics}
+spec:
+  capacity: {storage: 2Gi}
+  accessModes: [ReadWriteOnce]
+  local: {path: %s}
+  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [%s]}]}]}}
+`, path, n.Name())
+	if err := os.WriteFile(filepath.Join(w.Dir, "volume.yaml"), []byte(text), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	w.run("volume.sh")
+	w.Kubectl(w.t, "-n", "tunmesh", "delete", "pod", "-l", "app.kubernetes.io/name=mesh-view")
+	w.run("kept.sh")
+	if out, err := n.Run(w.t.Context(), "pkill", "-KILL", "-f", "^/usr/local/bin/mesh-control view "); err != nil {
+		w.t.Fatalf("kill mesh-view: %v: %s", err, out)
+	}
+	w.run("kept.sh")
+	w.Kubectl(w.t, "-n", "emojivoto", "scale", "deploy/vote-bot", "--replicas=1")
+	w.Kubectl(w.t, "-n", "emojivoto", "rollout", "status", "deploy/vote-bot", "--timeout=3m")
 }
 
 // warned reports whether a check has warned of anything but that figures end with

@@ -13,13 +13,16 @@ import (
 func TestEyes(t *testing.T) {
 	m := meshtest.Up(t, bin, "eyes", meshtest.Client("outsider", false, ""))
 	shell := eyes.Shell(m.Shell)
-	t.Run("nothing is meshed", func(t *testing.T) { shell.Ask(t, eyes.Empty()) })
+	t.Run("nothing is meshed", func(t *testing.T) {
+		shell.Ask(t, append(eyes.Empty(), eyes.Local()...))
+		shell.Dashboard(t, "").Empty()
+	})
 	apply(t, m, meshtest.Server("server", 1)+"\n---\n"+meshtest.Client("client", true, ""))
 	m.WaitReady(t, limit)
 	t.Run("the truth", func(t *testing.T) { testTruth(t, m) })
 	apply(t, m, sample())
 	m.WaitReady(t, limit)
-	t.Run("live", func(t *testing.T) { shell.Ask(t, eyes.Live()) })
+	t.Run("live", func(t *testing.T) { shell.Ask(t, append(eyes.Live(), eyes.Local()...)) })
 	t.Run("wrong", func(t *testing.T) { shell.Ask(t, eyes.Wrong()) })
 	t.Run("dashboard", func(t *testing.T) { shell.Dashboard(t, "").Guarded() })
 }

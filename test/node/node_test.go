@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -327,9 +326,11 @@ func testRollout(m *mesh) {
 	}
 	m.Apply(m.t, text.String())
 	m.installed()
-	for some := range slices.Chunk(names, 20) { // a wait is as long as a busy node needs for so many
-		m.WaitFor(m.t, "condition=Ready", some...)
-	}
+	// They start in any order: each has the time of all.
+	cluster.Eventually(m.t, time.Duration(many)*10*time.Second, "all are Ready", func(ctx context.Context) error {
+		_, err := m.Run(ctx, nil, append([]string{"wait", "--for=condition=Ready", "--timeout=20s"}, names...)...)
+		return err
+	})
 	out := m.Kubectl(m.t, "get", "pod", "-o", `jsonpath={range .items[*]}{.metadata.name} injected {.metadata.annotations.tunmesh\.io/injected} ended {.status.initContainerStatuses[*].lastState.terminated}{"\n"}{end}`)
 	for line := range strings.Lines(out) {
 		if !strings.HasPrefix(line, "roll-") {

@@ -192,7 +192,7 @@ func (r *inboundRequests) handle(x *exchange.Exchange) telemetry.HTTP {
 	if !ok { // was never opened
 		return telemetry.HTTP{}
 	}
-	return r.counts.find(r.w, &r.flow, d, x.Request().Authority).requests
+	return r.counts.find(r.w, &r.flow, d, x.Authority()).requests
 }
 
 // ended implements measured.
@@ -201,7 +201,7 @@ func (r *inboundRequests) ended(x *exchange.Exchange, res *exchange.Result) {
 	if !ok || !d.Allow {
 		return
 	}
-	c := r.counts.find(r.w, &r.flow, d, x.Request().Authority)
+	c := r.counts.find(r.w, &r.flow, d, x.Authority())
 	a := telemetry.Answer{Status: res.Status, Took: res.Total, Frames: telemetry.Frames(res.ResponseFrames)}
 	c.served.Ended(a, res.Total-res.FirstByte, telemetry.Frames(res.RequestFrames))
 }

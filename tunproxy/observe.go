@@ -192,7 +192,7 @@ func responseOf(x *exchange.Exchange, a exchange.Answer) telemetry.Response {
 	if s, ok := x.Span.(*tracing.Span); ok { // of whichever format, or begun here
 		r.TraceID = s.Trace
 	} else {
-		r.Trace, _ = x.Request().Get("traceparent")
+		r.Trace, _ = x.RequestField("traceparent")
 	}
 	switch {
 	case a.WasReset:

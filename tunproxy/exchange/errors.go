@@ -152,6 +152,6 @@ func reason(status int) string {
 // or application/grpc+…).
 func (x *Exchange) isGRPC() bool {
 	const grpc = "application/grpc"
-	v, ok := x.req.Get("content-type")
+	v, ok := x.RequestField("content-type")
 	return ok && len(v) >= len(grpc) && v[:len(grpc)] == grpc && (len(v) == len(grpc) || v[len(grpc)] == '+' || v[len(grpc)] == ';')
 }

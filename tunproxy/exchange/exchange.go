@@ -114,7 +114,9 @@ type Exchange struct {
 	translate Translator
 	tried     []Endpoint
 
-	req         message.Head    // our own copy
+	req         message.Head    // our own copy; Request has its fields, too
+	folded      fold            // its fields, where they are many; nil: they never were put away
+	unfolded    bool            // req has many fields, which are to be put away
 	body        []byte          // received: all of it until keep is false
 	keep        bool            // body still holds everything from the first byte
 	trailers    []message.Field // of the request, kept for replay
@@ -164,8 +166,27 @@ func (c *Config) Serve(s message.Stream) {
 	s.SetReceiver(x)
 }
 
-// Request is the request's head as the client sent it. It is the exchange's own.
-func (x *Exchange) Request() *message.Head { return &x.req }
+// Request is the request's head as the client sent it. It is the exchange's own;
+// its list of fields is of use until the end of the loop's pass, and observers may
+// change it when they are told of the request.
+func (x *Exchange) Request() *message.Head {
+	if x.folded != nil && !x.unfolded {
+		x.unfold()
+	}
+	return &x.req
+}
+
+// RequestField is the first value of a field of the request, compared without case:
+// what Request().Get is, without having all of a long head's.
+func (x *Exchange) RequestField(name string) (string, bool) {
+	if x.folded != nil && !x.unfolded {
+		return x.folded.get(name)
+	}
+	return x.req.Get(name)
+}
+
+// Authority is the request's, as Request has it.
+func (x *Exchange) Authority() string { return x.req.Authority }
 
 // Tried reports whether an endpoint has turned this request down.
 func (x *Exchange) Tried(e Endpoint) bool {
@@ -362,6 +383,9 @@ func (x *Exchange) tell() {
 	x.told = true
 	for _, ob := range x.cfg.Observers {
 		ob.Request(x)
+	}
+	if x.unfolded {
+		x.folded = nil // they may have changed the list (a trace's parent)
 	}
 }
 

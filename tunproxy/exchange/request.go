@@ -14,6 +14,9 @@ func (x *Exchange) request(h *message.Head, end bool) {
 	if t := x.cfg.Translate; t != nil {
 		t.Request(&x.req)
 	}
+	if s := x.cfg.Spares; s != nil && cap(x.req.Fields) > maxFields {
+		s.foldLater(x)
+	}
 	if x.cfg.Began != nil {
 		x.cfg.Began()
 	}
@@ -41,7 +44,7 @@ func (x *Exchange) Opened(u Upstream) {
 	x.tell()
 	x.sent()
 	u.Stream.SetReceiver(x)
-	h := x.cfg.Spares.draft().copyHead(&x.req)
+	h := x.cfg.Spares.draft().copyHead(x.Request())
 	if x.translate != nil {
 		x.translate.Request(h)
 	}

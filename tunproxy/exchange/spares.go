@@ -31,13 +31,14 @@ type Spares struct {
 	// that exchanges keep included; nil: any number of bytes.
 	Bound *memory.Bound
 
-	out    draft
-	lists  lists
-	free   []*Exchange
-	over   []*Exchange // of this pass
-	bodies [][]byte
-	size   int // of bodies
-	sweep  func()
+	out   draft
+	lists lists
+	free  []*Exchange
+	// Of this pass: those that are over, and those whose long list is not folded.
+	over, unfolded []*Exchange
+	bodies         [][]byte
+	size           int // of bodies
+	sweep          func()
 }
 
 // NewSpares makes an empty store for one loop.
@@ -61,19 +62,25 @@ func (s *Spares) take() *Exchange {
 
 // put takes an exchange that nobody calls any more.
 func (s *Spares) put(x *Exchange, loop aio.Loop) {
-	if len(s.over) == 0 {
-		loop.Defer(s.sweep)
-	}
+	s.atPassEnd(loop)
 	s.over = append(s.over, x)
 }
 
+// atPassEnd has passEnd called once; it is called before something is noted for it.
+func (s *Spares) atPassEnd(loop aio.Loop) {
+	if len(s.over)+len(s.unfolded) == 0 {
+		loop.Defer(s.sweep)
+	}
+}
+
 func (s *Spares) passEnd() {
+	for i, x := range s.unfolded {
+		s.unfolded[i] = nil
+		x.fold()
+	}
+	s.unfolded = s.unfolded[:0]
 	for i, x := range s.over {
 		s.over[i] = nil
-		if cap(x.req.Fields) > maxFields {
-			s.lists.put(x.req.Fields)
-			x.req.Fields = nil
-		}
 		if len(s.free) < maxSpare {
 			x.clear()
 			s.free = append(s.free, x)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -19,9 +21,10 @@ const (
 	// connections a second or sends heads of hundreds of fields: with gcRoom the
 	// collector would run a hundred times a second, and others' requests wait for it.
 	gcMost = 32 << 20
-	// gcOften and gcSeldom are how often it runs a second for the room to grow, and
-	// to shrink.
-	gcOften, gcSeldom = 10, 2
+	// gcOften is how soon after its last time the collector must run for the room to
+	// grow, and gcSeldom how long it must not have run for the room to shrink. A
+	// second of requests makes no more than a few megabytes.
+	gcOften, gcSeldom = 300 * time.Millisecond, time.Second
 	// gcStep is the change that is worth stopping the process for a moment.
 	gcStep = 5
 )
@@ -42,49 +45,75 @@ func percentFor(live, room uint64) int {
 type collector struct {
 	percent int // that is set
 	room    uint64
-	cycles  uint64 // seen
-	at      time.Time
-	samples [2]metrics.Sample
+	ran     time.Time // the collector's last time
+	live    []metrics.Sample
 }
 
 func newCollector(now time.Time) *collector {
-	c := &collector{percent: gcPercent, room: gcRoom, at: now}
-	c.samples[0].Name, c.samples[1].Name = "/gc/heap/live:bytes", "/gc/cycles/automatic:gc-cycles"
-	_, c.cycles, _ = c.read()
-	return c
+	return &collector{percent: gcPercent, room: gcRoom, ran: now, live: []metrics.Sample{{Name: "/gc/heap/live:bytes"}}}
 }
 
-func (c *collector) read() (live, cycles uint64, ok bool) {
-	metrics.Read(c.samples[:])
-	for _, s := range c.samples {
-		if s.Value.Kind() != metrics.KindUint64 {
-			return 0, 0, false
-		}
+// collected notes that the runtime's collector ran. Who floods is not waited for: each
+// time costs others, and the room is as large as it has to be after some of them.
+func (c *collector) collected(now time.Time) {
+	since := now.Sub(c.ran)
+	c.ran = now
+	if room := grown(c.room, since); room != c.room {
+		c.room = room
+		c.fit()
 	}
-	return c.samples[0].Value.Uint64(), c.samples[1].Value.Uint64(), true
 }
 
-// fit keeps the room for garbage in proportion.
-func (c *collector) fit(now time.Time) {
-	live, cycles, ok := c.read()
-	if !ok {
+// tick keeps the room in proportion while the collector does not run.
+func (c *collector) tick(now time.Time) {
+	c.room = shrunk(c.room, now.Sub(c.ran))
+	c.fit()
+}
+
+// fit sets the room, if that changes much.
+func (c *collector) fit() {
+	metrics.Read(c.live)
+	if c.live[0].Value.Kind() != metrics.KindUint64 {
 		return
 	}
-	c.room = roomFor(c.room, cycles-c.cycles, now.Sub(c.at))
-	c.cycles, c.at = cycles, now
-	if next := percentFor(live, c.room); next != c.percent {
+	if next := percentFor(c.live[0].Value.Uint64(), c.room); next != c.percent {
 		debug.SetGCPercent(next)
 		c.percent = next
 	}
 }
 
-// roomFor is the room after one in which the collector ran n times in that time.
-func roomFor(room, n uint64, in time.Duration) uint64 {
-	switch rate := float64(n) / max(in, time.Millisecond).Seconds(); {
-	case rate > gcOften:
+// grown is the room after the collector ran, that long after its last time.
+func grown(room uint64, since time.Duration) uint64 {
+	if since < gcOften {
 		return min(2*room, gcMost)
-	case rate < gcSeldom:
+	}
+	return room
+}
+
+// shrunk is the room when the collector has not run for that long.
+func shrunk(room uint64, since time.Duration) uint64 {
+	if since > gcSeldom {
 		return max(room/2, gcRoom)
 	}
 	return room
+}
+
+// collections tells, until ctx ends, that the runtime's collector ran: that is when
+// it finds an object that nobody needs.
+func collections(ctx context.Context) <-chan struct{} {
+	ran := make(chan struct{}, 1)
+	type unneeded struct{ _ *int } // with a pointer: those without share memory
+	var found func(*unneeded)
+	found = func(u *unneeded) {
+		if ctx.Err() != nil {
+			return
+		}
+		select {
+		case ran <- struct{}{}:
+		default: // whoever listens has not heard of the last one
+		}
+		runtime.SetFinalizer(u, found)
+	}
+	runtime.SetFinalizer(new(unneeded), found)
+	return ran
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"runtime"
 	"runtime/debug"
 	"testing"
@@ -23,24 +24,24 @@ func TestRoomForGarbage(t *testing.T) {
 func TestRoomFollowsHowMuchGarbageIsMade(t *testing.T) {
 	room := uint64(gcRoom)
 	for _, step := range []struct {
-		cycles uint64
-		in     time.Duration
-		want   uint64
+		how   func(uint64, time.Duration) uint64
+		since time.Duration
+		want  uint64
 	}{
-		{0, time.Second, gcRoom},
-		{10, time.Second, gcRoom}, // now and then is not often
-		{11, time.Second, 2 * gcRoom},
-		{110, 10 * time.Second, 4 * gcRoom},
-		{3, time.Second, 4 * gcRoom},
-		{100, time.Second, gcMost},
-		{100, time.Second, gcMost},
-		{0, 0, gcMost / 2}, // a clock that stands
-		{0, time.Second, gcRoom * 2},
-		{0, time.Second, gcRoom},
-		{0, time.Second, gcRoom},
+		{grown, time.Second, gcRoom},
+		{grown, gcOften, gcRoom}, // now and then is not often
+		{grown, 299 * time.Millisecond, 2 * gcRoom},
+		{shrunk, gcSeldom, 2 * gcRoom},
+		{grown, 0, 4 * gcRoom},
+		{grown, 0, gcMost},
+		{grown, 0, gcMost},
+		{shrunk, 1001 * time.Millisecond, gcMost / 2},
+		{shrunk, time.Minute, gcMost / 4},
+		{shrunk, time.Minute, gcRoom},
+		{shrunk, time.Minute, gcRoom},
 	} {
-		if room = roomFor(room, step.cycles, step.in); room != step.want {
-			t.Fatalf("%d in %v: %d, want %d", step.cycles, step.in, room, step.want)
+		if room = step.how(room, step.since); room != step.want {
+			t.Fatalf("after %v: %d, want %d", step.since, room, step.want)
 		}
 	}
 }
@@ -51,25 +52,49 @@ func TestTheCollectorFollowsTheHeap(t *testing.T) {
 	c := newCollector(now)
 	heap := make([]byte, 20<<20)
 	runtime.GC()
-	c.fit(now.Add(time.Hour))
+	c.tick(now.Add(time.Hour))
 	if set := debug.SetGCPercent(gcPercent); c.percent != gcLeast || set != gcLeast {
 		t.Errorf("a large heap: %d %%, and %d is set", c.percent, set)
 	}
 	debug.SetGCPercent(c.percent)
 	runtime.KeepAlive(heap)
 	runtime.GC()
-	c.fit(now.Add(2 * time.Hour))
+	c.tick(now.Add(2 * time.Hour))
 	if set := debug.SetGCPercent(gcPercent); c.percent != gcPercent || set != gcPercent {
 		t.Errorf("a small heap: %d %%, and %d is set", c.percent, set)
 	}
-	// Much garbage in no time at all: it is collected many times.
-	var kept []byte
-	for range 300 {
-		kept = make([]byte, 1<<20)
+	// Garbage comes fast: it was collected twice at once.
+	c.collected(now.Add(2 * time.Hour))
+	c.collected(now.Add(2*time.Hour + time.Millisecond))
+	if set := debug.SetGCPercent(gcPercent); c.room != 2*gcRoom || c.percent != 200 || set != 200 {
+		t.Errorf("much garbage: room for %d, %d %%, and %d is set", c.room, c.percent, set)
 	}
-	runtime.KeepAlive(kept)
-	c.fit(now.Add(2*time.Hour + time.Second))
-	if c.room != 2*gcRoom || c.percent != 200 {
-		t.Errorf("much garbage: room for %d, %d %%", c.room, c.percent)
+}
+
+// The collector is heard of each time that it runs, and not after the end.
+func TestCollections(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := collections(ctx)
+	for i := range 3 {
+		runtime.GC()
+		select {
+		case <-ran:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("time %d was not heard of", i+1)
+		}
+	}
+	cancel()
+	runtime.GC() // the last that may be heard of, if it or another began before
+	time.Sleep(50 * time.Millisecond)
+	select {
+	case <-ran:
+	default:
+	}
+	runtime.GC()
+	time.Sleep(50 * time.Millisecond)
+	select {
+	case <-ran:
+		t.Error("heard of after the end")
+	default:
 	}
 }

@@ -31,11 +31,14 @@ func tendMemory(ctx context.Context, log *slog.Logger) {
 	defer fit.Stop()
 	defer tend.Stop()
 	c := newCollector(time.Now())
+	ran := collections(ctx)
 	shed := tend.C
 	for {
 		select {
+		case <-ran:
+			c.collected(time.Now())
 		case now := <-fit.C:
-			c.fit(now)
+			c.tick(now)
 		case <-shed:
 			if err := shedOnce(); err != nil {
 				log.Debug("give pages back", "error", err)

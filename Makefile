@@ -143,8 +143,9 @@ cluster: need-cluster build ## Run a Kubernetes cluster on this machine, with th
 
 .PHONY: e2e
 e2e: need-e2e ## Run the tests that need Kubernetes, in clusters of their own (KUBERNETES=1.32 for another version; SHORT=1 for what .ci/run runs)
-	$(GO) run ./test/cluster/cmd/cluster build $(if $(KUBERNETES),-kubernetes $(KUBERNETES)) # the first time for minutes
-	TUNMESH_CLUSTER=1 TUNMESH_KUBERNETES=$(KUBERNETES) $(GO) test -count=1 -timeout $(if $(SHORT),15m -short,60m) -p 1 $(RACE_FLAGS) $(E2E)
+	CGO_ENABLED=0 $(GO) run -trimpath ./test/cluster/cmd/cluster build $(if $(KUBERNETES),-kubernetes $(KUBERNETES)) # the first time for minutes
+	@: 'Compiled as the programs and images are: what those consist of is compiled once.'
+	TUNMESH_CLUSTER=1 TUNMESH_KUBERNETES=$(KUBERNETES) CGO_ENABLED=0 $(GO) test -trimpath -count=1 -timeout $(if $(SHORT),15m -short,60m) -p 1 $(RACE_FLAGS) $(E2E)
 
 .PHONY: e2e-range
 e2e-range: need-e2e ## Run e2e with the oldest and the newest supported version of Kubernetes

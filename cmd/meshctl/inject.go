@@ -90,10 +90,14 @@ func (a *app) installed(ctx context.Context) (*installation.Installed, error) {
 func (a *app) uninjectCommand() *cobra.Command {
 	var output string
 	c := &cobra.Command{
-		Use:     "uninject FILE|DIR|-",
-		Short:   "Have the workloads of a manifest get no sidecar any more",
-		Example: `  kubectl get deploy -o yaml | meshctl uninject - | kubectl apply -f -`,
-		Args:    cobra.ExactArgs(1),
+		Use:   "uninject FILE|DIR|-",
+		Short: "Have the workloads of a manifest get no sidecar any more",
+		Long: `Reads Kubernetes manifests as inject does, and prints them without the sidecars, or
+the annotation that asks for one: of workloads, and of namespaces, whose pods have
+to be made again then (kubectl rollout restart).`,
+		Example: `  kubectl get deploy -o yaml | meshctl uninject - | kubectl apply -f -
+  kubectl get ns,deploy,sts,ds,cronjob -A -o yaml | meshctl uninject - | kubectl apply -f -`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return transform(cmd, args[0], output, "uninjected", inject.Unmanifests)
 		},

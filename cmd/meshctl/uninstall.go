@@ -36,7 +36,7 @@ control plane.`,
 					return nil, err
 				}
 				if len(pods) > 0 {
-					return nil, fmt.Errorf("%s still injected: %s; uninject them first (kubectl get deploy -o yaml | meshctl uninject - | kubectl apply -f -), or use --force", count(len(pods), "pod is", "pods are"), some(pods))
+					return nil, fmt.Errorf("%s still injected: %s; uninject them first (kubectl get ns,deploy,sts,ds,cronjob -A -o yaml | meshctl uninject - | kubectl apply -f -), make those again that stay (kubectl rollout restart), or use --force", count(len(pods), "pod is", "pods are"), some(pods))
 				}
 			}
 			all, err := installation.Owned(ctx, c.dynamic)

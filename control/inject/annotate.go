@@ -83,3 +83,17 @@ func unannotate(o map[string]any) (*Report, bool, error) {
 	w.Done = true
 	return &w.Report, true, nil
 }
+
+// unannotateNamespace takes the same away from a namespace, whose pods would be
+// injected again. One that asks for nothing is none of anybody's business.
+func unannotateNamespace(o map[string]any) (*Report, bool, error) {
+	meta, _ := o["metadata"].(map[string]any)
+	all := annotationsOf(meta)
+	if all[annotation.Inject] != enabled {
+		return nil, false, nil
+	}
+	name, _ := meta["name"].(string)
+	delete(all, annotation.Inject)
+	setAnnotations(meta, all)
+	return &Report{Kind: "namespace", Name: name, Done: true}, true, nil
+}

@@ -94,11 +94,28 @@ func TestAnnotate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := summary(reports), "deployment/web= deployment/asks= pod/host=not_injected pod/wrong=not_injected"; got != want {
+	if got, want := summary(reports), "namespace/shop= deployment/web= deployment/asks= pod/host=not_injected pod/wrong=not_injected"; got != want {
 		t.Errorf("reports %s, want %s", got, want)
 	}
-	if strings.Count(string(back), "tunmesh.io/inject") != 1 { // the namespace's
+	if strings.Contains(string(back), "tunmesh.io/inject") {
 		t.Errorf("uninjected:\n%s", back)
+	}
+}
+
+// A namespace that asks for its pods would have the injector undo what was taken away;
+// one that asks for nothing stays as it is, and is not reported.
+func TestUninjectNamespaces(t *testing.T) {
+	const forbids = "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: quiet\n  annotations:\n    tunmesh.io/inject: disabled\n"
+	const asks = "apiVersion: v1\nkind: Namespace\nmetadata:\n  annotations:\n    config.tunmesh.io/proxy-log-level: debug\n    tunmesh.io/inject: enabled\n  name: shop\n"
+	out, reports, err := inject.Unmanifests([]byte(forbids + "---\n" + asks))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := summary(reports), "namespace/shop="; got != want {
+		t.Errorf("reports %s, want %s", got, want)
+	}
+	if want := forbids + "---\n" + strings.Replace(asks, "    tunmesh.io/inject: enabled\n", "", 1); string(out) != want {
+		t.Errorf("uninjected:\n%s\nwant:\n%s", out, want)
 	}
 }
 

@@ -73,13 +73,16 @@ func Manifests(in []byte, cfg Config) (out []byte, reports []Report, err error) 
 }
 
 // Unmanifests takes the sidecar out of every workload of a stream, or the
-// annotation that asks for one where there is none yet.
+// annotation that asks for one where there is none yet; and that of namespaces.
 func Unmanifests(in []byte) (out []byte, reports []Report, err error) {
 	docs, err := split(in)
 	if err != nil {
 		return nil, nil, err
 	}
 	return rewrite(docs, func(o map[string]any) (*Report, bool, error) {
+		if o["kind"] == "Namespace" {
+			return unannotateNamespace(o)
+		}
 		r, did, err := one(o, func(_ string, ann map[string]string, spec *corev1.PodSpec) (map[string]string, Reason, error) {
 			ann, found := Unpod(ann, spec)
 			if !found {

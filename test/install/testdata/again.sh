@@ -5,5 +5,5 @@ meshctl check
 meshctl upgrade | kubectl apply -f -
 meshctl prune | kubectl delete --ignore-not-found -f -
 
-kubectl get deploy -A -o yaml | meshctl uninject - | kubectl apply -f -
+kubectl get ns,deploy,sts,ds,cronjob -A -o yaml | meshctl uninject - | kubectl apply -f -
 meshctl uninstall | kubectl delete -f -

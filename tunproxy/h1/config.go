@@ -16,7 +16,7 @@ type Config struct {
 	// Window is how many body bytes a stream delivers ahead of Consumed; 64 KiB.
 	Window int
 
-	// HeadTimeout is from a head's first byte to its last; 1 min. A client that
+	// HeadTimeout is from a head's first byte to its last; 10 s. A client that
 	// exceeds it gets 408.
 	HeadTimeout time.Duration
 	// BodyTimeout is how long a server waits for the next chunk of a body that it
@@ -60,7 +60,7 @@ const (
 	defaultMaxHead       = 64 << 10
 	defaultMaxFields     = 128
 	defaultWindow        = 64 << 10
-	defaultHeadTimeout   = time.Minute
+	defaultHeadTimeout   = 10 * time.Second
 	defaultBodyTimeout   = 5 * time.Minute
 	defaultMinRate       = 240
 	defaultSlowBody      = 30 * time.Second

@@ -234,7 +234,7 @@ func reason(s string) string {
 // namespaceOf is where install makes things of a kind: "" for those without a namespace.
 func namespaceOf(resource string) string {
 	switch resource {
-	case "namespaces", "clusterroles", "clusterrolebindings", "mutatingwebhookconfigurations":
+	case "namespaces", "clusterroles", "clusterrolebindings", "mutatingwebhookconfigurations", "apiservices":
 		return ""
 	}
 	return manifest.Namespace

@@ -22,6 +22,7 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/version"
@@ -49,7 +50,8 @@ type world struct {
 	refuses error                 // or why it says nothing
 	anchors string                // and what they say they believe
 	server  string
-	denied  string // a resource that may not be made
+	denied  string                               // a resource that may not be made
+	reviews []authorizationv1.ResourceAttributes // what it was asked whether somebody may
 	objects []runtime.Object
 	apis    []*metav1.APIResourceList // aggregated
 }
@@ -127,6 +129,33 @@ func bare(t *testing.T) *world {
 	return &world{t: t, server: "v1.36.4", objects: []runtime.Object{node, lease}}
 }
 
+// A right to make what has no namespace is not one that a Role of a namespace gives.
+func TestRightsAreAskedForWhereThingsAre(t *testing.T) {
+	v, err := installation.Certified(manifest.Values{}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := installation.Objects(v, release)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wide := map[string]bool{}
+	for _, o := range all {
+		resource, _ := meta.UnsafeGuessKindToResource(o.GroupVersionKind())
+		wide[resource.Resource] = o.GetNamespace() == ""
+	}
+	w := bare(t)
+	w.run(health.Config{Pre: true})
+	for _, r := range w.reviews {
+		if (r.Namespace == "") != wide[r.Resource] {
+			t.Errorf("%s %s: asked for in namespace %q", r.Verb, r.Resource, r.Namespace)
+		}
+	}
+	if len(w.reviews) < len(wide) {
+		t.Errorf("%d questions about %d kinds", len(w.reviews), len(wide))
+	}
+}
+
 // leaf is a certificate that an authority, PEM, signs.
 func leaf(t *testing.T, cert, key string) string {
 	t.Helper()
@@ -172,6 +201,7 @@ func (w *world) run(cfg health.Config) (health.Result, string) {
 	client.Resources = append(client.Resources, w.apis...)
 	client.PrependReactor("create", "selfsubjectaccessreviews", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		review := a.(clienttesting.CreateAction).GetObject().(*authorizationv1.SelfSubjectAccessReview)
+		w.reviews = append(w.reviews, *review.Spec.ResourceAttributes)
 		review.Status.Allowed = review.Spec.ResourceAttributes.Resource != w.denied
 		return true, review, nil
 	})

@@ -241,6 +241,48 @@ func TestRotationByUpgrades(t *testing.T) {
 	}
 }
 
+// An issuer that has expired fits no anchors: those that are new are refused alone, and
+// taken with a new issuer.
+func TestRotationOfAnExpiredIssuer(t *testing.T) {
+	past := time.Now().AddDate(-2, 0, 0)
+	old, oldKey, err := identity.NewAnchor("cluster.local", past)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expired, expiredKey, err := identity.NewIssuer(old, oldKey, "cluster.local", past)
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects := applied(t, must(t, clusterOf(t), "install", "--set", "version=v1"))
+	for _, o := range objects {
+		switch o := o.(type) {
+		case *corev1.ConfigMap:
+			if o.Name == "tunmesh-trust-anchors" {
+				o.Data["ca-bundle.crt"] = string(old)
+			}
+		case *corev1.Secret:
+			if o.Name == "tunmesh-identity-issuer" {
+				o.Data[corev1.TLSCertKey], o.Data[corev1.TLSPrivateKeyKey] = expired, expiredKey
+			}
+		}
+	}
+	dir := t.TempDir()
+	anchor, cert, key := chain(t, dir, "new")
+	fresh, err := os.ReadFile(anchor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := filepath.Join(dir, "both")
+	if err := os.WriteFile(both, append(append(old, '\n'), fresh...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	anchors := []string{"upgrade", "--identity-trust-anchors-file", both}
+	if code, out, errOut := on(t, clusterOf(t, objects...), anchors...); code != exitFailed || out != "" || !strings.Contains(errOut, "has expired") {
+		t.Errorf("anchors alone: %d %q %q", code, out, errOut)
+	}
+	must(t, clusterOf(t, objects...), append(anchors, "--identity-issuer-certificate-file", cert, "--identity-issuer-key-file", key)...)
+}
+
 func TestUninstall(t *testing.T) {
 	objects := applied(t, must(t, clusterOf(t), "install", "--ha", "--set", "version=v1"))
 	pod := func(name string, phase corev1.PodPhase) runtime.Object {

@@ -214,9 +214,9 @@ func apiError(err error) error {
 	}
 	switch s.Code() {
 	case codes.Unavailable:
-		return fmt.Errorf("the control plane does not answer: %s", s.Message())
+		return fmt.Errorf("the mesh does not answer: %s", s.Message())
 	case codes.DeadlineExceeded:
-		return errors.New("the control plane did not answer in time")
+		return errors.New("the mesh did not answer in time")
 	}
 	return errors.New(s.Message())
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/tunmesh/tunmesh/control"
 	"github.com/tunmesh/tunmesh/control/controltest"
 	"github.com/tunmesh/tunmesh/control/policy"
+	"github.com/tunmesh/tunmesh/internal/annotation"
 )
 
 func prefixes(t *testing.T, s string) []netip.Prefix {
@@ -281,7 +282,8 @@ func TestEndpoints(t *testing.T) {
 			t.Fatal(err)
 		}
 		if r := resp.GetRows(); len(r) != 2 || r[0].GetIp() != "10.1.0.1" || r[0].GetPort() != 8080 || !r[0].GetReady() || r[0].GetPod() != "shop/web-1" ||
-			r[0].GetIdentity() != "spiffe://cluster.local/ns/shop/sa/default" || r[1].GetReady() || r[1].GetIdentity() != "" {
+			r[0].GetIdentity() != "spiffe://cluster.local/ns/shop/sa/default" || r[1].GetReady() || r[1].GetIdentity() != "" ||
+			!r[0].GetHttp2() || r[1].GetHttp2() {
 			t.Errorf("%s: %v", a, r)
 		}
 	}
@@ -291,6 +293,50 @@ func TestEndpoints(t *testing.T) {
 	} {
 		_, err := q.Endpoints(ctx(t), &queryapi.EndpointsRequest{Authority: a})
 		code(t, err, want, "")
+	}
+}
+
+// TestEndpointsInHTTP2: requests between sidecars are HTTP/2, and those to others where
+// their Service says so; bytes that nobody parses are none.
+func TestEndpointsInHTTP2(t *testing.T) {
+	p := controltest.Start(t, nil, shop, `
+apiVersion: v1
+kind: Service
+metadata: {name: all, namespace: shop}
+spec:
+  clusterIP: 10.96.0.2
+  selector: {in: mesh}
+  ports:
+  - {name: http, port: 1, targetPort: 8080, appProtocol: http}
+  - {name: h2c, port: 2, targetPort: 8080, appProtocol: kubernetes.io/h2c}
+  - {name: tcp, port: 3, targetPort: 8080, appProtocol: tcp}
+  - {name: tls, port: 4, targetPort: 8080, appProtocol: https}
+  - {name: none, port: 5, targetPort: 8080}
+  - {name: own, port: 6, targetPort: 9000}
+`)
+	for name, ip := range map[string]string{"meshed": "10.1.0.1", "plain": "10.1.0.2"} {
+		pod := inShop(name, ip, "web")
+		pod.Labels = map[string]string{"in": "mesh"}
+		pod.Unmeshed = name == "plain"
+		pod.Annotations = map[string]string{annotation.OpaquePorts: "9000"}
+		p.PutPod(pod)
+	}
+	p.Settle()
+	q := queryapi.NewQueryClient(p.Ask())
+	for port, want := range map[int]string{1: "meshed", 2: "meshed plain", 3: "", 4: "", 5: "meshed", 6: ""} {
+		resp, err := q.Endpoints(ctx(t), &queryapi.EndpointsRequest{Authority: fmt.Sprintf("all.shop:%d", port)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, r := range resp.GetRows() {
+			if r.GetHttp2() {
+				got = append(got, strings.TrimPrefix(r.GetPod(), "shop/"))
+			}
+		}
+		if len(resp.GetRows()) != 2 || strings.Join(got, " ") != want {
+			t.Errorf("port %d: %v of %d, want %q", port, got, len(resp.GetRows()), want)
+		}
 	}
 }
 

@@ -184,11 +184,11 @@ func (Reason_Mark) EnumDescriptor() ([]byte, []int) {
 }
 
 // Selector names resources as kubectl does. kind: deployment, pod, service,
-// namespace, statefulset, daemonset, job, replicaset, replicationcontroller,
-// authority, or a short form (deploy, po, svc, ns, sts, ds, rs, rc, au). Of
-// jobs, replicasets and replicationcontrollers there are those that own pods; an
-// authority is a name that requests ask for, and exists while there are figures
-// of it.
+// namespace, statefulset, daemonset, job, cronjob, replicaset,
+// replicationcontroller, authority, or a short form (deploy, po, svc, ns, sts, ds,
+// cj, rs, rc, au). Of jobs, replicasets and replicationcontrollers there are those
+// that own pods, of cronjobs those whose jobs do; an authority is a name that
+// requests ask for, and exists while there are figures of it.
 type Selector struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -844,16 +844,20 @@ func (x *EndpointsResponse) GetRows() []*EndpointRow {
 }
 
 type EndpointRow struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Ip            string                 `protobuf:"bytes,2,opt,name=ip,proto3" json:"ip,omitempty"`
-	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
-	Pod           string                 `protobuf:"bytes,4,opt,name=pod,proto3" json:"pod,omitempty"`
-	Service       string                 `protobuf:"bytes,5,opt,name=service,proto3" json:"service,omitempty"`
-	Identity      string                 `protobuf:"bytes,6,opt,name=identity,proto3" json:"identity,omitempty"`
-	Ready         bool                   `protobuf:"varint,7,opt,name=ready,proto3" json:"ready,omitempty"`
-	Weight        uint32                 `protobuf:"varint,8,opt,name=weight,proto3" json:"weight,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,9,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // as in metrics, without "dst_"
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Ip        string                 `protobuf:"bytes,2,opt,name=ip,proto3" json:"ip,omitempty"`
+	Port      uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	Pod       string                 `protobuf:"bytes,4,opt,name=pod,proto3" json:"pod,omitempty"`
+	Service   string                 `protobuf:"bytes,5,opt,name=service,proto3" json:"service,omitempty"`
+	Identity  string                 `protobuf:"bytes,6,opt,name=identity,proto3" json:"identity,omitempty"`
+	Ready     bool                   `protobuf:"varint,7,opt,name=ready,proto3" json:"ready,omitempty"`
+	Weight    uint32                 `protobuf:"varint,8,opt,name=weight,proto3" json:"weight,omitempty"`
+	Labels    map[string]string      `protobuf:"bytes,9,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // as in metrics, without "dst_"
+	// Requests go to it in HTTP/2: to a meshed pod, whatever its client speaks, and
+	// where the Service says that it speaks HTTP/2; not where bytes are passed on as
+	// they are.
+	Http2         bool `protobuf:"varint,10,opt,name=http2,proto3" json:"http2,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -949,6 +953,13 @@ func (x *EndpointRow) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *EndpointRow) GetHttp2() bool {
+	if x != nil {
+		return x.Http2
+	}
+	return false
 }
 
 type PolicyRequest struct {
@@ -2547,7 +2558,7 @@ const file_query_query_proto_rawDesc = "" +
 	"\x10EndpointsRequest\x12\x1c\n" +
 	"\tauthority\x18\x01 \x01(\tR\tauthority\"F\n" +
 	"\x11EndpointsResponse\x121\n" +
-	"\x04rows\x18\x01 \x03(\v2\x1d.tunmesh.query.v1.EndpointRowR\x04rows\"\xc3\x02\n" +
+	"\x04rows\x18\x01 \x03(\v2\x1d.tunmesh.query.v1.EndpointRowR\x04rows\"\xd9\x02\n" +
 	"\vEndpointRow\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02ip\x18\x02 \x01(\tR\x02ip\x12\x12\n" +
@@ -2557,7 +2568,9 @@ const file_query_query_proto_rawDesc = "" +
 	"\bidentity\x18\x06 \x01(\tR\bidentity\x12\x14\n" +
 	"\x05ready\x18\a \x01(\bR\x05ready\x12\x16\n" +
 	"\x06weight\x18\b \x01(\rR\x06weight\x12A\n" +
-	"\x06labels\x18\t \x03(\v2).tunmesh.query.v1.EndpointRow.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\t \x03(\v2).tunmesh.query.v1.EndpointRow.LabelsEntryR\x06labels\x12\x14\n" +
+	"\x05http2\x18\n" +
+	" \x01(\bR\x05http2\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"[\n" +

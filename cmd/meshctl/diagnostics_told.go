@@ -20,7 +20,10 @@ func (a *app) endpointsCommand(path string) *cobra.Command {
 		Short:   "Show what the control plane takes Services' ports to lead to",
 		Long: `Shows the endpoints of ports of Services, named as clients do:
 NAME[.NAMESPACE[.svc[.cluster.local]]]:PORT. Those that are not ready get nothing.
-IDENTITY is whom clients take an answer from; "-" is a pod without a sidecar.`,
+IDENTITY is whom clients take an answer from; "-" is a pod without a sidecar. In
+JSON, http2 says that requests go to it in HTTP/2: to all pods with a sidecar,
+whatever clients speak, and to others where the Service's appProtocol says so; not
+to ports that are opaque.`,
 		Example: "  " + path + ` endpoints web-svc.emojivoto.svc.cluster.local:80
   ` + path + ` endpoints -n emojivoto emoji-svc:8080 voting-svc:8080 -o json`,
 		Args: cobra.MinimumNArgs(1),

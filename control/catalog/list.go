@@ -142,6 +142,22 @@ func (c *Catalog) ServiceEndpoints(k Key, port uint16) ([]Endpoint, bool) {
 	return nil, false
 }
 
+// ServiceProtocol is what is known of a Service's TCP port before its first byte.
+func (c *Catalog) ServiceProtocol(k Key, port uint16) Protocol {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	s := c.services[k]
+	if s == nil {
+		return Detect
+	}
+	for _, sp := range s.Ports {
+		if sp.Port == port && sp.Transport == "TCP" {
+			return c.serviceHint(s, sp)
+		}
+	}
+	return Detect
+}
+
 // PodProtocol is what is known of a pod's port before its first byte.
 func (c *Catalog) PodProtocol(p *Pod, port uint16) Protocol {
 	c.mu.RLock()

@@ -52,7 +52,7 @@ func (c *Catalog) resolveService(addr netip.AddrPort, s *service) *Target {
 		}
 		return &Target{
 			Addr: addr, Kind: TargetService, Ref: s.Ref(), Port: sp.Port,
-			Protocol:  c.hint(sp.Port, sp.AppProtocol, s.Opaque, c.namespaceOpaque(s.Namespace)),
+			Protocol:  c.serviceHint(s, sp),
 			Authority: c.authority(s.Key, sp.Port),
 			Labels:    map[string]string{"service": s.Name, "namespace": s.Namespace},
 			Endpoints: c.ready(s, sp, addr.Addr().Is4()),
@@ -150,6 +150,11 @@ func (c *Catalog) endpoint(p *Pod, addr netip.AddrPort) Endpoint {
 		e.Identity = p.Identity(c.trustDomain)
 	}
 	return e
+}
+
+// serviceHint is what a Service's port, its namespace or the defaults say of it.
+func (c *Catalog) serviceHint(s *service, sp ServicePort) Protocol {
+	return c.hint(sp.Port, sp.AppProtocol, s.Opaque, c.namespaceOpaque(s.Namespace))
 }
 
 // podHint is what a pod, its namespace or the defaults say of a port.

@@ -196,15 +196,50 @@ func (s *Server) Endpoints(_ context.Context, req *api.EndpointsRequest) (*api.E
 	if !ok {
 		return nil, status.Errorf(codes.NotFound, "there is no Service %s with TCP port %d", key, port)
 	}
+	hint := hinted(s.catalog.ServiceProtocol(key, port), list)
 	resp := &api.EndpointsResponse{}
 	for _, e := range list {
 		resp.Rows = append(resp.Rows, &api.EndpointRow{
 			Namespace: key.Namespace, Ip: e.Addr.Addr().String(), Port: uint32(e.Addr.Port()), Pod: e.Pod.String(),
 			Service: key.String(), Identity: e.Identity.String(), Ready: e.Ready,
-			Weight: e.Weight, Labels: e.Labels,
+			Weight: e.Weight, Labels: e.Labels, Http2: inHTTP2(hint, e),
 		})
 	}
 	return resp, nil
+}
+
+// hinted is what clients' sidecars go by before the first byte: what the Service says,
+// or what its endpoints say of themselves, where they agree.
+func hinted(says catalog.Protocol, list []catalog.Endpoint) catalog.Protocol {
+	if says != catalog.Detect {
+		return says
+	}
+	var agreed *catalog.Protocol
+	for i := range list {
+		switch p := &list[i].Protocol; {
+		case !list[i].Ready: // clients are not told of it
+		case agreed == nil:
+			agreed = p
+		case *agreed != *p:
+			return catalog.Detect
+		}
+	}
+	if agreed == nil {
+		return catalog.Detect
+	}
+	return *agreed
+}
+
+// inHTTP2 reports whether requests to a Service's port go to an endpoint in HTTP/2:
+// between sidecars they do, but where bytes are passed on as they are.
+func inHTTP2(hint catalog.Protocol, e catalog.Endpoint) bool {
+	switch hint {
+	case catalog.Opaque, catalog.TLS:
+		return false
+	case catalog.HTTP2:
+		return true
+	}
+	return !e.Identity.IsZero()
 }
 
 // parseAuthority reads name[.namespace[.svc[.DOMAIN]]]:port.

@@ -47,7 +47,7 @@ func Live() []Question {
 		{Line: `meshctl why deploy/web nobody -n emojivoto`, Exit: 1, Out: []string{`^× name `, `would fail\.$`}},
 		{Line: `meshctl why deploy/web svc/voting-svc --port 8080 -n emojivoto -o json`, Out: []string{`"verdict": "works"`}},
 		{Line: `meshctl endpoints web-svc.emojivoto:80`, Out: []string{`^NAMESPACE +IP +PORT +POD +SERVICE +READY +IDENTITY$`, `^emojivoto +\S+ +8080 +web-\S+ +web-svc\.emojivoto +yes +spiffe://cluster\.local/ns/emojivoto/sa/web$`}},
-		{Line: `meshctl diagnostics endpoints web-svc.emojivoto:80 -o json`, Out: []string{`"pod": "web-`, `"identity": "spiffe://`}},
+		{Line: `meshctl diagnostics endpoints web-svc.emojivoto:80 -o json`, Out: []string{`"pod": "web-`, `"http2": true`, `"identity": "spiffe://`}},
 		{Line: `meshctl diagnostics policy svc/voting-svc 8080 -n emojivoto`, Out: []string{`voting-svc`}},
 		{Line: `meshctl diagnostics policy ` + onePod + ` 8080 -n emojivoto -o json`, Out: []string{`"default": "`}},
 		{Line: `meshctl diagnostics connections ` + onePod + ` -n emojivoto`, Out: []string{`^DIRECTION +PROTOCOL +PEER +REMOTE +SECURED +AGE +RTT +RETRANSMITS +READ +WRITTEN$`, `^inbound +http/2 +emojivoto/web-\S+ +\S+ +√ +[\d.]+\w+ +[\d.]+[µm]?s `}},

@@ -18,6 +18,7 @@ type Endpoint struct {
 	Pod       string            `json:"pod"`
 	Service   string            `json:"service"`
 	Weight    uint32            `json:"weight"`
+	HTTP2     bool              `json:"http2"` // requests go to it in HTTP/2
 	Labels    map[string]string `json:"labels"`
 	Ready     bool              `json:"ready"`
 	Identity  string            `json:"identity"` // "": not meshed
@@ -68,7 +69,7 @@ func EndpointsJSON(w io.Writer, rows []*query.EndpointRow) error {
 // endpointOf names the pod within its namespace, and the Service as clients do.
 func endpointOf(r *query.EndpointRow) Endpoint {
 	e := Endpoint{
-		Namespace: r.GetNamespace(), IP: r.GetIp(), Port: r.GetPort(), Weight: r.GetWeight(), Labels: r.GetLabels(),
+		Namespace: r.GetNamespace(), IP: r.GetIp(), Port: r.GetPort(), Weight: r.GetWeight(), HTTP2: r.GetHttp2(), Labels: r.GetLabels(),
 		Ready: r.GetReady(), Identity: r.GetIdentity(),
 	}
 	_, e.Pod, _ = strings.Cut(r.GetPod(), "/")

@@ -56,7 +56,7 @@ func TestPolicy(t *testing.T) {
 
 func TestEndpoints(t *testing.T) {
 	rows := []*query.EndpointRow{
-		{Namespace: "shop", Ip: "10.1.0.1", Port: 8080, Pod: "shop/web-1", Service: "shop/web", Identity: "spiffe://cluster.local/ns/shop/sa/web", Ready: true, Weight: 10000, Labels: map[string]string{"pod": "web-1"}},
+		{Namespace: "shop", Ip: "10.1.0.1", Port: 8080, Pod: "shop/web-1", Service: "shop/web", Identity: "spiffe://cluster.local/ns/shop/sa/web", Ready: true, Weight: 10000, Http2: true, Labels: map[string]string{"pod": "web-1"}},
 		{Namespace: "back", Ip: "fd00::1", Port: 80, Pod: "/", Service: "back/db"},
 		{Namespace: "shop", Ip: "10.1.0.12", Port: 8080, Pod: "shop/web-2", Service: "shop/web"},
 	}
@@ -77,6 +77,7 @@ shop        10.1.0.12   8080   web-2   web.shop   no      -
     "pod": "web-1",
     "service": "web.shop",
     "weight": 10000,
+    "http2": true,
     "labels": {
       "pod": "web-1"
     },
@@ -90,6 +91,7 @@ shop        10.1.0.12   8080   web-2   web.shop   no      -
     "pod": "",
     "service": "db.back",
     "weight": 0,
+    "http2": false,
     "labels": {},
     "ready": false,
     "identity": ""

@@ -135,7 +135,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		kinds := map[string]string{
 			"namespaces": "v1 Namespace", "nodes": "v1 Node", "services": "v1 Service", "pods": "v1 Pod", "configmaps": "v1 ConfigMap",
-			"endpointslices": "discovery.k8s.io/v1 EndpointSlice", "deployments": "apps/v1 Deployment", "statefulsets": "apps/v1 StatefulSet", "daemonsets": "apps/v1 DaemonSet",
+			"endpointslices": "discovery.k8s.io/v1 EndpointSlice", "deployments": "apps/v1 Deployment", "statefulsets": "apps/v1 StatefulSet", "daemonsets": "apps/v1 DaemonSet", "jobs": "batch/v1 Job",
 		}
 		version, kind, _ := strings.Cut(kinds[resource], " ")
 		items := []any{}

@@ -43,6 +43,7 @@ type Catalog struct {
 	namespaces map[string]*Namespace
 	accounts   map[Key]*ServiceAccount
 	workloads  map[Ref]*Workload
+	jobs       map[Key]*Job
 	services   map[Key]*service
 	pods       map[Key]*Pod
 	podsByUID  map[string]*Pod
@@ -110,6 +111,7 @@ func New(cfg Config) (*Catalog, error) {
 		namespaces:    map[string]*Namespace{},
 		accounts:      map[Key]*ServiceAccount{},
 		workloads:     map[Ref]*Workload{},
+		jobs:          map[Key]*Job{},
 		services:      map[Key]*service{},
 		pods:          map[Key]*Pod{},
 		podsByUID:     map[string]*Pod{},
@@ -184,6 +186,9 @@ func (c *Catalog) apply(ch Change, d *dirty) {
 		} else {
 			delete(c.accounts, ch.Ref.Key)
 		}
+	case KindJob:
+		j, _ := ch.Object.(*Job)
+		c.applyJob(ch.Ref, j, d)
 	case KindService:
 		s, _ := ch.Object.(*Service)
 		c.applyService(ch.Ref.Key, s, d)
@@ -297,6 +302,28 @@ func (c *Catalog) applyPod(k Key, now *Pod, d *dirty) {
 		}
 	}
 	c.tidy(k.Namespace)
+}
+
+// applyJob also marks what is at the addresses of the Job's pods, whose labels are
+// others then: a Job may be heard of after its pods.
+func (c *Catalog) applyJob(r Ref, now *Job, d *dirty) {
+	if now != nil {
+		c.jobs[r.Key] = now
+	} else {
+		delete(c.jobs, r.Key)
+	}
+	sp := c.spaces[r.Namespace]
+	if sp == nil {
+		return
+	}
+	for k, p := range sp.pods {
+		if p.Owner == r {
+			d.pods[k] = struct{}{}
+			for _, ip := range p.IPs {
+				d.addrs[ip] = struct{}{}
+			}
+		}
+	}
 }
 
 // claim adds a pod to those that say an address is theirs. The one that owns it

@@ -205,6 +205,46 @@ func TestLabels(t *testing.T) {
 	}
 }
 
+// TestCronJobs: the pods of a Job that a CronJob made have the labels of both, whichever
+// is heard of first; those who watch are told.
+func TestCronJobs(t *testing.T) {
+	ofJob := func(p *catalog.Pod) { p.Owner = catalog.Ref{Kind: catalog.KindJob, Key: key("x/backup-29")} }
+	job := catalog.Put(&catalog.Job{Key: key("x/backup-29"), CronJob: "backup"})
+	other := catalog.Put(&catalog.Job{Key: key("y/backup-29"), CronJob: "other"})
+	c := newCatalog(t, pod("x/a", "10.1.0.1", ofJob), pod("x/b", "10.1.0.2"), service("x/web", "10.96.0.1"), other)
+	w := c.Watch(netip.MustParseAddrPort("10.96.0.1:80"))
+	defer w.Close()
+	alone, _ := c.Pod(key("x/b"))
+	is := func(want string) {
+		t.Helper()
+		p, _ := c.Pod(key("x/a"))
+		k, ok := c.CronJob(p)
+		if ok != (want != "") || ok && k != key("x/"+want) {
+			t.Errorf("CronJob %v, %v; want %q", k, ok, want)
+		}
+		for what, l := range map[string]map[string]string{"its own": c.PodLabels(p), "its callers'": w.Load().Endpoints[0].Labels} {
+			if l["cronjob"] != want || l["job"] != "backup-29" {
+				t.Errorf("%s labels: %v, want CronJob %q", what, l, want)
+			}
+		}
+		if k, ok := c.CronJob(alone); ok || w.Load().Endpoints[1].Labels["cronjob"] != "" {
+			t.Errorf("another pod is of CronJob %v", k)
+		}
+	}
+	is("")
+	c.Apply(job)
+	select {
+	case <-w.Changed():
+	default:
+		t.Error("nobody is told of the Job")
+	}
+	is("backup")
+	c.Apply(pod("x/a", "10.1.0.1", ofJob)) // once more, after its Job
+	is("backup")
+	c.Apply(catalog.Delete(job.Ref))
+	is("")
+}
+
 // TestAddressMovesOn: an address goes from a pod that has ended, or is about to,
 // to a new one, before the old one's object is gone; each order of events.
 func TestAddressMovesOn(t *testing.T) {

@@ -85,6 +85,20 @@ func (c *Catalog) Pods(namespace string) []*Pod {
 	return sorted(c.pods, namespace, func(p *Pod) Key { return p.Key })
 }
 
+// PodLabels are a pod's labels in metrics: who it is, and whose.
+func (c *Catalog) PodLabels(p *Pod) map[string]string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.podLabels(p)
+}
+
+// CronJob returns the CronJob that made the Job that owns a pod.
+func (c *Catalog) CronJob(p *Pod) (Key, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.cronJob(p)
+}
+
 // Workloads lists the workloads of a kind and namespace, or of all namespaces
 // for "", by name.
 func (c *Catalog) Workloads(kind, namespace string) []*Workload {

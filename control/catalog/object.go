@@ -14,6 +14,8 @@ const (
 	KindDeployment     = "Deployment"
 	KindStatefulSet    = "StatefulSet"
 	KindDaemonSet      = "DaemonSet"
+	KindJob            = "Job"
+	KindCronJob        = "CronJob"
 	KindPod            = "Pod"
 	KindNode           = "Node"
 	KindEndpointSlice  = "EndpointSlice"
@@ -57,6 +59,12 @@ type Workload struct {
 	Key
 	Labels   map[string]string
 	Replicas int32
+}
+
+// Job is a Job that a CronJob made; the others are known by their pods alone.
+type Job struct {
+	Key
+	CronJob string // of the same namespace
 }
 
 // Service is a Service, stripped.
@@ -188,6 +196,9 @@ func (a *ServiceAccount) Ref() Ref { return Ref{KindServiceAccount, a.Key} }
 
 // Ref implements Object.
 func (w *Workload) Ref() Ref { return Ref{w.Kind, w.Key} }
+
+// Ref implements Object.
+func (j *Job) Ref() Ref { return Ref{KindJob, j.Key} }
 
 // Ref implements Object.
 func (s *Service) Ref() Ref { return Ref{KindService, s.Key} }

@@ -139,7 +139,7 @@ func (c *Catalog) endpoints(s *service, sp ServicePort, is4 bool) []Endpoint {
 // endpoint is a pod as the place that a connection to addr goes.
 func (c *Catalog) endpoint(p *Pod, addr netip.AddrPort) Endpoint {
 	e := Endpoint{
-		Addr: addr, Weight: DefaultWeight, Pod: p.Key, Labels: endpointLabels(p),
+		Addr: addr, Weight: DefaultWeight, Pod: p.Key, Labels: c.endpointLabels(p),
 		Protocol: c.podHint(p, addr.Port()),
 		Ready:    p.Ready && !p.Terminating,
 		Node:     p.Node, Zone: c.zone(p.Node),
@@ -187,20 +187,35 @@ const templateHash = "pod-template-hash"
 
 // endpointLabels are a pod's labels in the metrics of those who call it: PodLabels,
 // and what tells the revisions of a Deployment apart.
-func endpointLabels(p *Pod) map[string]string {
-	l := PodLabels(p)
+func (c *Catalog) endpointLabels(p *Pod) map[string]string {
+	l := c.podLabels(p)
 	if hash := p.Labels[templateHash]; hash != "" {
 		l["pod_template_hash"] = hash
 	}
 	return l
 }
 
-// PodLabels are a pod's labels in metrics: namespace, pod, serviceaccount and,
-// by its kind in lower case, the workload that owns it.
-func PodLabels(p *Pod) map[string]string {
+// podLabels are a pod's labels in metrics: namespace, pod, serviceaccount and,
+// by its kind in lower case, the workload that owns it, with the CronJob of a Job.
+func (c *Catalog) podLabels(p *Pod) map[string]string {
 	l := map[string]string{"namespace": p.Namespace, "pod": p.Name, "serviceaccount": p.ServiceAccount}
 	if p.Owner.Kind != "" {
 		l[strings.ToLower(p.Owner.Kind)] = p.Owner.Name
 	}
+	if k, ok := c.cronJob(p); ok {
+		l["cronjob"] = k.Name
+	}
 	return l
+}
+
+// cronJob is the CronJob that made the Job that owns a pod, if one did.
+func (c *Catalog) cronJob(p *Pod) (Key, bool) {
+	if p.Owner.Kind != KindJob {
+		return Key{}, false
+	}
+	j := c.jobs[p.Owner.Key]
+	if j == nil {
+		return Key{}, false
+	}
+	return Key{p.Namespace, j.CronJob}, true
 }

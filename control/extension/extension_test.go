@@ -383,6 +383,7 @@ func TestPaths(t *testing.T) {
 		{"GET", "/namespaces/a/pods/p/edges?window=x", "", 400, "", ""},
 		{"GET", "/namespaces/a/deployments/d/routes?direction=outbound", "", 200, `routes resource:{kind:"deployment" name:"d" namespace:"a"} outbound:true`, "get a deployments/routes d"},
 		{"GET", "/namespaces/a/jobs/d/routes?direction=inbound", "", 200, `routes resource:{kind:"job" name:"d" namespace:"a"}`, "get a jobs/routes d"},
+		{"GET", "/namespaces/a/cronjobs/-/stat", "", 200, `stat resource:{kind:"cronjob" namespace:"a"}`, "get a cronjobs/stat "},
 		{"GET", "/namespaces/a/deployments/d/routes", "", 400, "", ""},
 		{"GET", "/namespaces/a/deployments/d/routes?direction=inbound&window=x", "", 400, "", ""},
 		{"GET", "/namespaces/a/authorities/h:80/stat", "", 200, `stat resource:{kind:"authority" name:"h:80" namespace:"a"}`, "get a authorities/stat h:80"},

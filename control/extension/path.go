@@ -48,7 +48,7 @@ func resources() map[string]string {
 	return map[string]string{
 		"pods": "pod", "services": "service", "namespaces": "namespace",
 		"deployments": "deployment", "statefulsets": "statefulset", "daemonsets": "daemonset",
-		"jobs": "job", "replicasets": "replicaset", "replicationcontrollers": "replicationcontroller", "authorities": "authority",
+		"jobs": "job", "cronjobs": "cronjob", "replicasets": "replicaset", "replicationcontrollers": "replicationcontroller", "authorities": "authority",
 	}
 }
 

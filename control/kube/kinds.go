@@ -4,6 +4,7 @@ import (
 	"context"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -86,6 +87,14 @@ func kinds(c Client) []kind {
 		kindOf(catalog.KindDaemonSet, apps.DaemonSets(""), &appsv1.DaemonSet{}, func(o *appsv1.DaemonSet) (catalog.Object, error) {
 			return object.DaemonSet(o), nil
 		}, func(o *appsv1.DaemonSet) { o.Annotations, o.Spec.Template = nil, corev1.PodTemplateSpec{} }),
+		kindOf(catalog.KindJob, c.BatchV1().Jobs(""), &batchv1.Job{}, func(o *batchv1.Job) (catalog.Object, error) {
+			if j := object.Job(o); j != nil {
+				return j, nil
+			}
+			return nil, nil
+		}, func(o *batchv1.Job) {
+			o.Labels, o.Annotations, o.Spec, o.Status = nil, nil, batchv1.JobSpec{}, batchv1.JobStatus{}
+		}),
 	}
 }
 

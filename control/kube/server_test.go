@@ -45,7 +45,7 @@ func newAPIServer(t *testing.T, streams bool) (*apiServer, kube.Client) {
 	s := &apiServer{streams: streams, version: 100, objects: map[string]map[string]runtime.Object{}, open: map[chan string]string{}, last: map[string]int{}, kinds: map[string]string{
 		"/api/v1/namespaces": "Namespace", "/api/v1/nodes": "Node", "/api/v1/services": "Service", "/api/v1/pods": "Pod",
 		"/apis/discovery.k8s.io/v1/endpointslices": "EndpointSlice", "/apis/apps/v1/deployments": "Deployment",
-		"/apis/apps/v1/statefulsets": "StatefulSet", "/apis/apps/v1/daemonsets": "DaemonSet", "/api/v1/namespaces/tunmesh/secrets": "Secret",
+		"/apis/apps/v1/statefulsets": "StatefulSet", "/apis/apps/v1/daemonsets": "DaemonSet", "/apis/batch/v1/jobs": "Job", "/api/v1/namespaces/tunmesh/secrets": "Secret",
 	}}
 	web := httptest.NewServer(s)
 	t.Cleanup(func() {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,6 +43,34 @@ func TestWithoutSelector(t *testing.T) {
 	cl.Apply(t, sourcetest.Pod("a", "10.1.0.1"), hand, names,
 		sourcetest.Service("web", "10.96.0.1", func(s *corev1.Service) { s.Spec.Selector = nil }))
 	sourcetest.Becomes(t, cl.c, "10.96.0.1:80", svc+" | 10.1.0.1:9000 ns/default/sa/default DETECT | 192.0.2.7:9000 plain DETECT")
+}
+
+// TestJobs: of Jobs, those that a CronJob made are kept, and of these whose they are.
+func TestJobs(t *testing.T) {
+	cl := start(t, sourcetest.Config(t), fake.NewClientset())
+	job := func(name string, owners ...metav1.OwnerReference) *batchv1.Job {
+		return &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, OwnerReferences: owners}}
+	}
+	cron := metav1.OwnerReference{APIVersion: "batch/v1", Kind: "CronJob", Name: "backup", Controller: new(bool)}
+	of := func(name string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: name}}
+		}
+	}
+	cl.Apply(t, job("by-hand"), job("backup-29", cron), sourcetest.Pod("a", "10.1.0.1", of("backup-29")), sourcetest.Pod("b", "10.1.0.2", of("by-hand")))
+	label := func(pod string) string {
+		p, ok := cl.c.Pod(catalog.Key{Namespace: "default", Name: pod})
+		if !ok {
+			return "no pod"
+		}
+		return cl.c.PodLabels(p)["job"] + " of " + cl.c.PodLabels(p)["cronjob"]
+	}
+	wait(t, "the CronJob", func() bool { return label("a") == "backup-29 of backup" && label("b") == "by-hand of " })
+	if n := cl.source.Size(catalog.KindJob); n != 1 {
+		t.Errorf("%d Jobs are kept", n)
+	}
+	cl.Delete(t, job("backup-29"))
+	wait(t, "no Job", func() bool { return label("a") == "backup-29 of " })
 }
 
 // TestPlaces: what clients on a node get follows the node's zone, the slices'

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -186,6 +187,8 @@ func resource(o runtime.Object) schema.GroupVersionResource {
 		return corev1.SchemeGroupVersion.WithResource("services")
 	case *corev1.Secret:
 		return corev1.SchemeGroupVersion.WithResource("secrets")
+	case *batchv1.Job:
+		return batchv1.SchemeGroupVersion.WithResource("jobs")
 	case *discoveryv1.EndpointSlice:
 		return discoveryv1.SchemeGroupVersion.WithResource("endpointslices")
 	}

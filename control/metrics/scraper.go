@@ -178,7 +178,7 @@ func (s *Scraper) list() map[string]*aim {
 	for _, p := range s.cfg.Catalog.Pods("") {
 		if p.Meshed && !p.Finished() && len(p.IPs) > 0 && !p.HostNetwork {
 			a := &aim{
-				id: p.Key.String() + " " + p.UID + " " + p.IPs[0].String(), who: p.Key.String(), labels: catalog.PodLabels(p),
+				id: p.Key.String() + " " + p.UID + " " + p.IPs[0].String(), who: p.Key.String(), labels: s.cfg.Catalog.PodLabels(p),
 				url: "http://" + netip.AddrPortFrom(p.IPs[0], annotation.AdminPort).String() + "/metrics",
 			}
 			a.keep = with(a.labels, "job", "mesh-proxy")

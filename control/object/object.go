@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -46,6 +47,17 @@ func StatefulSet(d *appsv1.StatefulSet) *catalog.Workload {
 // DaemonSet strips a DaemonSet; its replicas are what its status says, or 1.
 func DaemonSet(d *appsv1.DaemonSet) *catalog.Workload {
 	return workload(catalog.KindDaemonSet, d, max(d.Status.DesiredNumberScheduled, 1))
+}
+
+// Job strips a Job; nil for one that no CronJob made. One that kubectl made of a
+// CronJob (create job --from) has it for its owner, too.
+func Job(j *batchv1.Job) *catalog.Job {
+	for _, o := range j.OwnerReferences {
+		if o.Kind == catalog.KindCronJob && strings.HasPrefix(o.APIVersion, batchv1.GroupName+"/") {
+			return &catalog.Job{Key: key(j), CronJob: o.Name}
+		}
+	}
+	return nil
 }
 
 func workload(kind string, o metav1.Object, n int32) *catalog.Workload {

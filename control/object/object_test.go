@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -89,6 +90,32 @@ func TestOwners(t *testing.T) {
 		got := owner(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: tc.labels, OwnerReferences: tc.refs}})
 		if s := got.Kind + " " + got.Name; s != tc.want {
 			t.Errorf("%v %v: %q, want %q", tc.labels, tc.refs, s, tc.want)
+		}
+	}
+}
+
+// A Job is known where a CronJob made it, be it by hand.
+func TestJobs(t *testing.T) {
+	yes := true
+	for _, tc := range []struct {
+		refs []metav1.OwnerReference
+		want string
+	}{
+		{nil, ""},
+		{[]metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "CronJob", Name: "backup", Controller: &yes}}, "backup"},
+		{[]metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "CronJob", Name: "backup"}}, "backup"},
+		{[]metav1.OwnerReference{{APIVersion: "x/v1", Kind: "Workflow", Name: "w", Controller: &yes}}, ""},
+		{[]metav1.OwnerReference{{APIVersion: "x/v1", Kind: "CronJob", Name: "theirs", Controller: &yes}}, ""},
+	} {
+		got := Job(&batchv1.Job{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "backup-29", OwnerReferences: tc.refs}})
+		if tc.want == "" {
+			if got != nil {
+				t.Errorf("%v: %v", tc.refs, got)
+			}
+			continue
+		}
+		if want := (catalog.Job{Key: catalog.Key{Namespace: "shop", Name: "backup-29"}, CronJob: tc.want}); got == nil || *got != want {
+			t.Errorf("%v: %v, want %v", tc.refs, got, want)
 		}
 	}
 }

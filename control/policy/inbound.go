@@ -49,11 +49,11 @@ type Rules struct {
 	Networks []netip.Prefix
 }
 
-// Inbound is the policy of a pod, without a version. The nearest annotation
+// Inbound is the policy of a pod, without a version and labels. The nearest annotation
 // wins: the pod's, its namespace's, the rules. An annotation that cannot be read
 // denies, and is reported: who wrote it meant to restrict something.
 func Inbound(p *catalog.Pod, n *catalog.Namespace, opaque *catalog.PortSet, r Rules) (*api.InboundPolicy, error) {
-	pol := &api.InboundPolicy{Default: r.Default, Labels: catalog.PodLabels(p)}
+	pol := &api.InboundPolicy{Default: r.Default}
 	var bad error
 	value, ok := p.Annotations[annotation.DefaultInboundPolicy]
 	if !ok && n != nil {

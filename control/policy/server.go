@@ -40,7 +40,13 @@ func (s *Server) Streams() int64 { return s.streams.Load() }
 // Of is what a pod is told now.
 func (s *Server) Of(p *catalog.Pod) (*api.InboundPolicy, error) {
 	n, _ := s.catalog.Namespace(p.Namespace)
-	return Inbound(p, n, s.catalog.PodOpaquePorts(p), s.rules)
+	return s.inbound(p, n)
+}
+
+func (s *Server) inbound(p *catalog.Pod, n *catalog.Namespace) (*api.InboundPolicy, error) {
+	pol, err := Inbound(p, n, s.catalog.PodOpaquePorts(p), s.rules)
+	pol.Labels = s.catalog.PodLabels(p)
+	return pol, err
 }
 
 // Watch implements the wire API: the whole policy now, and whole again whenever
@@ -61,7 +67,7 @@ func (s *Server) Watch(req *api.WatchRequest, stream api.Policy_WatchServer) err
 		if now == nil || now.UID != pod.UID || now.ServiceAccount != pod.ServiceAccount {
 			return status.Errorf(codes.NotFound, "pod %s is gone", pod.Key)
 		}
-		pol, bad := Inbound(now, ns, s.catalog.PodOpaquePorts(now), s.rules)
+		pol, bad := s.inbound(now, ns)
 		if sent == nil || !proto.Equal(sent, pol) {
 			if bad != nil {
 				s.log.Warn("annotation not understood", "err", bad)

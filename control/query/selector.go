@@ -29,6 +29,7 @@ const (
 	job                   kind = "job"
 	replicaSet            kind = "replicaset"
 	replicationController kind = "replicationcontroller"
+	cronJob               kind = "cronjob" // whose Jobs own pods
 
 	// authority is a name that requests ask for; there are those with figures.
 	authority kind = "authority"
@@ -51,6 +52,8 @@ func parseKind(s string) (kind, error) {
 		return namespace, nil
 	case "job", "jobs":
 		return job, nil
+	case "cronjob", "cronjobs", "cj":
+		return cronJob, nil
 	case "replicaset", "replicasets", "rs":
 		return replicaSet, nil
 	case "replicationcontroller", "replicationcontrollers", "rc":
@@ -58,12 +61,13 @@ func parseKind(s string) (kind, error) {
 	case "authority", "authorities", "au":
 		return authority, nil
 	}
-	return "", status.Errorf(codes.InvalidArgument, "kind %q is not known: use deployment, statefulset, daemonset, job, replicaset, replicationcontroller, pod, service, namespace or authority (or deploy, sts, ds, rs, rc, po, svc, ns, au)", s)
+	return "", status.Errorf(codes.InvalidArgument, "kind %q is not known: use deployment, statefulset, daemonset, job, cronjob, replicaset, replicationcontroller, pod, service, namespace or authority (or deploy, sts, ds, cj, rs, rc, po, svc, ns, au)", s)
 }
 
-// owners are the kinds of what pods belong to, and the labels that name it.
+// owners are the kinds of what pods belong to, and the labels that name it. A pod that
+// has several of them is called by the first.
 func owners() []kind {
-	return []kind{deployment, statefulSet, daemonSet, job, replicaSet, replicationController}
+	return []kind{deployment, statefulSet, daemonSet, job, cronJob, replicaSet, replicationController}
 }
 
 // workload is Kubernetes' name of a workload's kind; "" for other kinds.
@@ -76,7 +80,9 @@ func (k kind) workload() string {
 	case daemonSet:
 		return catalog.KindDaemonSet
 	case job:
-		return "Job"
+		return catalog.KindJob
+	case cronJob:
+		return catalog.KindCronJob
 	case replicaSet:
 		return "ReplicaSet"
 	case replicationController:
@@ -166,12 +172,12 @@ func all(c *catalog.Catalog, k kind, ns string) []labelled {
 		for _, n := range c.Namespaces() {
 			add(catalog.Key{Name: n.Name}, n.Labels, "")
 		}
-	case job, replicaSet, replicationController:
-		seen := map[catalog.Key]bool{}
+	case job, cronJob, replicaSet, replicationController:
+		seen := map[rowKey]bool{}
 		for _, p := range c.Pods(ns) {
-			if p.Owner.Kind == k.workload() && !seen[p.Owner.Key] {
-				seen[p.Owner.Key] = true
-				add(p.Owner.Key, nil, "") // its labels are not followed
+			if r, ok := k.row(c, p); ok && !seen[r] {
+				seen[r] = true
+				add(catalog.Key{Namespace: r.namespace, Name: r.name}, nil, "") // its labels are not followed
 			}
 		}
 		slices.SortFunc(list, func(a, b labelled) int { return a.key.Compare(b.key) })
@@ -195,7 +201,7 @@ func (s selection) pods(c *catalog.Catalog) []*catalog.Pod {
 	}
 	var list []*catalog.Pod
 	for _, p := range c.Pods("") {
-		if row, ok := s.kind.row(p); ok && want[row] {
+		if row, ok := s.kind.row(c, p); ok && want[row] {
 			list = append(list, p)
 		}
 	}
@@ -224,7 +230,7 @@ func (r resource) row() rowKey { return rowKey{r.namespaceOf(), r.key.Name} }
 
 // row is the row that a pod counts in; none where no workload of the kind owns
 // it, and for Services, which may share pods.
-func (k kind) row(p *catalog.Pod) (rowKey, bool) {
+func (k kind) row(c *catalog.Catalog, p *catalog.Pod) (rowKey, bool) {
 	switch k {
 	case pod:
 		return rowKey{p.Namespace, p.Name}, true
@@ -232,6 +238,9 @@ func (k kind) row(p *catalog.Pod) (rowKey, bool) {
 		return rowKey{p.Namespace, p.Namespace}, true
 	case service, authority:
 		return rowKey{}, false
+	case cronJob:
+		key, ok := c.CronJob(p)
+		return rowKey{key.Namespace, key.Name}, ok
 	}
 	return rowKey{p.Owner.Namespace, p.Owner.Name}, p.Owner.Kind == k.workload()
 }

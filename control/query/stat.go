@@ -262,7 +262,7 @@ type podCount struct{ meshed, running uint32 }
 func (s *Server) count(k kind) map[rowKey]podCount {
 	counts := map[rowKey]podCount{}
 	for _, p := range s.catalog.Pods("") {
-		row, ok := k.row(p)
+		row, ok := k.row(s.catalog, p)
 		if !ok || p.Finished() {
 			continue
 		}

@@ -384,7 +384,7 @@ func (h *Hub) label(p *api.Peer) {
 	if p.Labels == nil {
 		p.Labels = map[string]string{}
 	}
-	for k, v := range catalog.PodLabels(pod) {
+	for k, v := range h.catalog.PodLabels(pod) {
 		if _, ok := p.Labels[k]; !ok {
 			p.Labels[k] = v
 		}

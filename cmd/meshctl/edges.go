@@ -24,7 +24,8 @@ where both proved their identities (mTLS), else the reason why not. An end of
 another kind than TYPE is shown as KIND/NAME.`,
 		Example: `  meshctl edges deploy -n emojivoto
   meshctl edges po -A -o wide`,
-		Args: cobra.RangeArgs(1, 2),
+		Args:              cobra.RangeArgs(1, 2),
+		ValidArgsFunction: completeKinds(everyKind, "authority", "service"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != "table" && output != "wide" && output != "json" {
 				return usage("--output %q: want table, wide or json", output)

@@ -3,7 +3,50 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 )
+
+// "all" asks for every kind that has an answer, as of one namespace or of all.
+func TestStatAsksForAllKinds(t *testing.T) {
+	for line, want := range map[string]string{
+		"":                  "authority cronjob daemonset deployment job pod replicaset replicationcontroller service statefulset",
+		"-l app=web":        "cronjob daemonset deployment job pod replicaset replicationcontroller service statefulset",
+		"--to svc/web":      "cronjob daemonset deployment job pod replicaset replicationcontroller statefulset",
+		"--from deploy/web": "authority cronjob daemonset deployment job pod replicaset replicationcontroller service statefulset",
+		"-A -o json":        "authority cronjob daemonset deployment job pod replicaset replicationcontroller service statefulset",
+	} {
+		f := statFlags{output: "table", window: time.Minute, every: time.Second}
+		switch flag, value, _ := strings.Cut(line, " "); flag {
+		case "-l":
+			f.labels = value
+		case "--to":
+			f.to = value
+		case "--from":
+			f.from = value
+		case "-A":
+			f.all, f.output = true, "json"
+		}
+		reqs, err := f.requests([]string{"all"}, "shop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, r := range reqs {
+			s := r.GetResource()
+			got = append(got, s.GetKind())
+			if s.GetName() != "" || s.GetAllNamespaces() != f.all || (s.GetNamespace() == "shop") == f.all || s.GetLabelSelector() != f.labels {
+				t.Errorf("stat all %s: %v", line, s)
+			}
+		}
+		if s := strings.Join(got, " "); s != want || !f.options(0).Kinds {
+			t.Errorf("stat all %s asks for %s, want %s; with kinds: %v", line, s, want, f.options(0).Kinds)
+		}
+	}
+	f := statFlags{output: "table", window: time.Minute, every: time.Second}
+	if reqs, err := f.requests([]string{"deploy", "all"}, "shop"); err != nil || len(reqs) != 1 || reqs[0].GetResource().GetName() != "all" || f.options(0).Kinds {
+		t.Errorf("a Deployment of that name: %v, %v", reqs, err)
+	}
+}
 
 // Questions that make no sense are 2 before anybody is asked, and 1 where nobody
 // is there to be asked.
@@ -20,6 +63,7 @@ func TestExitCodesOfQuestions(t *testing.T) {
 		"edges":                              exitUsage,
 		"edges svc":                          exitUsage,
 		"edges nonsense":                     exitUsage,
+		"edges all":                          exitUsage,
 		"edges deploy -o xml":                exitUsage,
 		"edges deploy -t 1ms":                exitUsage,
 		"list web":                           exitUsage,
@@ -27,6 +71,8 @@ func TestExitCodesOfQuestions(t *testing.T) {
 		"endpoints web":                      exitUsage,
 		"top":                                exitUsage,
 		"top nonsense":                       exitUsage,
+		"top all":                            exitUsage,
+		"stat-inbound all":                   exitUsage,
 		"top deploy -o wide":                 exitUsage,
 		"top deploy --for -1s":               exitUsage,
 		"top au":                             exitUsage,
@@ -41,6 +87,9 @@ func TestExitCodesOfQuestions(t *testing.T) {
 		"tap au/x":                           exitUsage,
 		"--local no-such-mesh edges deploy":  exitFailed,
 		"--local no-such-mesh list":          exitFailed,
+		"--local no-such-mesh stat all":      exitFailed,
+		"--local no-such-mesh edges cj":      exitFailed,
+		"--local no-such-mesh top cronjobs":  exitFailed,
 		"--local no-such-mesh top deploy":    exitFailed,
 		"--local no-such-mesh why po/a b":    exitFailed,
 		"--local no-such-mesh endpoints a:1": exitFailed,

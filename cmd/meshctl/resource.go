@@ -4,29 +4,64 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"github.com/tunmesh/tunmesh/api/query"
 )
 
-// kinds maps every name that kubectl users type to the query API's kind.
-func kindOf(s string) (string, bool) {
-	for kind, names := range map[string][]string{
-		"deployment":  {"deployment", "deployments", "deploy"},
-		"pod":         {"pod", "pods", "po"},
-		"service":     {"service", "services", "svc"},
-		"namespace":   {"namespace", "namespaces", "ns"},
-		"statefulset": {"statefulset", "statefulsets", "sts"},
-		"daemonset":   {"daemonset", "daemonsets", "ds"},
-		"job":         {"job", "jobs"},
-		"replicaset":  {"replicaset", "replicasets", "rs"},
-		"authority":   {"authority", "authorities", "au"},
+// resourceKinds lists what can be asked about: the query API's name of the kind, and
+// what else kubectl users type for it.
+func resourceKinds() [][]string {
+	return [][]string{
+		{"authority", "authorities", "au"},
+		{"cronjob", "cronjobs", "cj"},
+		{"daemonset", "daemonsets", "ds"},
+		{"deployment", "deployments", "deploy"},
+		{"job", "jobs"},
+		{"namespace", "namespaces", "ns"},
+		{"pod", "pods", "po"},
+		{"replicaset", "replicasets", "rs"},
+		{"replicationcontroller", "replicationcontrollers", "rc"},
+		{"service", "services", "svc"},
+		{"statefulset", "statefulsets", "sts"},
+	}
+}
 
-		"replicationcontroller": {"replicationcontroller", "replicationcontrollers", "rc"},
-	} {
+// kindOf is the query API's kind for what somebody typed.
+func kindOf(s string) (string, bool) {
+	for _, names := range resourceKinds() {
 		if slices.Contains(names, strings.ToLower(s)) {
-			return kind, true
+			return names[0], true
 		}
 	}
 	return "", false
+}
+
+// everyKind is what is typed for all kinds at once, where that makes sense.
+const everyKind = "all"
+
+// completeKinds completes the TYPE of a command, but for those that it knows nothing of.
+func completeKinds(but ...string) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		var out []string
+		if len(args) == 0 {
+			for _, names := range append(resourceKinds(), []string{everyKind}) {
+				if strings.HasPrefix(names[0], typed) && !slices.Contains(but, names[0]) {
+					out = append(out, names[0])
+				}
+			}
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeKindsOf completes the TYPE of a flag.
+func completeKindsOf(c *cobra.Command, flag string, but ...string) {
+	complete := completeKinds(but...)
+	// Its error is of a flag that is not there, which no command line can mend.
+	_ = c.RegisterFlagCompletionFunc(flag, func(c *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		return complete(c, nil, typed)
+	})
 }
 
 // parseResources reads TYPE, TYPE/NAME, TYPE NAME… and TYPE/NAME TYPE/NAME…
@@ -34,8 +69,11 @@ func kindOf(s string) (string, bool) {
 func parseResources(args []string, namespace string, all bool, labels string) ([]*query.Selector, error) {
 	make1 := func(kind, name string) (*query.Selector, error) {
 		k, ok := kindOf(kind)
-		if !ok {
-			return nil, usage("unknown resource type %q: want deploy, po, svc, ns, sts, ds, job, rs, rc or au", kind)
+		switch {
+		case strings.EqualFold(kind, everyKind):
+			return nil, usage("%q is for stat, alone and without a name", everyKind)
+		case !ok:
+			return nil, usage("unknown resource type %q: want deploy, po, svc, ns, sts, ds, job, cj, rs, rc or au", kind)
 		}
 		s := &query.Selector{Kind: k, Name: name, Namespace: namespace, AllNamespaces: all, LabelSelector: labels}
 		if all || k == "namespace" {

@@ -65,6 +65,28 @@ func TestCommandsAreHelpful(t *testing.T) {
 	if _, out, _ := meshctl(t, "__complete", "local", "p"); !strings.Contains(out, "port-forward") || !strings.Contains(out, "ps") {
 		t.Errorf("completion of \"local p\": %s", out)
 	}
+	for line, want := range map[string]string{
+		"stat ":                "authority cronjob daemonset deployment job namespace pod replicaset replicationcontroller service statefulset all",
+		"stat c":               "cronjob",
+		"stat a":               "authority all",
+		"stat deploy --to s":   "service statefulset",
+		"stat deploy --from s": "statefulset",
+		"stat-inbound s":       "statefulset",
+		"stat-outbound cron":   "cronjob",
+		"edges a":              "",
+		"edges cron":           "cronjob",
+		"top a":                "",
+		"top s":                "service statefulset",
+		"tap cron":             "cronjob",
+		"tap deploy --to c":    "cronjob",
+		"tap cronjob ":         "",
+	} {
+		_, out, _ := meshctl(t, append([]string{"__complete"}, strings.Split(line, " ")...)...)
+		got, _, ok := strings.Cut(out, ":4\n") // no files
+		if got = strings.Join(strings.Fields(got), " "); !ok || got != want {
+			t.Errorf("completion of %q: %q, want %q", line, out, want)
+		}
+	}
 }
 
 // A command line that makes no sense is 2, before anything else is looked at;
@@ -89,6 +111,12 @@ func TestExitCodesOfCommandLines(t *testing.T) {
 		"stat deploy --to svc/a --from po":  exitUsage,
 		"stat deploy --to nonsense/a":       exitUsage,
 		"stat deploy/a svc":                 exitUsage,
+		"stat all/a":                        exitUsage,
+		"stat all deploy":                   exitUsage,
+		"stat deploy/a all":                 exitUsage,
+		"stat deploy --to all":              exitUsage,
+		"stat deploy --from all":            exitUsage,
+		"tap all":                           exitUsage,
 		"stat deploy -t soon":               exitUsage,
 		"tap":                               exitUsage,
 		"tap nonsense":                      exitUsage,

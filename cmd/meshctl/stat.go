@@ -5,9 +5,11 @@ import (
 	"context"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tunmesh/tunmesh/api/query"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/render"
@@ -15,6 +17,7 @@ import (
 
 const (
 	askWithin = 10 * time.Second
+	askAtOnce = 8 // kinds or names
 	// maxWindow is what any mesh may keep; what this one does, it says itself.
 	maxWindow = 365 * 24 * time.Hour
 )
@@ -23,17 +26,19 @@ type statFlags struct {
 	to, toNamespace, from, fromNamespace, output, labels string
 	window, every                                        time.Duration
 	all, unmeshed, watch                                 bool
+	everyKind                                            bool // requests are of more than is named
 }
 
 func (a *app) statCommand() *cobra.Command {
 	var f statFlags
 	c := &cobra.Command{
-		Use:   "stat TYPE[/NAME]…",
+		Use:   "stat TYPE[/NAME]…|all",
 		Short: "Show success rate, requests per second, latency and TLS of resources",
 		Long: `Shows what the mesh measured of resources' traffic in the last window: deploy,
-po, svc, ns, sts, ds, job, rs, rc, au (names that requests ask for), or one of
-them as TYPE/NAME. Those without a sidecar are left out unless --unmeshed says
-otherwise, or one is named.
+po, svc, ns, sts, ds, job, cj (by the Jobs that a CronJob made), rs, rc, au (names
+that requests ask for), or one of them as TYPE/NAME; all but ns with all, a table
+for each kind that there is. Those without a sidecar are left out unless --unmeshed
+says otherwise, or one is named.
 
 Figures are of inbound requests; probes are not counted. A Service's are what
 its clients saw. With --to or --from they are of the requests between the two,
@@ -41,8 +46,10 @@ as the client's side saw them. TLS is the share of requests under mTLS.`,
 		Example: `  meshctl stat deploy -n emojivoto
   meshctl stat deploy/web -n emojivoto --to svc/voting-svc
   meshctl stat deploy -n emojivoto --watch
+  meshctl stat all -n emojivoto
   meshctl stat po -A -o json`,
-		Args: cobra.MinimumNArgs(1),
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: completeKinds(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			at, err := a.asked(cmd)
 			if err != nil {
@@ -83,6 +90,8 @@ as the client's side saw them. TLS is the share of requests under mTLS.`,
 	fl.BoolVar(&f.unmeshed, "unmeshed", false, "resources without any sidecar, too")
 	fl.BoolVarP(&f.watch, "watch", "w", false, "draw again and again, until interrupted")
 	fl.DurationVar(&f.every, "interval", 2*time.Second, "time between two drawings of --watch")
+	completeKindsOf(c, "to", everyKind, "authority")
+	completeKindsOf(c, "from", everyKind, "authority", "service")
 	return c
 }
 
@@ -90,13 +99,21 @@ as the client's side saw them. TLS is the share of requests under mTLS.`,
 func (f *statFlags) ask(ctx context.Context, q query.QueryClient, reqs []*query.StatRequest) ([]*query.StatRow, error) {
 	ctx, cancel := context.WithTimeout(ctx, askWithin)
 	defer cancel()
+	answers := make([]*query.StatResponse, len(reqs))
+	asking, ctx := errgroup.WithContext(ctx)
+	asking.SetLimit(askAtOnce)
+	for i, r := range reqs {
+		asking.Go(func() (err error) {
+			answers[i], err = q.Stat(ctx, r)
+			return err
+		})
+	}
+	if err := asking.Wait(); err != nil {
+		return nil, apiError(err)
+	}
 	var rows []*query.StatRow
-	for _, r := range reqs {
-		resp, err := q.Stat(ctx, r)
-		if err != nil {
-			return nil, apiError(err)
-		}
-		for _, row := range resp.GetRows() {
+	for i, r := range reqs {
+		for _, row := range answers[i].GetRows() {
 			if f.unmeshed || row.GetMeshedPods() > 0 || row.GetHasTraffic() || !ownsPods(row) || r.GetResource().GetName() != "" {
 				rows = append(rows, row)
 			}
@@ -116,7 +133,7 @@ func (f *statFlags) print(w io.Writer, rows []*query.StatRow) error {
 }
 
 func (f *statFlags) options(width int) render.StatOptions {
-	return render.StatOptions{Namespace: f.all, Wide: f.output == "wide", Width: width}
+	return render.StatOptions{Namespace: f.all, Kinds: f.everyKind, Wide: f.output == "wide", Width: width}
 }
 
 // told is where rows are printed: that there are none is no table, and goes past
@@ -151,7 +168,7 @@ func (f *statFlags) requests(args []string, namespace string) ([]*query.StatRequ
 	case f.to != "" && f.from != "":
 		return nil, usage("--to and --from can't be combined")
 	}
-	sel, err := parseResources(args, namespace, f.all, f.labels)
+	sel, err := f.selectors(args, namespace)
 	if err != nil {
 		return nil, err
 	}
@@ -168,6 +185,30 @@ func (f *statFlags) requests(args []string, namespace string) ([]*query.StatRequ
 		out = append(out, &query.StatRequest{Resource: s, WindowSeconds: uint32(f.window / time.Second), To: to, From: from})
 	}
 	return out, nil
+}
+
+// selectors reads what is asked about; with "all" each kind that has an answer:
+// authorities have no labels, and neither they nor Services send anything.
+func (f *statFlags) selectors(args []string, namespace string) ([]*query.Selector, error) {
+	f.everyKind = len(args) == 1 && strings.EqualFold(args[0], everyKind)
+	if !f.everyKind {
+		return parseResources(args, namespace, f.all, f.labels)
+	}
+	var all []*query.Selector
+	for _, names := range resourceKinds() {
+		k := names[0]
+		switch {
+		case k == "namespace": // the sum of the others
+		case k == "authority" && (f.labels != "" || f.to != ""), k == "service" && f.to != "":
+		default:
+			sel, err := parseResources([]string{k}, namespace, f.all, f.labels)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, sel...)
+		}
+	}
+	return all, nil
 }
 
 func orElse(a, b string) string {

@@ -23,7 +23,8 @@ pods, by the policy server of the port and the route that took them. [default]
 is what there is where nobody made one. Probes of the kubelet are shown, too.`,
 		Example: `  meshctl stat-inbound deploy -n emojivoto
   meshctl stat-inbound po/web-5d8c9 -n emojivoto -o json`,
-		Args: cobra.MinimumNArgs(1),
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: completeKinds(everyKind, "authority", "service"),
 	}
 	if outbound {
 		c.Use, c.Short = "stat-outbound TYPE[/NAME]…", "Show figures of what went out, by Service and route"

@@ -44,7 +44,8 @@ a right of its own (watch of pods/pcap), and an event at the pod tells of it.`,
   meshctl tap po web-1 web-2 -n emojivoto -o jsonpath='{.requestInitEvent.path}'
   meshctl tap po/web-5d8c9 -n emojivoto --pcap - | tshark -r - -Y grpc
   meshctl tap ns/emojivoto -o json | jq .requestInitEvent.path`,
-		Args: cobra.MinimumNArgs(1),
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: completeKinds(everyKind, "authority"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			at, err := a.asked(cmd)
 			if err != nil {
@@ -95,6 +96,7 @@ func (f *tapFlags) register(c *cobra.Command) {
 	fl.StringVar(&f.match.Method, "method", "", "only requests with this method")
 	fl.StringVar(&f.match.Authority, "authority", "", "only requests with this :authority")
 	fl.StringVar(&f.match.PathPrefix, "path", "", "only requests whose path begins so")
+	completeKindsOf(c, "to", everyKind, "authority")
 }
 
 // show is how an event is printed.

@@ -36,7 +36,8 @@ r reverses, p pauses, c begins anew. Into a pipe, one table is printed after
 --for.`,
 		Example: `  meshctl top deploy -n emojivoto
   meshctl top deploy/web -n emojivoto --for 10s -o json`,
-		Args: cobra.MinimumNArgs(1),
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: completeKinds(everyKind, "authority"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if f.output != "table" && f.output != "json" {
 				return usage("--output %q: want table or json", f.output)

@@ -78,6 +78,10 @@ emojivoto   po/emoji-7d9c5   Running      1/1   100.00%   2.0rps         123ms  
 NAMESPACE   NAME             MESHED   SUCCESS      RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99   TCP_CONN   READ_BYTES/SEC   WRITE_BYTES/SEC    TLS
 emojivoto   svc/emoji-svc         -   100.00%   2.0rps         123ms         123ms         123ms          -                -                 -   100%
 `},
+		"all kinds, of which there is one": {stat(t, render.StatOptions{Kinds: true}, emoji(func(r *query.StatRow) { r.Kind = "cronjob" })), `
+NAME       MESHED   SUCCESS      RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99   TCP_CONN    TLS
+cj/emoji      1/2   100.00%   2.0rps         123ms         123ms         123ms        123   100%
+`},
 		"nothing": {stat(t, render.StatOptions{}), "\nNo traffic found.\n"},
 	} {
 		if "\n"+c.got != c.want {
@@ -88,13 +92,13 @@ emojivoto   svc/emoji-svc         -   100.00%   2.0rps         123ms         123
 
 // Every kind that owns pods has the same columns.
 func TestStatOfOwners(t *testing.T) {
-	for _, kind := range []string{"statefulset", "daemonset", "job", "replicaset", "replicationcontroller", "namespace"} {
+	for _, kind := range []string{"statefulset", "daemonset", "job", "cronjob", "replicaset", "replicationcontroller", "namespace"} {
 		if got, want := stat(t, render.StatOptions{}, emoji(func(r *query.StatRow) { r.Kind = kind })), stat(t, render.StatOptions{}, emoji(nil)); got != want {
 			t.Errorf("%s:\n%s\nwant:\n%s", kind, got, want)
 		}
 	}
 	for kind, short := range map[string]string{
-		"statefulset": "sts", "daemonset": "ds", "job": "job", "replicaset": "rs", "replicationcontroller": "rc", "namespace": "ns", "authority": "au",
+		"statefulset": "sts", "daemonset": "ds", "job": "job", "cronjob": "cj", "replicaset": "rs", "replicationcontroller": "rc", "namespace": "ns", "authority": "au",
 		"server": "srv", "serverauthorization": "saz", "authorizationpolicy": "authzpolicy", "httproute": "httproute", "trafficsplit": "ts",
 	} {
 		got := stat(t, render.StatOptions{}, emoji(nil), emoji(func(r *query.StatRow) { r.Kind = kind }))

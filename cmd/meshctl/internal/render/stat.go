@@ -20,6 +20,7 @@ import (
 // StatOptions chooses columns.
 type StatOptions struct {
 	Namespace bool // a NAMESPACE column: rows of all namespaces
+	Kinds     bool // names as deploy/web, though all rows be of one kind
 	Wide      bool // READ_BYTES/SEC and WRITE_BYTES/SEC
 	// Width is that of the terminal, where there is one: tables that are wider are
 	// drawn tighter, down to names without their middle.
@@ -36,7 +37,7 @@ func Stat(w io.Writer, rows []*query.StatRow, o StatOptions) error {
 	}
 	kinds := slices.Collect(ofOneKind(rows))
 	names := func(r *query.StatRow) string { return clean(r.GetName()) } // an authority is what a client says
-	if len(kinds) > 1 {
+	if len(kinds) > 1 || o.Kinds {
 		names = func(r *query.StatRow) string { return shortKind(r.GetKind()) + "/" + clean(r.GetName()) }
 	}
 	least := []int{0}
@@ -79,7 +80,7 @@ func ofOneKind(rows []*query.StatRow) iter.Seq[[]*query.StatRow] {
 // shortKind is a kind as it is typed.
 func shortKind(kind string) string {
 	short := map[string]string{
-		"authority": "au", "authorizationpolicy": "authzpolicy", "daemonset": "ds", "deployment": "deploy", "namespace": "ns", "pod": "po",
+		"authority": "au", "authorizationpolicy": "authzpolicy", "cronjob": "cj", "daemonset": "ds", "deployment": "deploy", "namespace": "ns", "pod": "po",
 		"replicaset": "rs", "replicationcontroller": "rc", "server": "srv", "serverauthorization": "saz", "service": "svc",
 		"statefulset": "sts", "trafficsplit": "ts",
 	}[kind]

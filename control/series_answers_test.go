@@ -21,6 +21,12 @@ import (
 // catalog, of which nothing is known yet.
 func answersOf(t *testing.T) (*query.Server, *store.Store) {
 	t.Helper()
+	q, s, _ := answersOfCatalog(t)
+	return q, s
+}
+
+func answersOfCatalog(t *testing.T) (*query.Server, *store.Store, *catalog.Catalog) {
+	t.Helper()
 	c, err := catalog.New(catalog.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +47,7 @@ func answersOf(t *testing.T) (*query.Server, *store.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return q, s
+	return q, s, c
 }
 
 // Figures over time are those that were counted, at the steps at which there were
@@ -160,4 +166,28 @@ func noCatalog(t *testing.T) *catalog.Catalog {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// TestSeriesOfJobs: figures over time of a Job, whose label is another in what is kept.
+func TestSeriesOfJobs(t *testing.T) {
+	q, s, c := answersOfCatalog(t)
+	c.Apply(catalog.Put(&catalog.Pod{
+		Key: catalog.Key{Namespace: "shop", Name: "backup-29-x"}, UID: "1", Phase: "Running", Meshed: true,
+		Owner: catalog.Ref{Kind: catalog.KindJob, Key: catalog.Key{Namespace: "shop", Name: "backup-29"}},
+	}))
+	began := time.Now().Add(-5 * time.Minute)
+	labels := map[string]string{"job": "mesh-proxy", "job_name": "backup-29", "namespace": "shop", "pod": "backup-29-x"}
+	for at := time.Duration(0); at <= 5*time.Minute; at += 5 * time.Second {
+		page := fmt.Sprintf("# TYPE response_total counter\nresponse_total{direction=\"inbound\",classification=\"success\"} %g\n", 2*at.Seconds())
+		if err := s.Insert("backup", labels, began.Add(at), []byte(page)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := q.Series(t.Context(), &queryapi.StatRequest{Resource: &queryapi.Selector{Kind: "job", Namespace: "shop"}, WindowSeconds: 240}, 30*time.Second)
+	if err != nil || len(got.Rows) != 1 || got.Rows[0].Name != "backup-29" {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if v := float64(got.Rows[0].RPS[4]); math.Abs(v/2-1) > 0.01 {
+		t.Errorf("%v requests a second in the middle, want 2: %v", v, got.Rows[0].RPS)
+	}
 }

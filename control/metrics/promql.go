@@ -53,11 +53,29 @@ func (a Asker) now() time.Time {
 	return time.Now()
 }
 
+// Stored is a pod's label in what is kept. There job says what was scraped, as
+// Prometheus has it; the Job that owns a pod is job_name, as in kube-state-metrics.
+func Stored(label string) string {
+	if label == "job" {
+		return "job_name"
+	}
+	return label
+}
+
+// StoredList is the labels in what is kept, as by () takes them.
+func StoredList(labels []string) string {
+	names := make([]string, len(labels))
+	for i, l := range labels {
+		names[i] = Stored(l)
+	}
+	return strings.Join(names, ",")
+}
+
 // Increase implements Querier.
 func (a Asker) Increase(ctx context.Context, metric string, match []Matcher, by []string, window time.Duration) ([]Sample, error) {
 	now := a.now()
 	list, err := a.ask(ctx, match, by, func(sel string) string {
-		return fmt.Sprintf("sum(increase(%s%s%s)) by (%s)", metric, sel, a.over(window), strings.Join(by, ","))
+		return fmt.Sprintf("sum(increase(%s%s%s)) by (%s)", metric, sel, a.over(window), StoredList(by))
 	}, now)
 	if err != nil {
 		return nil, err
@@ -75,7 +93,7 @@ func (a Asker) Increase(ctx context.Context, metric string, match []Matcher, by 
 // Sum implements Querier.
 func (a Asker) Sum(ctx context.Context, metric string, match []Matcher, by []string) ([]Sample, error) {
 	return a.ask(ctx, match, by, func(sel string) string {
-		return fmt.Sprintf("sum(%s%s) by (%s)", metric, sel, strings.Join(by, ","))
+		return fmt.Sprintf("sum(%s%s) by (%s)", metric, sel, StoredList(by))
 	}, a.now())
 }
 
@@ -86,7 +104,7 @@ func (a Asker) Quantiles(ctx context.Context, metric string, qs []float64, match
 	for i, q := range qs {
 		list, err := a.ask(ctx, match, by, func(sel string) string {
 			return fmt.Sprintf("histogram_quantile(%s, sum(increase(%s_bucket%s%s)) by (%s))",
-				strconv.FormatFloat(q, 'g', -1, 64), metric, sel, a.over(window), strings.Join(append([]string{"le"}, by...), ","))
+				strconv.FormatFloat(q, 'g', -1, 64), metric, sel, a.over(window), StoredList(append([]string{"le"}, by...)))
 		}, now)
 		if err != nil {
 			return nil, err
@@ -122,7 +140,7 @@ func (a Asker) ask(ctx context.Context, match []Matcher, by []string, query func
 	for _, x := range v {
 		s := Sample{Labels: make(map[string]string, len(by)), Value: float64(x.Value)}
 		for _, name := range by {
-			if value := string(x.Metric[model.LabelName(name)]); value != "" {
+			if value := string(x.Metric[model.LabelName(Stored(name))]); value != "" {
 				s.Labels[name] = value
 			}
 		}
@@ -131,8 +149,8 @@ func (a Asker) ask(ctx context.Context, match []Matcher, by []string, query func
 	return list, nil
 }
 
-// Selector writes matchers as PromQL does, in braces; some is false where nothing
-// can match.
+// Selector writes matchers of a pod's labels as PromQL of what is kept does, in
+// braces; some is false where nothing can match.
 func Selector(match []Matcher) (text string, some bool) {
 	var parts []string
 	for _, m := range match {
@@ -146,7 +164,7 @@ func Selector(match []Matcher) (text string, some bool) {
 		case len(m.Values) == 0:
 			return "", false
 		case len(m.Values) == 1:
-			parts = append(parts, m.Name+op+strconv.Quote(m.Values[0]))
+			parts = append(parts, Stored(m.Name)+op+strconv.Quote(m.Values[0]))
 			continue
 		}
 		op = "=~"
@@ -157,7 +175,7 @@ func Selector(match []Matcher) (text string, some bool) {
 		for i, v := range m.Values {
 			quoted[i] = regexp.QuoteMeta(v)
 		}
-		parts = append(parts, m.Name+op+strconv.Quote(strings.Join(quoted, "|")))
+		parts = append(parts, Stored(m.Name)+op+strconv.Quote(strings.Join(quoted, "|")))
 	}
 	return "{" + strings.Join(parts, ",") + "}", true
 }

@@ -181,7 +181,7 @@ func (s *Scraper) list() map[string]*aim {
 				id: p.Key.String() + " " + p.UID + " " + p.IPs[0].String(), who: p.Key.String(), labels: s.cfg.Catalog.PodLabels(p),
 				url: "http://" + netip.AddrPortFrom(p.IPs[0], annotation.AdminPort).String() + "/metrics",
 			}
-			a.keep = with(a.labels, "job", "mesh-proxy")
+			a.keep = storedAs(a.labels)
 			want[a.id] = a
 		}
 	}
@@ -194,9 +194,13 @@ func (s *Scraper) list() map[string]*aim {
 	return want
 }
 
-func with(labels map[string]string, name, value string) map[string]string {
+// storedAs are a pod's labels in what is kept: see Stored.
+func storedAs(labels map[string]string) map[string]string {
 	all := maps.Clone(labels)
-	all[name] = value
+	if name, ok := all["job"]; ok {
+		all[Stored("job")] = name
+	}
+	all["job"] = "mesh-proxy"
 	return all
 }
 

@@ -2,7 +2,6 @@ package query
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/tunmesh/tunmesh/control/metrics"
@@ -28,7 +27,7 @@ func Recordings() []metrics.Recording {
 	}
 	from, _ := overTime(question{match: received()}, RecordStep)
 	sum := func(rate, more string) string {
-		return fmt.Sprintf("sum(%s) by (%s,%s)", rate, strings.Join(by, ","), more)
+		return fmt.Sprintf("sum(%s) by (%s,%s)", rate, metrics.StoredList(by), more)
 	}
 	return []metrics.Recording{{Name: recordedRequests, Query: sum(from.requests, "classification")}, {Name: recordedBuckets, Query: sum(from.buckets, "le")}}
 }

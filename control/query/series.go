@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -135,14 +134,15 @@ func overTime(q question, step time.Duration) (r rates, some bool) {
 
 // fillSeries asks everything, each thing for all rows at once.
 func (s *Server) fillSeries(ctx context.Context, from rates, labels []string, over metrics.Range, rows map[rowKey]*SeriesRow) error {
-	by := strings.Join(labels, ",")
+	by := metrics.StoredList(labels)
+	label := func(m model.Metric, i int) string { return string(m[model.LabelName(metrics.Stored(labels[i]))]) }
 	ask := func(query string, put func(r *SeriesRow, m model.Metric, i int, v float64)) error {
 		all, err := s.series.Range(ctx, query, over)
 		if err != nil {
 			return fmt.Errorf("series: %w", err)
 		}
 		for _, x := range all {
-			r := rows[rowKey{string(x.Metric[model.LabelName(labels[0])]), string(x.Metric[model.LabelName(labels[len(labels)-1])])}]
+			r := rows[rowKey{label(x.Metric, 0), label(x.Metric, len(labels)-1)}]
 			if r == nil {
 				continue
 			}

@@ -217,7 +217,7 @@ func TestScale(t *testing.T) {
 			want := map[string]int{"deployment": min(pods, scaleWorkloads), "pod": pods, "namespace": 1}[kind]
 			resp, took, err := stat(kind, seconds)
 			// Those of more than the window are there when two pages of each were kept.
-			for deadline := time.Now().Add(time.Minute); err == nil && !counted(resp) && time.Now().Before(deadline); time.Sleep(250 * time.Millisecond) {
+			for deadline := time.Now().Add(3 * time.Minute); err == nil && !counted(resp) && time.Now().Before(deadline); time.Sleep(250 * time.Millisecond) {
 				resp, took, err = stat(kind, seconds)
 			}
 			if err != nil || len(resp.GetRows()) != want || !counted(resp) {
@@ -243,7 +243,7 @@ func TestScale(t *testing.T) {
 	}
 	unknown := func(r query.SeriesRow) bool { return !some(r.RPS) || !some(r.SuccessRate) || !some(r.LatencyP99) }
 	// A step is there when two pages of each were kept before it.
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(250 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(250 * time.Millisecond) {
 		begin = time.Now()
 		s, err := ask.Series(t.Context(), &queryapi.StatRequest{WindowSeconds: 900, Resource: &queryapi.Selector{Kind: "deployment", AllNamespaces: true}}, query.RecordStep)
 		if err != nil || len(s.Rows) != min(pods, scaleWorkloads) {

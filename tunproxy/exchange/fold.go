@@ -3,7 +3,6 @@ package exchange
 import (
 	"encoding/binary"
 	"math/bits"
-	"strings"
 	"unsafe"
 
 	"github.com/tunmesh/tunmesh/tunproxy/message"
@@ -67,7 +66,7 @@ func text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 func (b fold) get(name string) (string, bool) {
 	for len(b) > 0 {
 		var f message.Field
-		if f, b = b.next(); strings.EqualFold(f.Name, name) {
+		if f, b = b.next(); message.EqualFold(f.Name, name) {
 			return f.Value, true
 		}
 	}

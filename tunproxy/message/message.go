@@ -144,7 +144,7 @@ func (h *Head) Clone() *Head {
 // Get is the first value of the field with that name, compared without case.
 func (h *Head) Get(name string) (string, bool) {
 	for i := range h.Fields {
-		if equalFold(h.Fields[i].Name, name) {
+		if EqualFold(h.Fields[i].Name, name) {
 			return h.Fields[i].Value, true
 		}
 	}
@@ -154,7 +154,9 @@ func (h *Head) Get(name string) (string, bool) {
 // Informational reports a 1xx response head, after which the real one follows.
 func (h *Head) Informational() bool { return h.Status >= 100 && h.Status < 200 && h.Status != 101 }
 
-func equalFold(a, b string) bool {
+// EqualFold compares names without ASCII case, as those of fields are (RFC 9110,
+// section 5.1).
+func EqualFold(a, b string) bool {
 	if len(a) != len(b) {
 		return false
 	}

@@ -11,7 +11,7 @@ func dropConnection(f []message.Field) []message.Field {
 	var nominated [8]string
 	n, more := 0, false
 	for i := range f {
-		if !equalFold(f[i].Name, "connection") {
+		if !message.EqualFold(f[i].Name, "connection") {
 			continue
 		}
 		for rest := f[i].Value; rest != ""; {
@@ -38,7 +38,7 @@ func dropConnection(f []message.Field) []message.Field {
 		if of(name, "connection", "keep-alive", "proxy-connection", "upgrade", "http2-settings") {
 			continue
 		}
-		if equalFold(name, "te") {
+		if message.EqualFold(name, "te") {
 			if !te && hasToken(f[i].Value, "trailers") {
 				te = true
 				out = append(out, message.Field{Name: name, Value: "trailers"})
@@ -70,7 +70,7 @@ func nominates(f []message.Field, name string) bool {
 		return false
 	}
 	for i := range f {
-		if equalFold(f[i].Name, "connection") && hasToken(f[i].Value, name) {
+		if message.EqualFold(f[i].Name, "connection") && hasToken(f[i].Value, name) {
 			return true
 		}
 	}
@@ -80,7 +80,7 @@ func nominates(f []message.Field, name string) bool {
 // of reports whether name is one of some.
 func of(name string, some ...string) bool {
 	for _, s := range some {
-		if equalFold(name, s) {
+		if message.EqualFold(name, s) {
 			return true
 		}
 	}
@@ -92,7 +92,7 @@ func hasToken(list, want string) bool {
 	for list != "" {
 		var token string
 		token, list = message.NextElement(list)
-		if equalFold(token, want) {
+		if message.EqualFold(token, want) {
 			return true
 		}
 	}

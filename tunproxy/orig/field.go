@@ -52,9 +52,9 @@ func describe(h *message.Head) original {
 	}
 	for i := range h.Fields {
 		switch f := &h.Fields[i]; {
-		case o.version10 && equalFold(f.Name, "connection"):
+		case o.version10 && message.EqualFold(f.Name, "connection"):
 			o.keepAlive = o.keepAlive || hasToken(f.Value, "keep-alive")
-		case h.Status == upgradeRequired && equalFold(f.Name, "upgrade") && strings.IndexByte(f.Value, '"') < 0:
+		case h.Status == upgradeRequired && message.EqualFold(f.Name, "upgrade") && strings.IndexByte(f.Value, '"') < 0:
 			o.upgrade = f.Value
 		}
 	}
@@ -74,9 +74,9 @@ func (o *original) describeNames(f []message.Field) []message.Field {
 	}
 	for i := range f {
 		switch name := f[i].Name; {
-		case len(name) == 4 && equalFold(name, "host"):
+		case len(name) == 4 && message.EqualFold(name, "host"):
 			o.host, o.hostAt = true, i
-		case len(name) == 17 && equalFold(name, "transfer-encoding"):
+		case len(name) == 17 && message.EqualFold(name, "transfer-encoding"):
 			o.chunked, o.chunkedAt = true, i
 		}
 	}
@@ -157,7 +157,7 @@ func (o *original) anyIrregular(fs []message.Field) bool {
 
 func (o *original) hasIrregularTwin(fs []message.Field, i int) bool {
 	for j := range fs {
-		if j != i && equalFold(fs[j].Name, fs[i].Name) && !o.regular(fs[j].Name) {
+		if j != i && message.EqualFold(fs[j].Name, fs[i].Name) && !o.regular(fs[j].Name) {
 			return true
 		}
 	}

@@ -134,7 +134,7 @@ func find(list, name string) (spelling, after string, ok bool) {
 		} else {
 			list = ""
 		}
-		if equalFold(token, name) {
+		if message.EqualFold(token, name) {
 			return token, list, true
 		}
 	}

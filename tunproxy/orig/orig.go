@@ -123,23 +123,11 @@ func lower(c byte) byte {
 	return c
 }
 
-func equalFold(a, b string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range len(a) {
-		if lower(a[i]) != lower(b[i]) {
-			return false
-		}
-	}
-	return true
-}
-
 // drop removes all fields of one name.
 func drop(f []message.Field, name string) []message.Field {
 	out := f[:0]
 	for i := range f {
-		if !equalFold(f[i].Name, name) {
+		if !message.EqualFold(f[i].Name, name) {
 			out = append(out, f[i])
 		}
 	}

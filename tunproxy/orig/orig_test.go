@@ -379,7 +379,7 @@ func FuzzUnpack(f *testing.F) {
 			if ours(want) && want != hop.FieldProxyError {
 				continue
 			}
-			if n >= len(h.Fields) || !equalFold(h.Fields[n].Name, want) {
+			if n >= len(h.Fields) || !message.EqualFold(h.Fields[n].Name, want) {
 				if ours(want) {
 					continue
 				}

@@ -111,22 +111,13 @@ func (h *Hub) send(ctx context.Context, s *rpc.Stream) error {
 		return nil
 	}
 	var buf []byte
-	var spare []*wire.Event
 	for _, t := range *p {
-		for {
-			events := t.queue.drain(spare)
-			if len(events) == 0 {
-				break
-			}
-			for _, e := range events {
-				m := wire.FromProxy{Event: e}
-				buf = m.Append(buf[:0])
-				if err := s.Send(ctx, buf, false); err != nil {
-					return err
-				}
-			}
-			clear(events)
-			spare = events[:0]
+		err := t.queue.each(func(e *wire.Event) error {
+			buf = (&wire.FromProxy{Event: e}).Append(buf[:0])
+			return s.Send(ctx, buf, false)
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil

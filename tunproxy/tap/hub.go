@@ -220,6 +220,25 @@ func (q *queue) drain(spare []*wire.Event) (events []*wire.Event) {
 	return events
 }
 
+// each takes the events that wait, in order, until none does or f fails. The queue
+// keeps the room of those that were taken: no other may have it.
+func (q *queue) each(f func(*wire.Event) error) error {
+	var spare []*wire.Event
+	for {
+		events := q.drain(spare)
+		if len(events) == 0 {
+			return nil
+		}
+		for _, e := range events {
+			if err := f(e); err != nil {
+				return err
+			}
+		}
+		clear(events)
+		spare = events[:0]
+	}
+}
+
 // missing takes the count of what was lost.
 func (q *queue) missing() (lost uint64) {
 	q.mu.Lock()

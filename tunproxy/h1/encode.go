@@ -244,29 +244,10 @@ func isNominated(fs []message.Field, name string) bool {
 		for rest := fs[i].Value; rest != ""; {
 			var t string
 			t, rest = message.NextElement(rest)
-			if foldEqual(t, name) {
+			if message.EqualFold(t, name) {
 				return true
 			}
 		}
 	}
 	return false
-}
-
-func foldEqual(a, b string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range len(a) {
-		x, y := a[i], b[i]
-		if 'A' <= x && x <= 'Z' {
-			x |= 0x20
-		}
-		if 'A' <= y && y <= 'Z' {
-			y |= 0x20
-		}
-		if x != y {
-			return false
-		}
-	}
-	return true
 }

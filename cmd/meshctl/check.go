@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tunmesh/tunmesh/api/query"
+	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/health"
 	"github.com/tunmesh/tunmesh/cmd/meshctl/internal/render"
 )
 
@@ -154,12 +154,7 @@ func (a *app) checks(ctx context.Context) []render.CheckCategory {
 }
 
 func keptCheck(h *query.HealthResponse) render.CheckResult {
-	return warn("what sidecars count is kept", "figures", func() error {
-		if why := h.GetFiguresProblem(); why != "" {
-			return errors.New(why)
-		}
-		return nil
-	})
+	return warn("what sidecars count is kept", "figures", func() error { return health.Kept(h) })
 }
 
 func identityChecks(h *query.HealthResponse, now time.Time) render.CheckCategory {

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,9 +67,14 @@ func (r *run) view(ctx context.Context) {
 		return // said above
 	}
 	r.check(warns, "what sidecars count is kept", "store", func() error {
-		if why := said.GetFiguresProblem(); why != "" {
-			return errors.New(why)
-		}
-		return refused
+		return cmp.Or(Kept(said), refused)
 	})
+}
+
+// Kept is why what sidecars count is not kept, as mesh-view says; nil where it is.
+func Kept(said *query.HealthResponse) error {
+	if why := said.GetFiguresProblem(); why != "" {
+		return errors.New(why)
+	}
+	return nil
 }

@@ -168,7 +168,7 @@ func testControlAway(t *testing.T, m *meshtest.Mesh) {
 // sidecars is bounded, and it all goes back when they end: connections,
 // descriptors, goroutines.
 func TestManyAndSlowClients(t *testing.T) {
-	n, every := 10_000, time.Second
+	n, every := 10_000, 300*time.Millisecond // 8 s for a head, of the 10 it may take
 	if testing.Short() {
 		n, every = 2_000, 100*time.Millisecond
 	}

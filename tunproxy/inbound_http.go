@@ -22,6 +22,7 @@ type inboundRequests struct {
 	app    upstream.Endpoint
 	first  aio.Conn // to the app, unused so far; nil once given to the pool
 	groups [2]*upstream.Group
+	gaveTo *upstream.Group // that adopted first
 	cfg    exchange.Config
 	counts counts
 }
@@ -59,6 +60,10 @@ func (r *inboundRequests) closed() {
 	if r.first != nil {
 		r.first.Close()
 		r.first = nil
+	}
+	if r.gaveTo != nil {
+		r.gaveTo.Left()
+		r.gaveTo = nil
 	}
 	for i, g := range r.groups {
 		if g != nil {
@@ -116,8 +121,8 @@ func (r *inboundRequests) group(kind upstream.Kind) *upstream.Group {
 		r.groups[kind] = g
 	}
 	if r.first != nil {
-		g.Adopt(r.first)
-		r.first = nil
+		g.AdoptFor(r.first)
+		r.first, r.gaveTo = nil, g
 	}
 	return g
 }

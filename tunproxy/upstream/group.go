@@ -70,6 +70,7 @@ type Group struct {
 	dialing int
 	waiting []Waiter
 	refs    int
+	clients int // for whom a connection was made, which the group adopted
 	closed  bool
 	// lingering: a timer will look whether the group is still held.
 	lingering bool
@@ -150,6 +151,24 @@ func (g *Group) Adopt(c aio.Conn) {
 	}
 	g.dialing++
 	g.pool.dialer.Hop(c, g.key.e, g.alpn, g.dialed)
+}
+
+// AdoptFor adopts a connection that was made for one client, whoever has one made for
+// each. Left must be called when that client is gone.
+func (g *Group) AdoptFor(c aio.Conn) {
+	g.clients++
+	g.Adopt(c)
+}
+
+// Left tells that a client is gone for which a connection was adopted. An HTTP/1
+// server has as many connections as clients, as if they were theirs: where each takes
+// a thread, those that nobody is behind would keep others out. The one used longest
+// ago goes, as soon as it has nothing to do.
+func (g *Group) Left() {
+	g.clients--
+	if !g.shared() && !g.closed && len(g.conns) > g.clients {
+		g.conns[0].client.Closing()
+	}
 }
 
 // shared: one connection serves many exchanges.

@@ -261,6 +261,61 @@ func TestAdoptedConnectionSavesADial(t *testing.T) {
 	}
 }
 
+func TestAdoptedConnectionsLeaveWithTheirClients(t *testing.T) {
+	r := newRig(t)
+	r.limit = 1
+	g := r.pool.Hold(meshed, HTTP1)
+	open := func() (n int) {
+		for _, c := range r.clients {
+			if !c.closing {
+				n++
+			}
+		}
+		return n
+	}
+	adopt := func() {
+		c, _ := aiotest.Pipe(r.loop, 0)
+		g.AdoptFor(c)
+		r.loop.Run(t)
+	}
+	for range 3 {
+		adopt()
+	}
+	busy := r.get(g)
+	if busy.s == nil || r.dials != 0 || open() != 3 {
+		t.Fatalf("%v, %d dials, %d connections", busy.err, r.dials, open())
+	}
+	g.Left()
+	g.Left()
+	if open() != 1 {
+		t.Fatalf("%d connections for one client, want 1", open())
+	}
+	if c := busy.s.(*fakeStream).c; c.closing {
+		t.Fatal("the one with an exchange went before idle ones")
+	}
+	// What a client broke is not made up for by another's connection.
+	adopt()
+	busy.s.(*fakeStream).c.Close()
+	g.Left()
+	if open() != 1 {
+		t.Fatalf("%d connections, want the other client's", open())
+	}
+	g.Left()
+	if open() != 0 {
+		t.Fatalf("%d connections for nobody", open())
+	}
+
+	// A connection that many share stays for the next.
+	shared := r.pool.Hold(meshed, HTTP2)
+	c, _ := aiotest.Pipe(r.loop, 0)
+	shared.AdoptFor(c)
+	r.loop.Run(t)
+	shared.Left()
+	if open() != 1 {
+		t.Fatal("a shared connection left with its client")
+	}
+}
+
 func TestALostConnectionIsReplaced(t *testing.T) {
 	r := newRig(t)
 	g := r.pool.Hold(meshed, HTTP2)

@@ -23,8 +23,11 @@ func newClock() *clock {
 	return c
 }
 
+// read is the time now, not that of the pass.
+func (c *clock) read() time.Duration { return time.Since(c.base) + time.Second }
+
 func (c *clock) refresh() {
-	c.now = time.Since(c.base) + time.Second
+	c.now = c.read()
 	c.mono = tcpip.MonotonicTime{}.Add(c.now)
 }
 

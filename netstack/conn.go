@@ -41,7 +41,7 @@ type conn struct {
 	err           error // why it broke; kept
 	in, out       uint64
 	before, after *conn         // in a door's list, while it shakes hands
-	began         time.Duration // when it was accepted
+	began         time.Duration // when it was accepted or dialled
 	copied        int           // read since the receive buffer was looked at
 	crowded       uint32        // segments dropped for the lack of memory
 	crowd         int           // segments taken without a look at their memory
@@ -60,7 +60,7 @@ type conn struct {
 	finned  bool // CloseWrite was called
 
 	owing    bool // in loop.owed
-	queued   bool // in loop.ready
+	queued   bool // in loop.ready or loop.young
 	readable bool // news for Readable
 	dry      bool // a Read took all that there was, and nothing came since
 	writable bool // news for Writable
@@ -76,7 +76,7 @@ var (
 )
 
 func (l *loop) newConn(side aio.Side, remote, local netip.AddrPort) *conn {
-	c := &conn{l: l, side: side, remote: remote, local: local, shaking: true}
+	c := &conn{l: l, side: side, remote: remote, local: local, shaking: true, began: l.clock.now}
 	c.entry.Init(c, waiter.ReadableEvents|waiter.WritableEvents|waiter.EventHUp|waiter.EventErr)
 	c.wq.EventRegister(&c.entry)
 	return c
@@ -116,7 +116,11 @@ func (c *conn) NotifyEvent(m waiter.EventMask) {
 func (c *conn) enqueue() {
 	if !c.queued {
 		c.queued = true
-		c.l.ready = append(c.l.ready, c)
+		if c.isYoung() {
+			c.l.young.conns.push(c)
+		} else {
+			c.l.ready = append(c.l.ready, c)
+		}
 	}
 }
 

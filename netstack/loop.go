@@ -53,6 +53,7 @@ type loop struct {
 	copies  bool // no memory is given: see give.go
 
 	ready, readySpare []*conn
+	young             young
 	owed              []*conn // whose received bytes wait for an ACK
 	tasks, deferred   funcs
 	mover             mover  // of the CopyTo that runs
@@ -220,7 +221,9 @@ func (l *loop) drain(side aio.Side) (full bool, err error) {
 			l.input(side, false)
 		case tun.ErrEmpty:
 			l.faults[side].since = 0
-			l.surges[side].stands = false
+			if l.young.syns[side].len() == 0 {
+				l.surges[side].stands = false
+			}
 			return false, nil
 		default:
 			return false, l.readFailed(side, err)
@@ -231,8 +234,10 @@ func (l *loop) drain(side aio.Side) (full bool, err error) {
 
 // settle runs handlers and functions until nothing is left of this pass. It
 // reports whether that was reached: parties that wake each other for ever must
-// not keep packets out.
+// not keep packets out. Who is new has a turn after all else, and the rest of them in
+// a later pass.
 func (l *loop) settle() bool {
+	var until time.Duration // of that turn
 	for range settleRounds {
 		switch {
 		case len(l.ready) > 0:
@@ -247,11 +252,21 @@ func (l *loop) settle() bool {
 			l.tasks.run()
 		case len(l.deferred.list) > 0:
 			l.deferred.run()
-		default:
+		case l.young.len() == 0:
 			return true
+		default:
+			now := l.clock.read()
+			if until == 0 {
+				until = now + max(youngTime, now-l.clock.now)
+				l.flush(false) // what the others sent need not wait for that
+			}
+			if now >= until {
+				return false
+			}
+			l.youngTurn(until)
 		}
 	}
-	return len(l.ready)+len(l.tasks.list)+len(l.deferred.list) == 0
+	return len(l.ready)+l.young.len()+len(l.tasks.list)+len(l.deferred.list) == 0
 }
 
 // funcs is a list of functions that is added to while it runs.
@@ -299,6 +314,7 @@ func (l *loop) end() {
 	l.ended = true
 	l.mu.Unlock()
 	l.ending = true
+	l.grow()
 	for _, side := range sides {
 		for _, p := range l.pending[side] {
 			p.Drop()

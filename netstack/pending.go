@@ -30,7 +30,8 @@ type Pending struct {
 // Loop is where the connection will live.
 func (p *Pending) Loop() aio.Loop { return p.l }
 
-// syn begins a pending connection. It borrows pkt.
+// syn begins a pending connection; OnSYN hears of it in a turn of those who are new.
+// It borrows pkt.
 func (l *loop) syn(side aio.Side, key packet.Key, pkt *stack.PacketBuffer) {
 	k := keyOf(key.Remote, key.Local)
 	if l.pending[side][k] != nil {
@@ -63,7 +64,7 @@ func (l *loop) syn(side aio.Side, key packet.Key, pkt *stack.PacketBuffer) {
 	l.s.flows.add(side, k, l)
 	l.counters[side].syns.Add(1)
 	l.surges[side].begin()
-	l.s.cfg.OnSYN(p)
+	l.young.syns[side].push(p)
 }
 
 // turnAway refuses a SYN for which there is no place. It borrows pkt.
@@ -109,7 +110,7 @@ func (p *Pending) Accept() (aio.Conn, error) {
 		return nil, fmt.Errorf("accept %v from %v: %w", p.Dst, p.Src, mapError(err))
 	}
 	p.l.counters[p.Side].accepted.Add(1)
-	c.placed, c.began = true, p.l.clock.now
+	c.placed = true
 	c.begin(ep)
 	p.l.doorOf(p.Side, p.Dst).add(c)
 	return c, nil

@@ -64,12 +64,16 @@ func newDaemonSet(name string, api API, log *slog.Logger) (*daemonSet, error) {
 	return &daemonSet{api: api, log: log, path: "/apis/apps/v1/namespaces/" + url.PathEscape(ns) + "/daemonsets/" + url.PathEscape(n)}, nil
 }
 
+// sawDaemonSet is logged once it is known that this agent may look at its DaemonSet.
+const sawDaemonSet = "the agent's DaemonSet is there"
+
 // learn asks until the DaemonSet was seen.
 func (d *daemonSet) learn(ctx context.Context) {
 	for ctx.Err() == nil {
 		removed, err := d.ask(ctx)
 		if err == nil && !removed {
 			d.seen.Store(true)
+			d.log.Debug(sawDaemonSet)
 			return
 		}
 		if err == nil {

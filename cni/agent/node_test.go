@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -59,11 +60,30 @@ func (a *api) serve(t *testing.T) agent.API {
 	return agent.API{Server: s.URL, Dir: dir}
 }
 
+// journal is what was logged.
+type journal struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.b.Write(p)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.b.String()
+}
+
 // clusterNode is an agent with a node's folders.
 type clusterNode struct {
 	t        *testing.T
 	cfg      agent.Config
 	net, bin string
+	log      *journal
 	admin    string
 	end      context.CancelFunc
 	ended    chan error
@@ -73,7 +93,8 @@ func newClusterNode(t *testing.T, where agent.API) *clusterNode {
 	t.Helper()
 	dir := t.TempDir()
 	n := &clusterNode{t: t, net: filepath.Join(dir, "net.d"), bin: filepath.Join(dir, "bin")}
-	n.cfg = config(filepath.Join(dir, "run"))
+	n.cfg, n.log = config(filepath.Join(dir, "run")), new(journal)
+	n.cfg.Log = slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	program := filepath.Join(dir, "program")
 	err := errors.Join(os.Mkdir(n.net, 0o755), os.Mkdir(n.bin, 0o755), os.WriteFile(program, []byte("the plugin"), 0o755),
 		os.WriteFile(filepath.Join(n.net, "10-x.conflist"), []byte(conflist), 0o600), os.Mkdir(n.cfg.Dir, 0o700))
@@ -171,7 +192,7 @@ func TestUpdatedOrRemoved(t *testing.T) {
 			a.set(200, thereYet)
 			n := newClusterNode(t, a.serve(t))
 			n.start()
-			eventually(t, "it has seen its DaemonSet", func() bool { return a.asked.Load() > 0 })
+			eventually(t, "it has seen its DaemonSet", func() bool { return strings.Contains(n.log.String(), agent.SawDaemonSet) })
 			if c.pod {
 				path := filepath.Join(n.cfg.Dir, install.Networks, "x.json")
 				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, nil, 0o600)); err != nil {

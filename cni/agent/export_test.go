@@ -1,0 +1,4 @@
+package agent
+
+// SawDaemonSet is what the log says then.
+const SawDaemonSet = sawDaemonSet

@@ -8,8 +8,6 @@ const (
 	// those who are there waiting for so long.
 	youth     = 200 * time.Millisecond
 	youngTime = 200 * time.Microsecond
-	// youngAtOnce is how many have their turn between two looks at the time.
-	youngAtOnce = 2
 )
 
 // line is who waits for a turn, first come, first served.
@@ -39,6 +37,16 @@ func (q *line[T]) pop() T {
 	return v
 }
 
+// turn lets the first in line go on, and then others of those who are there now, while
+// there is time.
+func (q *line[T]) turn(c *clock, until time.Duration, goOn func(T)) {
+	for i := q.len(); i > 0; i-- {
+		if goOn(q.pop()); c.read() >= until {
+			return
+		}
+	}
+}
+
 // young is what waits until all else of a pass is done.
 type young struct {
 	conns line[*conn]
@@ -52,24 +60,18 @@ func (y *young) len() int { return y.conns.len() + y.syns[0].len() + y.syns[1].l
 func (c *conn) isYoung() bool { return c.l.clock.now-c.began < youth && !c.l.ending }
 
 // youngTurn lets those who are new go on until then, all that there are if possible:
-// what they make ready is done together. A SYN of each side has its turn in any case.
+// what they make ready is done together. One of each line has its turn in any case.
 func (l *loop) youngTurn(until time.Duration) {
-	y := &l.young
-	for i := y.conns.len(); i > 0; i-- {
-		y.conns.pop().deliver()
-		if i%youngAtOnce == 0 && l.clock.read() >= until {
-			break
-		}
+	l.young.conns.turn(l.clock, until, (*conn).deliver)
+	for side := range l.young.syns {
+		l.young.syns[side].turn(l.clock, until, l.ask)
 	}
-	for side := range y.syns {
-		for i := y.syns[side].len(); i > 0; i-- {
-			if p := y.syns[side].pop(); p.syn != nil { // neither dropped nor expired meanwhile
-				l.s.cfg.OnSYN(p)
-			}
-			if l.clock.read() >= until {
-				break
-			}
-		}
+}
+
+// ask asks about a SYN, unless it was dropped or has expired meanwhile.
+func (l *loop) ask(p *Pending) {
+	if p.syn != nil {
+		l.s.cfg.OnSYN(p)
 	}
 }
 

@@ -89,7 +89,7 @@ func TestNewConnectionsLeaveRoom(t *testing.T) {
 		if old != passes {
 			t.Fatalf("the old one had %d turns in %d passes", old, passes)
 		}
-		// Two, but for a machine that had better to do before.
+		// One, but for a machine that had better to do before.
 		if got := fresh - was; got == 0 || got > n/2 {
 			t.Fatalf("%d new ones had a turn in one pass", got)
 		}

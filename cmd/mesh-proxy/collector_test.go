@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"runtime"
 	"runtime/debug"
@@ -64,10 +65,37 @@ func TestTheCollectorFollowsTheHeap(t *testing.T) {
 		t.Errorf("a small heap: %d %%, and %d is set", c.percent, set)
 	}
 	// Garbage comes fast: it was collected twice at once.
-	c.collected(now.Add(2 * time.Hour))
-	c.collected(now.Add(2*time.Hour + time.Millisecond))
+	c.collected(now.Add(3 * time.Hour))
+	c.collected(now.Add(3*time.Hour + time.Millisecond))
 	if set := debug.SetGCPercent(gcPercent); c.room != 2*gcRoom || c.percent != 200 || set != 200 {
 		t.Errorf("much garbage: room for %d, %d %%, and %d is set", c.room, c.percent, set)
+	}
+}
+
+// What ended connections left behind is given back once the collector had nothing to do
+// for a while, and not before.
+func TestMemoryIsGivenBackWhenIdle(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
+	now := time.Now()
+	c := newCollector(now)
+	heap := make([][]byte, 0, 1024)
+	for range cap(heap) {
+		heap = append(heap, bytes.Repeat([]byte{1}, 64<<10)) // 64 MB, all of them touched
+	}
+	runtime.GC()
+	runtime.KeepAlive(heap)
+	const half = 32 << 20
+	before := c.keeps()
+	c.tick(now.Add(gcIdle - time.Millisecond))
+	if early := c.keeps(); early+half < before {
+		t.Errorf("given back before it was time: %d MB, %d before", early>>20, before>>20)
+	}
+	c.tick(now.Add(gcIdle))
+	if after := c.keeps(); after+half > before {
+		t.Errorf("%d MB kept, %d before", after>>20, before>>20)
+	}
+	if c.ran != now.Add(gcIdle) {
+		t.Error("the next time is not as long after this one")
 	}
 }
 

@@ -166,7 +166,7 @@ func testControlAway(t *testing.T, m *meshtest.Mesh) {
 // TestManyAndSlowClients holds many connections open for nothing, and sends
 // requests a byte at a time beside them. All are answered, the memory of both
 // sidecars is bounded, and it all goes back when they end: connections,
-// descriptors, goroutines.
+// descriptors, goroutines, and in half a minute memory.
 func TestManyAndSlowClients(t *testing.T) {
 	n, every := 10_000, 300*time.Millisecond // 8 s for a head, of the 10 it may take
 	if testing.Short() {
@@ -247,6 +247,15 @@ func TestManyAndSlowClients(t *testing.T) {
 		time.Sleep(200 * time.Millisecond)
 	}
 	t.Logf("before: %+v, after: %+v", before, now)
+	meshtest.Eventually(t, 90*time.Second, "memory is given back", func() bool {
+		for _, pod := range sides {
+			if now[pod] = used(t, m, pod); now[pod].rss > before[pod].rss+limitIdleMB {
+				return false
+			}
+		}
+		return true
+	})
+	t.Logf("before: %+v, in the end: %+v", before, now)
 }
 
 // use is what a sidecar holds.

@@ -92,15 +92,17 @@ func targets() (all []target) {
 // TestSieges: while one client attacks, the p99 of somebody else's requests is at
 // most twice what it is while the same client does the same to a pod of the same
 // machine that has no sidecar. That is what the machine's part in it is: attacker,
-// kernels and apps share its processors with everybody.
+// kernels and apps share its processors with everybody. What it is while a neighbour
+// that has a sidecar is attacked is shown beside it: that is what those pay who are
+// asked by others than the attacker, but live where he makes somebody work.
 func TestSieges(t *testing.T) {
 	pairs, err := strconv.Atoi(os.Getenv(wanted))
 	judging := err == nil && pairs > 0
 	few := []string{"rapid reset", "slow heads", "SYNs to a port where nobody listens"}
 	pairs = max(pairs, 2)
-	m := meshtest.Up(t, bin, "siege", castle("castle", "enabled"), castle("decoy", "disabled"),
+	m := meshtest.Up(t, bin, "siege", castle("castle", "enabled"), castle("decoy", "disabled"), castle("neighbour", "enabled"),
 		meshtest.Client("attacker", false, ""), meshtest.Client("somebody", false, ""))
-	s := &siege{T: t, m: m, castle: m.Pod(t, "castle"), decoy: m.Pod(t, "decoy"), attacker: m.Pod(t, "attacker")}
+	s := &siege{T: t, m: m, castle: m.Pod(t, "castle"), decoy: m.Pod(t, "decoy"), neighbour: m.Pod(t, "neighbour"), attacker: m.Pod(t, "attacker")}
 	s.somebody()
 	s.ask(200)
 	for _, a := range targets() {
@@ -111,8 +113,8 @@ func TestSieges(t *testing.T) {
 			none := s.count(t, a)
 			f := s.judge(t, a, pairs)
 			n := s.count(t, a) - none
-			t.Logf("%-42s p99 of others %v, a decoy attacked %v, attacked %v: × %.2f of before, × %.2f of the decoy's (by itself × %.2f); %v counted",
-				a.name, f.before, f.decoy, f.during, float64(f.during)/float64(f.before), f.ratio(), f.again, n)
+			t.Logf("%-42s p99 of others %v, a decoy attacked %v, a neighbour attacked %v, attacked %v: × %.2f of before, × %.2f of the decoy's (by itself × %.2f); %v counted",
+				a.name, f.before, f.decoy, f.neighbour, f.during, float64(f.during)/float64(f.before), f.ratio(), f.again, n)
 			if n == 0 && !unmet[a.name] {
 				t.Errorf("%s%v counted nothing", a.metric, a.labels)
 			}
@@ -169,10 +171,10 @@ const settle = 300 * time.Millisecond
 
 type siege struct {
 	*testing.T
-	m                       *meshtest.Mesh
-	castle, decoy, attacker meshtest.Pod
-	to                      io.Writer
-	from                    *bufio.Scanner
+	m                                  *meshtest.Mesh
+	castle, decoy, neighbour, attacker meshtest.Pod
+	to                                 io.Writer
+	from                               *bufio.Scanner
 }
 
 // somebody begins to ask.
@@ -263,35 +265,37 @@ func (s *siege) count(t *testing.T, a target) (n float64) {
 
 // figures are what a judgement found.
 type figures struct {
-	before, decoy, during time.Duration // the medians of the turns' p99
-	again                 float64       // of the turns before, every other one to the rest: what the machine does by itself
+	before, decoy, neighbour, during time.Duration // the medians of the turns' p99
+	again                            float64       // of the turns before, every other one to the rest: what the machine does by itself
 }
 
 // ratio is to the decoy's; where attacking that keeps others less busy than nothing
 // does, by chance, to nothing.
 func (f figures) ratio() float64 { return float64(f.during) / float64(max(f.decoy, f.before)) }
 
-// judge has turns without the attack, with one on the decoy, and with one on the
-// castle, and compares their medians.
+// judge has turns without the attack, with one on the decoy, on the neighbour, and on
+// the castle, and compares their medians.
 func (s *siege) judge(t *testing.T, a target, pairs int) (f figures) {
 	t.Helper()
 	// A thousand answers take some tenths of a second, in which the machine's own
 	// hiccups are in every turn or in none of its slowest hundredth.
 	const turn = 1000
-	var before, decoy, during []time.Duration
+	var before, decoy, neighbour, during []time.Duration
 	var halves [2][]time.Duration
 	for i := range pairs {
 		time.Sleep(settle)
 		p := p99(s.ask(turn))
 		before = append(before, p)
 		halves[i%2] = append(halves[i%2], p)
-		stop := s.attack(t, a, s.decoy)
-		time.Sleep(settle)
-		decoy = append(decoy, p99(s.ask(turn)))
-		stop()
-		time.Sleep(100 * time.Millisecond) // it is over
-		none := s.count(t, a)              // before: there are attacks that are over at once
-		stop = s.attack(t, a, s.castle)
+		for on, all := range map[*meshtest.Pod]*[]time.Duration{&s.decoy: &decoy, &s.neighbour: &neighbour} {
+			stop := s.attack(t, a, *on)
+			time.Sleep(settle)
+			*all = append(*all, p99(s.ask(turn)))
+			stop()
+			time.Sleep(100 * time.Millisecond) // it is over
+		}
+		none := s.count(t, a) // before: there are attacks that are over at once
+		stop := s.attack(t, a, s.castle)
 		if !unmet[a.name] {
 			meshtest.Eventually(t, 30*time.Second, "the attack is counted", func() bool { return s.count(t, a) > none })
 		}
@@ -299,7 +303,7 @@ func (s *siege) judge(t *testing.T, a target, pairs int) (f figures) {
 		during = append(during, p99(s.ask(turn)))
 		stop()
 	}
-	f.before, f.decoy, f.during = median(before), median(decoy), median(during)
+	f.before, f.decoy, f.neighbour, f.during = median(before), median(decoy), median(neighbour), median(during)
 	x, y := median(halves[0]), median(halves[1])
 	f.again = float64(max(x, y)) / float64(min(x, y))
 	return f

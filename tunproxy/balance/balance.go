@@ -30,7 +30,6 @@
 package balance
 
 import (
-	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -109,6 +108,8 @@ type Set[T any] struct {
 	sampled []*Member[T]
 	stale   bool // alias is of those that were in the choice before
 
+	perDecay float64 // 1 / Config.Decay, in ns
+
 	unit    float64 // mean weight: one turn of an average member
 	clock   float64 // virtual time: a member that got its share is at it
 	typical float64 // moving average of all answers, in ns
@@ -123,7 +124,7 @@ func New[T any](cfg Config) *Set[T] {
 	if cfg.Decay <= 0 {
 		cfg.Decay = defaultDecay
 	}
-	return &Set[T]{cfg: cfg, byAddr: newIndex[T](), typical: float64(cfg.DefaultRTT), unit: DefaultWeight}
+	return &Set[T]{cfg: cfg, byAddr: newIndex[T](), perDecay: 1 / float64(cfg.Decay), typical: float64(cfg.DefaultRTT), unit: DefaultWeight}
 }
 
 // Len is the number of members.
@@ -341,9 +342,26 @@ func (s *Set[T]) decayed(v float64, d time.Duration) float64 {
 	if d <= 0 {
 		return v
 	}
-	x := float64(d) / float64(s.cfg.Decay)
+	x := float64(d) * s.perDecay
 	if x < 1.0/64 { // what is busy; wrong by less than a millionth
 		return v * (1 - x + x*x/2)
 	}
-	return v * math.Exp(-x)
+	return v * faded(x)
+}
+
+// faded is e to the power of -x, for x from 0: wrong by a thousandth at most until it
+// is a millionth, and then 0. math.Exp takes a third of a pick among endpoints that
+// are seldom heard of.
+func faded(x float64) float64 {
+	if x > 14 {
+		return 0
+	}
+	x /= 64
+	y := 1 - x*(1-x*(0.5-x*(1.0/6-x*(1.0/24)))) // to the power of 64:
+	y *= y
+	y *= y
+	y *= y
+	y *= y
+	y *= y
+	return y * y
 }

@@ -2,6 +2,7 @@ package balance
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -514,6 +515,23 @@ func TestGrow(t *testing.T) {
 }
 
 // BenchmarkChoice is Pick by itself.
+func TestFaded(t *testing.T) {
+	last := 1.0
+	for x := 0.0; x < 20; x += 1.0 / 128 {
+		got, want := faded(x), math.Exp(-x)
+		if math.Abs(got-want) > want/1000 && want > 1e-6 {
+			t.Fatalf("after %v: %v, want %v", x, got, want)
+		}
+		if got < 0 || got > last {
+			t.Fatalf("after %v: %v, %v before", x, got, last)
+		}
+		last = got
+	}
+	if last != 0 {
+		t.Errorf("%v is left in the end", last)
+	}
+}
+
 func BenchmarkChoice(b *testing.B) {
 	for _, active := range []int{0, 256} {
 		for _, weighted := range []bool{false, true} {

@@ -182,8 +182,8 @@ func (m *Member[T]) cost(now time.Duration) float64 {
 	switch {
 	case m.known:
 		rtt = s.decayed(m.rtt(), now-m.at)
-		if m.answers < peakEvents {
-			rtt = min(rtt, s.typical)
+		if m.answers < peakEvents && rtt > s.typical {
+			rtt = s.typical
 		}
 	case m.pending > 0:
 		rtt = max(rtt, float64(s.cfg.DefaultRTT))
@@ -194,6 +194,15 @@ func (m *Member[T]) cost(now time.Duration) float64 {
 // place is the member's turn, kept within bounds of the set's time; a light member's
 // turns are longer, and so are its bounds.
 func (m *Member[T]) place() float64 {
-	bound := slack * max(1, m.set.unit/float64(m.weight))
-	return min(max(m.turn, m.set.clock-bound), m.set.clock+bound)
+	s, bound := m.set, float64(slack)
+	if w := float64(m.weight); w < s.unit {
+		bound *= s.unit / w
+	}
+	switch { // min and max of floats mind what is no number, which takes longer than all of this
+	case m.turn < s.clock-bound:
+		return s.clock - bound
+	case m.turn > s.clock+bound:
+		return s.clock + bound
+	}
+	return m.turn
 }

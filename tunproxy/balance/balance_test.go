@@ -519,7 +519,11 @@ func TestFaded(t *testing.T) {
 	last := 1.0
 	for x := 0.0; x < 20; x += 1.0 / 128 {
 		got, want := faded(x), math.Exp(-x)
-		if math.Abs(got-want) > want/1000 && want > 1e-6 {
+		most := want / 1000
+		if want < 1.0/200 {
+			most = want / 10
+		}
+		if math.Abs(got-want) > most && want > 1e-5 {
 			t.Fatalf("after %v: %v, want %v", x, got, want)
 		}
 		if got < 0 || got > last {

@@ -30,6 +30,8 @@ const (
 	plotHeight  = 4 * vg.Inch
 	legendWidth = 1.2 * vg.Inch
 	margin      = 0.12 * vg.Inch
+	// manyPlaces is how many names have room beside each other.
+	manyPlaces = 8
 )
 
 // newPlot is an empty one in the manner of all: lines across only, and letters
@@ -118,6 +120,15 @@ func Plots(dir string, b *result.Bench, base string) ([]Plot, error) {
 	return out, nil
 }
 
+// peerColor is that of a peer in all pictures: gray for the first, which is what there
+// is without any, so that seven more can be told apart.
+func peerColor(i int) color.Color {
+	if i == 0 {
+		return color.Gray{Y: 0x80}
+	}
+	return plotutil.Color(i - 1)
+}
+
 // group is bars of one peer, one for each place on the axis.
 type group struct {
 	name   string
@@ -137,13 +148,17 @@ func bars(dir, file, title, unit string, places []string, groups []group) (*Plot
 		if err != nil {
 			return nil, fmt.Errorf("plot %s: %w", file, err)
 		}
-		chart.Color = plotutil.Color(g.color)
+		chart.Color = peerColor(g.color)
 		chart.LineStyle.Width = 0
 		chart.Offset = width * vg.Length(float64(i)-float64(len(groups)-1)/2)
 		p.Add(chart)
 		p.Legend.Add(g.name, chart)
 	}
 	p.NominalX(places...)
+	if len(places) > manyPlaces {
+		l := &p.X.Tick.Label
+		l.Rotation, l.XAlign, l.YAlign = math.Pi/4, text.XRight, text.YTop
+	}
 	p.Y.Max *= 1.05
 	p.Y.Tick.Marker = plot.TickerFunc(steps)
 	p.X.Min, p.X.Max = -0.5, float64(len(places))-0.5
@@ -229,7 +244,7 @@ func latency(dir string, b *result.Bench, w result.Workload) (*Plot, error) {
 		if err != nil {
 			return nil, fmt.Errorf("plot latency: %w", err)
 		}
-		l.Color, l.Width = plotutil.Color(i), vg.Points(1.5)
+		l.Color, l.Width = peerColor(i), vg.Points(1.5)
 		p.Add(l)
 		p.Legend.Add(q.Name, l)
 		drawn = true

@@ -1,37 +1,23 @@
 package tunproxy_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 
+	"github.com/tunmesh/tunmesh/internal/transcript"
 	"github.com/tunmesh/tunmesh/tunproxy"
 	"github.com/tunmesh/tunmesh/tunproxy/accesslog"
 	"github.com/tunmesh/tunmesh/tunproxy/authz"
 )
 
 // lines is a file that can be read while it is written.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
+type lines struct{ transcript.Transcript }
 
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) all() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Split(strings.TrimSuffix(l.b.String(), "\n"), "\n")
-}
+func (l *lines) all() []string { return strings.Split(strings.TrimSuffix(l.String(), "\n"), "\n") }
 
 // TestAccessLog: a line for each request to the pod, of meshed clients with who
 // they are, of others, and of those that policy denies; none for what leaves it.

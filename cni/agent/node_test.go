@@ -14,13 +14,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/tunmesh/tunmesh/cni/agent"
 	"github.com/tunmesh/tunmesh/cni/install"
 	"github.com/tunmesh/tunmesh/cni/keeper"
+	"github.com/tunmesh/tunmesh/internal/transcript"
 )
 
 const (
@@ -60,30 +60,12 @@ func (a *api) serve(t *testing.T) agent.API {
 	return agent.API{Server: s.URL, Dir: dir}
 }
 
-// journal is what was logged.
-type journal struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.b.Write(p)
-}
-
-func (j *journal) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.b.String()
-}
-
 // clusterNode is an agent with a node's folders.
 type clusterNode struct {
 	t        *testing.T
 	cfg      agent.Config
 	net, bin string
-	log      *journal
+	log      *transcript.Transcript
 	admin    string
 	end      context.CancelFunc
 	ended    chan error
@@ -93,7 +75,7 @@ func newClusterNode(t *testing.T, where agent.API) *clusterNode {
 	t.Helper()
 	dir := t.TempDir()
 	n := &clusterNode{t: t, net: filepath.Join(dir, "net.d"), bin: filepath.Join(dir, "bin")}
-	n.cfg, n.log = config(filepath.Join(dir, "run")), new(journal)
+	n.cfg, n.log = config(filepath.Join(dir, "run")), new(transcript.Transcript)
 	n.cfg.Log = slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	program := filepath.Join(dir, "program")
 	err := errors.Join(os.Mkdir(n.net, 0o755), os.Mkdir(n.bin, 0o755), os.WriteFile(program, []byte("the plugin"), 0o755),

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tunmesh/tunmesh/api/query"
+	"github.com/tunmesh/tunmesh/internal/transcript"
 	"github.com/tunmesh/tunmesh/test/meshtest"
 )
 
@@ -64,14 +65,14 @@ func (m measured) near(what string, p50, p95, p99 float64) error {
 // stream is a command that runs until it is interrupted.
 type stream struct {
 	*exec.Cmd
-	out *lines
+	out *transcript.Transcript
 }
 
 func follow(t *testing.T, m *meshtest.Mesh, args ...string) *stream {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*limit)
 	t.Cleanup(cancel)
-	s := &stream{m.Command(ctx, args...), &lines{}}
+	s := &stream{m.Command(ctx, args...), new(transcript.Transcript)}
 	s.Stdout, s.WaitDelay = s.out, 5*time.Second
 	s.Stderr = os.Stderr
 	if err := s.Start(); err != nil {

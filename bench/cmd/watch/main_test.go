@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,26 +15,17 @@ import (
 
 	query "github.com/tunmesh/tunmesh/api/query"
 	tapapi "github.com/tunmesh/tunmesh/api/tap"
+
+	"github.com/tunmesh/tunmesh/internal/transcript"
 )
 
-// said is a writer that remembers.
-type said struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *said) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
+// said is what the program said so far.
+type said struct{ transcript.Transcript }
 
 func (s *said) await(t *testing.T, want string) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		s.mu.Lock()
-		text := s.b.String()
-		s.mu.Unlock()
+		text := s.String()
 		if strings.Contains(text, want) {
 			return
 		}

@@ -1,35 +1,17 @@
 package child
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tunmesh/tunmesh/internal/transcript"
 )
-
-// output is a buffer for several writers.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
@@ -43,7 +25,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 func TestRun(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var out output
+	var out transcript.Transcript
 	p := &Program{Name: "p", Out: &out, Log: slog.New(slog.DiscardHandler), Env: os.Environ(),
 		Argv: []string{"/bin/sh", "-c", "trap 'echo bye; exit' TERM; echo up; while true; do sleep 0.02; done"}}
 	ended := make(chan struct{})

@@ -81,8 +81,7 @@ func (c *collector) collected(now time.Time) {
 // small when it has nothing to do.
 func (c *collector) tick(now time.Time) {
 	if now.Sub(c.ran) >= gcIdle && c.keeps() > gcLarge {
-		debug.FreeOSMemory()
-		c.ran = now
+		debug.FreeOSMemory() // and that the collector ran is heard of as always
 	}
 	c.room = shrunk(c.room, now.Sub(c.ran))
 	c.fit()

@@ -94,6 +94,10 @@ func TestMemoryIsGivenBackWhenIdle(t *testing.T) {
 	if after := c.keeps(); after+half > before {
 		t.Errorf("%d MB kept, %d before", after>>20, before>>20)
 	}
+	c.collected(now.Add(gcIdle)) // as it is heard of
+	if c.room != gcRoom {
+		t.Errorf("room for %d: giving back counts as much garbage", c.room)
+	}
 	if c.ran != now.Add(gcIdle) {
 		t.Error("the next time is not as long after this one")
 	}

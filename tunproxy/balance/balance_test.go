@@ -514,7 +514,7 @@ func TestGrow(t *testing.T) {
 	}
 }
 
-// BenchmarkChoice is Pick by itself.
+// What is left after a time is what math.Exp says, nearly, and falls all the time.
 func TestFaded(t *testing.T) {
 	last := 1.0
 	for x := 0.0; x < 20; x += 1.0 / 128 {
@@ -536,6 +536,7 @@ func TestFaded(t *testing.T) {
 	}
 }
 
+// BenchmarkChoice is Pick by itself.
 func BenchmarkChoice(b *testing.B) {
 	for _, active := range []int{0, 256} {
 		for _, weighted := range []bool{false, true} {

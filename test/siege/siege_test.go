@@ -273,6 +273,17 @@ type figures struct {
 // does, by chance, to nothing.
 func (f figures) ratio() float64 { return float64(f.during) / float64(max(f.decoy, f.before)) }
 
+// beside is the p99 of a turn while another pod is attacked.
+func (s *siege) beside(t *testing.T, a target, on meshtest.Pod, turn int) time.Duration {
+	t.Helper()
+	stop := s.attack(t, a, on)
+	time.Sleep(settle)
+	p := p99(s.ask(turn))
+	stop()
+	time.Sleep(100 * time.Millisecond) // it is over
+	return p
+}
+
 // judge has turns without the attack, with one on the decoy, on the neighbour, and on
 // the castle, and compares their medians.
 func (s *siege) judge(t *testing.T, a target, pairs int) (f figures) {
@@ -287,13 +298,8 @@ func (s *siege) judge(t *testing.T, a target, pairs int) (f figures) {
 		p := p99(s.ask(turn))
 		before = append(before, p)
 		halves[i%2] = append(halves[i%2], p)
-		for on, all := range map[*meshtest.Pod]*[]time.Duration{&s.decoy: &decoy, &s.neighbour: &neighbour} {
-			stop := s.attack(t, a, *on)
-			time.Sleep(settle)
-			*all = append(*all, p99(s.ask(turn)))
-			stop()
-			time.Sleep(100 * time.Millisecond) // it is over
-		}
+		decoy = append(decoy, s.beside(t, a, s.decoy, turn))
+		neighbour = append(neighbour, s.beside(t, a, s.neighbour, turn))
 		none := s.count(t, a) // before: there are attacks that are over at once
 		stop := s.attack(t, a, s.castle)
 		if !unmet[a.name] {
